@@ -1,0 +1,80 @@
+"""Values that cross module borders.
+
+Dimension letters: B users, T positions, E item slots, S segments (the recent window is the
+last), N heads, H head width, D model width, L layers, C tokens of a user state, V items.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+Array = jax.Array | np.ndarray
+Params = Any  # a pytree of arrays
+
+PAD = 0  # item id of padding; items are 1..V
+
+
+class Batch(NamedTuple):
+    """Histories cut to a layout (`jaxrec.data.pipeline` makes them).
+
+    items: int32 [B, E + 1], item in every slot and, behind the last input, the event to
+        predict; 0 is padding. Complete segments are right-aligned (the newest is next to the
+        recent window), items inside a segment start at its first slot.
+    times: int32 [B, E + 1], seconds since the data set's time origin.
+    lengths: int32 [B, S], input items per segment.
+    weights: float32 [B, E + 1], weight of the event in a slot *as a target*; 0 = no target.
+    user: int32 [B], dense user index, -1 in a padding row.
+    history: int32 [B], events of the user before the first weighted target.
+    """
+
+    items: Array
+    times: Array
+    lengths: Array
+    weights: Array
+    user: Array
+    history: Array
+
+
+class Times(NamedTuple):
+    """When the keys happened and when the queries ask, int32 seconds [B, T].
+
+    `key` is the event's time (a token's: that of its segment's last event); `query` is the
+    moment of the prediction (the next event's or the request's time where the model uses it,
+    else the event's own).
+    """
+
+    key: Array
+    query: Array
+
+
+class KV(NamedTuple):
+    """Keys and values of compressed tokens: what a state keeps of a history.
+
+    k, v: [L, B, C, N, H]; times: int32 [B, C] seconds; valid: bool [B, C].
+    """
+
+    k: Array
+    v: Array
+    times: Array
+    valid: Array
+
+
+class UserState(NamedTuple):
+    """A batch of user states: C = max_segments x tokens, newest segment last.
+
+    kv: the tokens' keys and values (empty arrays in the `embedding` form).
+    readout: [B, D] output of the newest token: predicts when the recent window is empty.
+    items, times: int32 [B, R] events not compressed yet, oldest first, 0 behind `pending`.
+    pending: int32 [B] how many of them are valid.
+    segments: int32 [B] segments compressed so far, dropped ones included.
+    events: int32 [B] events covered so far, pending ones included.
+    """
+
+    kv: KV
+    readout: Array
+    items: Array
+    times: Array
+    pending: Array
+    segments: Array
+    events: Array
