@@ -1,0 +1,56 @@
+"""HSTU, Hierarchical Sequential Transduction Units (arXiv 2402.17152 eqs. 1-3)."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxrec.nn.attention import attend
+from jaxrec.nn.stack import Block, make_cached
+from jaxrec.types import Times
+
+
+def layer_norm(x: jax.Array, eps: float = 1e-6) -> jax.Array:
+    """LayerNorm over the last axis without affine parameters, computed in float32."""
+    y = x.astype(jnp.float32)
+    y = y - y.mean(-1, keepdims=True)
+    y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + eps)
+    return y.astype(x.dtype)
+
+
+class HSTUBlock(Block):
+    """`[U V Q K] = silu(LN(x) W)`; `y = W_o (U * LN(A V)) + x`, A pointwise without softmax."""
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        past: Any,
+        valid: jax.Array,
+        times: Times,
+        past_valid: jax.Array | None,
+        past_times: jax.Array | None,
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        config, hstu = self.config, self.config.hstu
+        width = config.width
+        uvqk = nn.Dense(4 * width, use_bias=False, dtype=x.dtype, name="uvqk")(layer_norm(x))
+        if hstu.activation == "silu":
+            uvqk = nn.silu(uvqk)
+        u, v, q, k = jnp.split(uvqk, 4, axis=-1)
+        v, q, k = (self.split_heads(part) for part in (v, q, k))
+        mixed = attend(
+            q,
+            k,
+            v,
+            self.layout,
+            valid,
+            kind="pointwise",
+            normalizer=hstu.normalizer or self.base.normalizer,
+            bias=self.bias(hstu.position_bias, hstu.time_bias, times, past_times),
+            cached=make_cached(past, past_valid),
+            backend=config.attention,
+        )
+        mixed = u * layer_norm(mixed.reshape(u.shape))
+        out = nn.Dense(width, dtype=x.dtype, name="out")(self.drop(mixed))
+        return x + out, self.tokens_of(k, v)

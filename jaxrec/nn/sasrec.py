@@ -1,0 +1,66 @@
+"""SASRec (arXiv 1808.09781): a causal softmax transformer over item embeddings.
+
+`classic`: post-norm with a ReLU feed-forward network. `modern`: pre-norm, SwiGLU and gated
+residuals, x + sigmoid(W x) * f(norm(x)) (LiGR, arXiv 2502.03417; eSASRec, arXiv 2508.06450).
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from jaxrec.nn.attention import attend
+from jaxrec.nn.stack import Block, make_cached
+from jaxrec.types import Times
+
+
+class SASRecBlock(Block):
+    """Attention and feed-forward network with the residual form of `config.sasrec.block`."""
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        past: Any,
+        valid: jax.Array,
+        times: Times,
+        past_valid: jax.Array | None,
+        past_times: jax.Array | None,
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        config = self.config
+        modern = config.sasrec.block == "modern"
+        width = config.width
+
+        def norm(name: str, y: jax.Array) -> jax.Array:
+            return nn.LayerNorm(epsilon=1e-6, dtype=x.dtype, name=name)(y)
+
+        def dense(name: str, y: jax.Array, size: int = width) -> jax.Array:
+            return nn.Dense(size, dtype=x.dtype, name=name)(y)
+
+        inner = norm("attention_norm", x) if modern else x
+        q, k, v = (self.split_heads(dense(name, inner)) for name in ("query", "key", "value"))
+        mixed = attend(
+            q,
+            k,
+            v,
+            self.layout,
+            valid,
+            kind="softmax",
+            scale=self.head_width**-0.5,
+            bias=self.bias(False, config.sasrec.time_bias, times, past_times),
+            cached=make_cached(past, past_valid),
+            backend=config.attention,
+        )
+        mixed = self.drop(dense("out", mixed.reshape(x.shape)))
+        if modern:
+            x = x + nn.sigmoid(dense("attention_gate", x)) * mixed
+            inner = norm("ffn_norm", x)
+            size = config.sasrec.ffn_width or 2 * width
+            hidden = nn.silu(dense("ffn_gate", inner, size)) * dense("ffn_in", inner, size)
+            y = self.drop(dense("ffn_out", hidden))
+            x = x + nn.sigmoid(dense("residual_gate", x)) * y
+        else:
+            x = norm("attention_norm", x + mixed)
+            hidden = nn.relu(dense("ffn_in", x, config.sasrec.ffn_width or width))
+            x = norm("ffn_norm", x + self.drop(dense("ffn_out", self.drop(hidden))))
+        return x, self.tokens_of(k, v)

@@ -1,0 +1,223 @@
+"""User states as values: compress a history once, extend it, ask for recommendations.
+
+All functions are pure and take a batch of users of any age. They equal one masked forward
+over the whole history (DESIGN §1): that is a property test, for every backbone.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from jaxrec.nn.stack import DTYPES
+from jaxrec.recommender import Model
+from jaxrec.types import KV, Batch, Params, UserState
+
+
+def empty(model: Model, batch: int) -> UserState:
+    """States of users without events."""
+    config, layout = model.network.config, model.layout
+    if layout.fixed or layout.num_tokens == 0:
+        raise ValueError("user states need a layout with compressed tokens (layout.mode=compressed)")
+    tokens = layout.segments[0][1] * layout.max_segments
+    recent = layout.segments[-1][0]
+    head = config.width // config.heads
+    dtype = DTYPES[config.dtype]
+    shape = (config.layers, batch, tokens, config.heads, head)
+    count = jnp.zeros((batch,), jnp.int32)
+    return UserState(
+        kv=KV(
+            k=jnp.zeros(shape, dtype),
+            v=jnp.zeros(shape, dtype),
+            times=jnp.zeros((batch, tokens), jnp.int32),
+            valid=jnp.zeros((batch, tokens), bool),
+        ),
+        readout=jnp.zeros((batch, config.width), jnp.float32),
+        items=jnp.zeros((batch, recent), jnp.int32),
+        times=jnp.zeros((batch, recent), jnp.int32),
+        pending=count,
+        segments=count,
+        events=count,
+    )
+
+
+def append_segment(
+    model: Model,
+    params: Params,
+    state: UserState,
+    items: jax.Array,
+    times: jax.Array,
+    where: jax.Array,
+) -> UserState:
+    """Compresses one complete segment [B, n] behind the state of the users in `where` [B].
+
+    The oldest segment drops off; pending events are left as they are.
+    """
+    layout = model.layout.extension()
+    size, tokens = layout.segments[0]
+    lengths = jnp.full((items.shape[0], 1), size, jnp.int32)
+    after = jnp.concatenate([times, times[:, -1:]], axis=1)
+    y, new = model.forward(
+        params, items, layout, lengths, after, kv=state.kv, first=state.segments
+    )
+
+    def push(old: jax.Array, fresh: jax.Array, axis: int) -> jax.Array:
+        rest = jax.lax.slice_in_dim(old, tokens, old.shape[axis], axis=axis)
+        moved = jnp.concatenate([rest, fresh.astype(old.dtype)], axis=axis)
+        shape = [1] * old.ndim
+        shape[1 if old.ndim == 5 else 0] = -1
+        return jnp.where(where.reshape(shape), moved, old)
+
+    kv = KV(
+        k=push(state.kv.k, new.k, 2),
+        v=push(state.kv.v, new.v, 2),
+        times=push(state.kv.times, new.times, 1),
+        valid=push(state.kv.valid, new.valid, 1),
+    )
+    return state._replace(
+        kv=kv,
+        readout=jnp.where(where[:, None], y[:, -1], state.readout),
+        segments=state.segments + where,
+    )
+
+
+def extend(
+    model: Model,
+    params: Params,
+    state: UserState,
+    items: jax.Array,
+    times: jax.Array,
+    counts: jax.Array,
+) -> UserState:
+    """Adds new events; completed segments are compressed, without any older raw event.
+
+    items, times: int32 [B, M], oldest first, the first `counts` [B] of a row are valid.
+    The alignment of DESIGN §1: when the recent window reaches `r_min + n` events its oldest
+    n become a segment. The loop runs as often as the busiest user needs.
+    """
+    size, recent = model.layout.segments[0][0], model.layout.segments[-1][0]
+    recent_min = recent - size + 1
+    batch, more = items.shape
+    total = state.pending + counts
+    column = jnp.arange(recent + more)[None]
+    # pending events, then the new ones right behind them
+    fresh = column - state.pending[:, None]
+    source = jnp.where(fresh < 0, column, recent + jnp.clip(fresh, 0, max(more - 1, 0)))
+    exists = column < total[:, None]
+
+    def line_up(old: jax.Array, new: jax.Array) -> jax.Array:
+        both = jnp.concatenate([old, new], axis=1)
+        return jnp.where(exists, jnp.take_along_axis(both, source, axis=1), 0)
+
+    line, line_times = line_up(state.items, items), line_up(state.times, times)
+    complete = jnp.maximum(total - recent_min, 0) // size
+
+    def body(carry: tuple[jax.Array, UserState]) -> tuple[jax.Array, UserState]:
+        index, current = carry
+        start = jnp.minimum(index * size, recent + more - size)
+        cut = lambda x: jax.lax.dynamic_slice_in_dim(x, start, size, axis=1)  # noqa: E731
+        where = index < complete
+        return index + 1, append_segment(
+            model, params, current, cut(line), cut(line_times), where
+        )
+
+    needed = complete.max()
+    if recent + more >= size + recent_min:
+        _, state = jax.lax.while_loop(lambda c: c[0] < needed, body, (jnp.int32(0), state))
+    left = total - complete * size
+    window = jnp.arange(recent)[None] + (complete * size)[:, None]
+    window = jnp.minimum(window, recent + more - 1)
+    keep = jnp.arange(recent)[None] < left[:, None]
+    pick = lambda x: jnp.where(keep, jnp.take_along_axis(x, window, axis=1), 0)  # noqa: E731
+    return state._replace(
+        items=pick(line),
+        times=pick(line_times),
+        pending=left,
+        events=state.events + counts,
+    )
+
+
+def compress(
+    model: Model, params: Params, items: jax.Array, times: jax.Array, counts: jax.Array
+) -> UserState:
+    """States of whole histories [B, M] (oldest first, `counts` [B] valid): `extend` of nothing."""
+    return extend(model, params, empty(model, items.shape[0]), items, times, counts)
+
+
+def recent_outputs(
+    model: Model, params: Params, state: UserState, now: jax.Array | None = None
+) -> jax.Array:
+    """[B, R, D] outputs over the recent window, given the state.
+
+    now: int32 [B] time of the request for models that use it; default: the last event's time.
+    """
+    layout = model.layout.request()
+    recent = layout.num_items
+    last = jnp.take_along_axis(state.times, jnp.maximum(state.pending - 1, 0)[:, None], axis=1)
+    asked = last if now is None else now[:, None]
+    times = jnp.concatenate([state.times, jnp.zeros_like(asked)], axis=1)
+    here = jnp.arange(recent + 1)[None] == state.pending[:, None]
+    times = jnp.where(here, asked, times)
+    y, _ = model.forward(
+        params, state.items, layout, state.pending[:, None], times, kv=state.kv
+    )
+    return y
+
+
+def query(
+    model: Model, params: Params, state: UserState, now: jax.Array | None = None
+) -> jax.Array:
+    """[B, D] vectors to compare with `model.item_table` for each user's next event.
+
+    With an empty recent window the newest token's output answers; a user without any event
+    gets zeros (callers fall back to popularity).
+    """
+    y = recent_outputs(model, params, state, now)
+    index = jnp.maximum(state.pending - 1, 0)[:, None, None]
+    last = jnp.take_along_axis(y, index, axis=1)[:, 0]
+    x = jnp.where((state.pending > 0)[:, None], last, state.readout)
+    return model.queries(jnp.where((state.events > 0)[:, None], x, 0.0))
+
+
+def predict_cached(model: Model, params: Params, batch: Batch) -> jax.Array:
+    """`Model.predict` through states: segments compressed one by one, then the recent window.
+
+    [B, E + 1, D]; only slots predicted from the recent window (or, when it is empty, by the
+    newest token) are filled, the others are zero.
+    """
+    layout = model.layout
+    size, slots = layout.segments[0][0], layout.num_segments - 1
+    state = empty(model, batch.items.shape[0])
+    for s in range(slots):
+        cut = slice(s * size, (s + 1) * size)
+        state = append_segment(
+            model, params, state, batch.items[:, cut], batch.times[:, cut], batch.lengths[:, s] > 0
+        )
+    start = slots * size
+    pending = batch.lengths[:, -1]
+    state = state._replace(
+        items=jnp.asarray(batch.items[:, start:-1]),
+        times=jnp.asarray(batch.times[:, start:-1]),
+        pending=jnp.asarray(pending),
+    )
+    request = model.layout.request()
+    y, _ = model.forward(
+        params, state.items, request, pending[:, None], batch.times[:, start:], kv=state.kv
+    )
+    first = model.queries(state.readout)[:, None]
+    empty_slots = jnp.zeros((y.shape[0], start, y.shape[-1]), y.dtype)
+    return jnp.concatenate([empty_slots, first, model.queries(y)], axis=1)
+
+
+def predict_recent(model: Model, params: Params, batch: Batch) -> jax.Array:
+    """`Model.predict` of a user of whom only the recent window is known."""
+    start = model.layout.num_items - model.layout.segments[-1][0]
+    nothing = empty(model, batch.items.shape[0])
+    y, _ = model.forward(
+        params,
+        batch.items[:, start:-1],
+        model.layout.request(),
+        batch.lengths[:, -1:],
+        batch.times[:, start:],
+        kv=nothing.kv,
+    )
+    shape = (y.shape[0], start + 1, y.shape[-1])
+    return jnp.concatenate([jnp.zeros(shape, y.dtype), model.queries(y)], axis=1)
