@@ -253,17 +253,18 @@ def lookup(config: Any, key: str) -> Any:
 
 def validate(config: Config) -> Config:
     """Returns `config` when every value can work; raises ConfigError otherwise."""
+    _check_types(config, Config(), "")
     for key, allowed in CHOICES.items():
         value = lookup(config, key)
         if value not in allowed:
             raise ConfigError(f"{key}={value!r}: allowed are {', '.join(allowed)}")
     for key, (low, high) in BOUNDS.items():
         value = lookup(config, key)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ConfigError(f"{key}={value!r}: a number is needed")
         below, above = low is not None and value < low, high is not None and value > high
         if below or above or value != value:
-            raise ConfigError(f"{key}={value!r}: allowed is {low} to {'any' if high is None else high}")
+            raise ConfigError(
+                f"{key}={value!r}: allowed is {low} to {'any' if high is None else high}"
+            )
     if config.model.width % config.model.heads:
         raise ConfigError(
             f"model.width={config.model.width}: must be a multiple of "
@@ -293,18 +294,40 @@ def validate(config: Config) -> Config:
     return config
 
 
+def _check_types(config: Any, default: Any, prefix: str) -> None:
+    """Raises ConfigError where a value is not of its default's type (an int is a float)."""
+    for field in dataclasses.fields(default):
+        key, kind = f"{prefix}{field.name}", type(getattr(default, field.name))
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(kind):
+            _check_types(value, getattr(default, field.name), f"{key}.")
+        elif kind in (int, float):
+            allowed, needed = (int, "an integer") if kind is int else (int | float, "a number")
+            if isinstance(value, bool) or not isinstance(value, allowed):
+                raise ConfigError(f"{key}={value!r}: {needed} is needed")
+        elif not isinstance(value, kind):
+            raise ConfigError(f"{key}={value!r}: a {kind.__name__} is needed")
+
+
 def to_json(config: Any) -> str:
     """Canonical JSON of a config (or a part of it): sorted keys, two spaces."""
     return json.dumps(dataclasses.asdict(config), indent=2, sort_keys=True)
 
 
 def from_json(text: str) -> Config:
-    """The inverse of `to_json`; raises ConfigError on an unknown key."""
-    return _build(Config, json.loads(text), "")
+    """The inverse of `to_json`; raises ConfigError on an unknown key or a section that is none."""
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"the config is no JSON: {error}") from error
+    return _build(Config, values, "")
 
 
-def _build(kind: Any, values: dict[str, Any], prefix: str) -> Any:
+def _build(kind: Any, values: Any, prefix: str) -> Any:
     fields = {f.name: f for f in dataclasses.fields(kind)}
+    if not isinstance(values, dict):
+        name = prefix.rstrip(".") or "the config"
+        raise ConfigError(f"{name}={values!r}: an object with keys {', '.join(fields)} is needed")
     unknown = sorted(set(values) - set(fields))
     if unknown:
         raise ConfigError(f"unknown config key {prefix}{unknown[0]}: known are {', '.join(fields)}")
