@@ -1,0 +1,146 @@
+"""Sums of per-position losses whose gradient is computed in the forward pass, chunk by chunk.
+
+Nothing that belongs to a chunk outlives it: memory does not grow with positions x items. A
+position without weight costs little: weighted ones are moved to the front and the loop stops
+behind them.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Kernel(NamedTuple):
+    """One chunk of positions: static functions of values.
+
+    loss(rows, shared, context) -> [C] loss of each position.
+    gradient(rows, shared, context, weights, total) -> (sum of weighted losses, gradient for
+        rows, `total` + gradient for shared).
+    `context` is what has no gradient: {"rows": arrays [P, ...], "shared": the same for all}.
+    """
+
+    loss: Callable[..., jax.Array]
+    gradient: Callable[..., tuple[jax.Array, Any, Any]]
+
+
+def total(
+    kernel: Kernel,
+    chunk: int,
+    rows: Any,
+    shared: Any,
+    context: Any,
+    weights: jax.Array,
+    axis: str | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """(sum of weight x loss, sum of weights) over P positions, float32 scalars.
+
+    rows: arrays [P, ...] and shared: arrays, both differentiable; context as in `Kernel`;
+    weights: float32 [P], a constant. Positions with weight 0 add nothing, NaN or not.
+    axis: mesh axis (of `jax.set_mesh`) that the positions are sharded over: every device sums
+    its own. Raises ValueError when the axis does not divide P or chunk < 1.
+    """
+    if chunk < 1:
+        raise ValueError(f"chunk={chunk}: a positive number of positions is needed")
+    context, weights = jax.lax.stop_gradient((context, weights))
+
+    def add(rows: Any, shared: Any, context: Any, weights: jax.Array) -> jax.Array:
+        size = min(chunk, max(1, weights.shape[0]))
+        return _sum(kernel, size, rows, shared, context, weights)
+
+    if axis is None:
+        return add(rows, shared, context, weights), jnp.sum(weights)
+
+    devices = jax.sharding.get_abstract_mesh().shape.get(axis)
+    if not devices or weights.shape[0] % devices:
+        raise ValueError(
+            f"axis={axis!r} has {devices} devices: {weights.shape[0]} positions cannot be cut "
+            "evenly over them; set a mesh that has the axis and pad the positions"
+        )
+
+    def own(rows: Any, shared: Any, context: Any, weights: jax.Array) -> jax.Array:
+        # what is shared becomes a value per device, so that its gradient is summed over them
+        varying = lambda a: jax.lax.pcast(a, axis, to="varying")  # noqa: E731
+        shared = jax.tree.map(varying, shared)
+        context = {**context, "shared": jax.tree.map(varying, context["shared"])}
+        return jax.lax.psum(add(rows, shared, context, weights), axis)
+
+    spread, same = jax.P(axis), jax.P()
+    specs = (spread, same, {"rows": spread, "shared": same}, spread)
+    mapped = jax.shard_map(own, in_specs=specs, out_specs=same, axis_names={axis})
+    return mapped(rows, shared, context, weights), jnp.sum(weights)
+
+
+def _gather(size: int, rows: Any, data: Any, weights: jax.Array) -> tuple[Any, ...]:
+    """Weighted positions first, padded to whole chunks; (order, chunks in use) with them."""
+    positions = weights.shape[0]
+    padding = -positions % size
+    order = jnp.argsort(weights == 0, stable=True)
+    take = jnp.pad(order, (0, padding))
+    weights = jnp.pad(weights[order], (0, padding))
+    data = jax.tree.map(lambda a: jnp.take(a, take, axis=0), data)
+    # an unweighted position in a chunk that is in use must not leak, NaN included
+    rows = jax.tree.map(
+        lambda a: jnp.where(weights[:, None] != 0, jnp.take(a, take, axis=0), 0), rows
+    )
+    used = (jnp.sum(weights != 0) + size - 1) // size
+    return rows, data, weights, order, used
+
+
+def _slice(tree: Any, start: jax.Array, size: int) -> Any:
+    return jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, start, size), tree)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _sum(
+    kernel: Kernel, size: int, rows: Any, shared: Any, data: Any, weights: jax.Array
+) -> jax.Array:
+    rows, per_row, weights, _, used = _gather(size, rows, data["rows"], weights)
+
+    def body(index: jax.Array, total: jax.Array) -> jax.Array:
+        part, own, weight = _slice((rows, per_row, weights), index * size, size)
+        loss = kernel.loss(part, shared, {"rows": own, "shared": data["shared"]})
+        return total + jnp.sum(jnp.where(weight != 0, weight * loss, 0.0))
+
+    return jax.lax.fori_loop(0, used, body, jnp.zeros_like(jnp.sum(weights)))
+
+
+def _sum_forward(
+    kernel: Kernel, size: int, rows: Any, shared: Any, data: Any, weights: jax.Array
+) -> tuple[jax.Array, Any]:
+    given, given_shared = rows, shared
+    rows, per_row, weights, order, used = _gather(size, rows, data["rows"], weights)
+
+    def body(index: jax.Array, carry: Any) -> Any:
+        total, gradients, accumulated = carry
+        start = index * size
+        part, own, weight = _slice((rows, per_row, weights), start, size)
+        context = {"rows": own, "shared": data["shared"]}
+        loss, gradient, accumulated = kernel.gradient(part, shared, context, weight, accumulated)
+        gradients = jax.tree.map(
+            lambda a, g: jax.lax.dynamic_update_slice_in_dim(a, g.astype(a.dtype), start, 0),
+            gradients,
+            gradient,
+        )
+        return total + loss, gradients, accumulated
+
+    zeros = jax.tree.map(jnp.zeros_like, rows)
+    accumulators = jax.tree.map(lambda a: jnp.zeros_like(a, jnp.float32), shared)
+    carry = (jnp.zeros_like(jnp.sum(weights)), zeros, accumulators)
+    loss, gradients, accumulated = jax.lax.fori_loop(0, used, body, carry)
+    place = jnp.zeros_like(order).at[order].set(jnp.arange(order.shape[0], dtype=order.dtype))
+    gradients = jax.tree.map(
+        lambda g, a: jnp.take(g, place, axis=0).astype(a.dtype), gradients, given
+    )
+    accumulated = jax.tree.map(lambda g, a: g.astype(a.dtype), accumulated, given_shared)
+    return loss, (gradients, accumulated)
+
+
+def _sum_backward(kernel: Kernel, size: int, residuals: Any, cotangent: jax.Array) -> Any:
+    scaled = jax.tree.map(lambda g: (g * cotangent).astype(g.dtype), residuals)
+    return (*scaled, None, None)
+
+
+_sum.defvjp(_sum_forward, _sum_backward)
