@@ -169,9 +169,7 @@ class Model:
         table = self.item_table(params)
         scale = self.network.apply({"params": params}, method=Network.scale)
         if config.kind == "softmax":
-            return losses.full_softmax(
-                x, table, targets, weights, scale=scale, chunk=config.chunk
-            )
+            return losses.full_softmax(x, table, targets, weights, scale=scale, chunk=config.chunk)
         if rng is None:
             raise ValueError(f"loss.kind={config.kind!r} samples negatives: pass rng")
         negatives, log_q = losses.sample_negatives(
@@ -180,9 +178,7 @@ class Model:
         shared = dict(scale=scale, false_negative=config.false_negative)
         args = (x, table[targets], table[negatives], negatives, targets, weights)
         if config.kind == "sampled_softmax":
-            return losses.sampled_softmax(
-                *args, log_q_target=log_q[targets], log_q_negative=log_q[negatives], **shared
-            )
+            return losses.sampled_softmax(*args, log_q_negative=log_q[negatives], **shared)
         if config.kind == "gbce":
             beta = losses.gbce_beta(config.negatives, self.num_items, config.gbce_t)
             return losses.gbce(*args, beta=beta, **shared)
@@ -194,17 +190,13 @@ class Model:
         One masked forward. A slot that opens a segment is predicted by the last token of the
         segment before, any other by the item before it; slot 0 has no predictor (zeros).
         """
-        y, _ = self.forward(
-            params, batch.items[:, :-1], self.layout, batch.lengths, batch.times
-        )
+        y, _ = self.forward(params, batch.items[:, :-1], self.layout, batch.lengths, batch.times)
         positions = np.zeros(self.layout.num_items + 1, np.int64)
         positions[self.layout.target_slots] = self.layout.predictors  # tokens come last: they win
         x = self.queries(y[:, positions])
         return x.at[:, 0].set(0.0)
 
 
-def build(
-    config: ModelConfig, loss: LossConfig, layout: SegmentLayout, num_items: int
-) -> Model:
+def build(config: ModelConfig, loss: LossConfig, layout: SegmentLayout, num_items: int) -> Model:
     """The model of a configuration over a catalog of `num_items` items."""
     return Model(Network(config, loss, layout, num_items))

@@ -16,7 +16,9 @@ def empty(model: Model, batch: int) -> UserState:
     """States of users without events."""
     config, layout = model.network.config, model.layout
     if layout.fixed or layout.num_tokens == 0:
-        raise ValueError("user states need a layout with compressed tokens (layout.mode=compressed)")
+        raise ValueError(
+            "user states need a layout with compressed tokens (layout.mode=compressed)"
+        )
     tokens = layout.segments[0][1] * layout.max_segments
     recent = layout.segments[-1][0]
     head = config.width // config.heads
@@ -55,9 +57,7 @@ def append_segment(
     size, tokens = layout.segments[0]
     lengths = jnp.full((items.shape[0], 1), size, jnp.int32)
     after = jnp.concatenate([times, times[:, -1:]], axis=1)
-    y, new = model.forward(
-        params, items, layout, lengths, after, kv=state.kv, first=state.segments
-    )
+    y, new = model.forward(params, items, layout, lengths, after, kv=state.kv, first=state.segments)
 
     def push(old: jax.Array, fresh: jax.Array, axis: int) -> jax.Array:
         rest = jax.lax.slice_in_dim(old, tokens, old.shape[axis], axis=axis)
@@ -115,9 +115,7 @@ def extend(
         start = jnp.minimum(index * size, recent + more - size)
         cut = lambda x: jax.lax.dynamic_slice_in_dim(x, start, size, axis=1)  # noqa: E731
         where = index < complete
-        return index + 1, append_segment(
-            model, params, current, cut(line), cut(line_times), where
-        )
+        return index + 1, append_segment(model, params, current, cut(line), cut(line_times), where)
 
     needed = complete.max()
     if recent + more >= size + recent_min:
@@ -156,9 +154,7 @@ def recent_outputs(
     times = jnp.concatenate([state.times, jnp.zeros_like(asked)], axis=1)
     here = jnp.arange(recent + 1)[None] == state.pending[:, None]
     times = jnp.where(here, asked, times)
-    y, _ = model.forward(
-        params, state.items, layout, state.pending[:, None], times, kv=state.kv
-    )
+    y, _ = model.forward(params, state.items, layout, state.pending[:, None], times, kv=state.kv)
     return y
 
 

@@ -38,7 +38,9 @@ def build(name, n, k, max_segments, recent_min, positions):
     # weights of trained size: the initial ones would hide differences
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(1), len(leaves))
-    leaves = [x + 0.3 * jax.random.normal(key, x.shape) for x, key in zip(leaves, keys, strict=True)]
+    leaves = [
+        x + 0.3 * jax.random.normal(key, x.shape) for x, key in zip(leaves, keys, strict=True)
+    ]
     return model, jax.tree.unflatten(tree, leaves)
 
 
@@ -108,7 +110,10 @@ def test_any_schedule_equals_one_masked_forward(key, data):
     done = np.zeros(3, np.int64)
     while (done < counts).any():
         width = 6
-        take = [data.draw(st.integers(0, int(min(width, c - d)))) for c, d in zip(counts, done, strict=True)]
+        take = [
+            data.draw(st.integers(0, int(min(width, c - d))))
+            for c, d in zip(counts, done, strict=True)
+        ]
         if not any(take):
             take = [int(min(width, c - d)) for c, d in zip(counts, done, strict=True)]
         items = np.zeros((3, width), np.int32)

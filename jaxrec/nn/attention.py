@@ -85,7 +85,9 @@ def attend(
 
 def _pointwise(logits, masks, normalizer):
     """silu(logits) / normalizer where visible, 0 elsewhere; one array per key group."""
-    return [jnp.where(m, jax.nn.silu(x) / normalizer, 0) for x, m in zip(logits, masks, strict=True)]
+    return [
+        jnp.where(m, jax.nn.silu(x) / normalizer, 0) for x, m in zip(logits, masks, strict=True)
+    ]
 
 
 def _softmax(logits, masks, normalizer):
