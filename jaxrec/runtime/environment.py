@@ -1,0 +1,83 @@
+"""On what a run was made: versions, devices, git revision."""
+
+import datetime
+import importlib.metadata
+import json
+import pathlib
+import platform
+import subprocess
+from typing import Any
+
+import jax
+
+from jaxrec.runtime import workdir
+
+PACKAGES = (
+    "jaxrec",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "tensorstore",
+    "grain",
+    "array_record",
+    "tensorflow-datasets",
+    "numpy",
+    "polars",
+)
+
+
+def describe() -> dict[str, Any]:
+    """JSON values; a package or a git checkout that is not there is null."""
+    devices = jax.devices()
+    return {
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "packages": {name: _version(name) for name in PACKAGES},
+        "devices": {"platform": devices[0].platform, "kind": devices[0].device_kind},
+        "device_count": len(devices),
+        "process_count": jax.process_count(),
+        "git": git_revision(pathlib.Path(__file__).parents[2]),
+    }
+
+
+def record(folder: pathlib.Path, step: int) -> None:
+    """Adds this start of the run, from `step`, to `<folder>/environment.json`."""
+    path = folder / "environment.json"
+    starts: list[dict[str, Any]] = []
+    if path.exists():
+        try:
+            starts = json.loads(path.read_text())
+        except ValueError as error:
+            raise workdir.WorkdirError(f"{path} is damaged ({error}): move it away") from error
+    workdir.write_text(path, json.dumps([*starts, {"step": step, **describe()}], indent=2))
+
+
+def git_revision(folder: pathlib.Path) -> str | None:
+    """Commit hash, with `-dirty` behind it when tracked files differ.
+
+    None unless `folder` is the top of a git checkout (an installed package is not).
+    """
+    if not (folder / ".git").exists():
+        return None
+    try:
+        revision = _git(folder, "rev-parse", "HEAD")
+        changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return revision + ("-dirty" if changed else "")
+
+
+def _git(folder: pathlib.Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    return done.stdout.strip()
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,176 @@
+"""A run's folder: who owns it, and what may change between two starts of one run.
+
+config.json       the configuration of the run
+dataset.json      digests of its data and vocabulary
+environment.json  versions, devices and git revision of every start
+metrics.jsonl     one line per logged step
+checkpoints/      see `jaxrec.runtime.checkpoint`
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import fnmatch
+import json
+import os
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from jaxrec import config as config_lib
+from jaxrec.config import Config
+
+CHECKPOINTS = "checkpoints"
+METRICS = "metrics.jsonl"
+
+# What a run may change and still be the same run: how long, how often, where and on what.
+FREE = (
+    "train.steps",
+    "train.log_every",
+    "train.eval_every",
+    "train.checkpoint_every",
+    "train.keep",
+    "train.patience",
+    "train.compilation_cache",
+    "eval.*",
+    "mesh.*",
+    "data.cache_dir",
+    "data.path",  # a moved file; its content is in the data digest
+    "data.items_path",
+    "data.workers",
+    "data.worker_processes",
+)
+
+
+class WorkdirError(RuntimeError):
+    """A folder that this run must not write to; names the folder and what differs."""
+
+
+@contextlib.contextmanager
+def lock(folder: pathlib.Path) -> Iterator[None]:
+    """Holds the folder for one training process; a killed process lets go of it.
+
+    Raises WorkdirError when another process trains there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise WorkdirError(
+                f"workdir {folder} is in use by another training process: wait for it, stop it, "
+                "or name another --workdir"
+            ) from error
+        yield
+
+
+def claim(folder: pathlib.Path, config: Config, digests: Mapping[str, str]) -> list[str]:
+    """Makes `folder` this run's, or checks that it is; returns which free keys changed.
+
+    digests: what of the data must stay the same (data, vocabulary). Raises WorkdirError when
+    the folder belongs to another configuration or data set, naming what differs.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    config_file, data_file = folder / "config.json", folder / "dataset.json"
+    if not config_file.exists():
+        strangers = [name for name in (CHECKPOINTS, METRICS) if (folder / name).exists()]
+        if strangers:
+            raise WorkdirError(
+                f"workdir {folder} has {' and '.join(strangers)} but no config.json: it cannot "
+                "be told whose they are; name another --workdir"
+            )
+        write_text(data_file, json.dumps(dict(digests), indent=2, sort_keys=True))
+        write_text(config_file, config_lib.to_json(config))
+        return []
+    stored = _read(config_file)
+    here = flatten(config)
+    lines = {
+        key: f"{key}={_show(stored, key)} there, {_show(here, key)} here"
+        for key in sorted({*stored, *here})
+        if _plain(stored.get(key)) != _plain(here.get(key)) or (key in stored) != (key in here)
+    }
+    barred = [line for key, line in lines.items() if not is_free(key)]
+    if barred:
+        raise WorkdirError(
+            f"workdir {folder} belongs to another configuration "
+            f"({_essence(stored)} there, {_essence(here)} here): {'; '.join(barred)}. "
+            "Name another --workdir, or give the old values"
+        )
+    known = _read(data_file) if data_file.exists() else {}
+    for name, value in digests.items():
+        if known.get(name) != value:
+            raise WorkdirError(
+                f"workdir {folder} belongs to another dataset: its {name} digest is "
+                f"{known.get(name)}, that of this data is {value}. Name another --workdir, or "
+                "give the data it was trained on"
+            )
+    if lines:
+        write_text(config_file, config_lib.to_json(config))
+    return list(lines.values())
+
+
+def load_config(folder: pathlib.Path) -> Config:
+    """The configuration of the run in `folder`. Raises WorkdirError when there is none."""
+    file = folder / "config.json"
+    if not file.is_file():
+        raise WorkdirError(f"workdir {folder} has no config.json: train there first")
+    _read(file)
+    return config_lib.from_json(file.read_text())
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted key -> value of a config."""
+    flat: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            flat |= flatten(value, f"{prefix}{field.name}.")
+        else:
+            flat[f"{prefix}{field.name}"] = value
+    return flat
+
+
+def is_free(key: str) -> bool:
+    """Whether a run may change this key."""
+    return any(fnmatch.fnmatchcase(key, pattern) for pattern in FREE)
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Replaces a file as a whole: a killed process leaves the old or the new one."""
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _read(file: pathlib.Path) -> dict[str, Any]:
+    try:
+        values = json.loads(file.read_text())
+    except ValueError as error:
+        raise WorkdirError(f"{file} is damaged ({error}): restore it or name another") from error
+    return _flat_json(values)
+
+
+def _flat_json(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat_json(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _show(values: Mapping[str, Any], key: str) -> str:
+    return repr(_plain(values[key])) if key in values else "missing"
+
+
+def _essence(values: Mapping[str, Any]) -> str:
+    """Digest of the keys that a run must keep."""
+    return config_lib.digest({k: _plain(v) for k, v in values.items() if not is_free(k)})

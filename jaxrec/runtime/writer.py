@@ -1,0 +1,72 @@
+"""What a run reports: metrics.jsonl, TensorBoard events where tensorboardX is installed."""
+
+import importlib.util
+import json
+import logging
+import math
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from jaxrec.runtime import workdir
+
+log = logging.getLogger(__name__)
+
+
+class MetricsWriter:
+    """Appends one JSON object per line to `<folder>/metrics.jsonl`, each on disk at once.
+
+    folder: the run's. start: the step that the run continues from; lines of later steps are
+    dropped first (they will be written again), so the file is the trace of one run.
+    """
+
+    def __init__(self, folder: pathlib.Path, start: int = 0):
+        path = folder / workdir.METRICS
+        rewind(path, start)
+        self._file = open(path, "a")  # noqa: SIM115 (closed in `close`)
+        self._board: Any = None
+        if importlib.util.find_spec("tensorboardX"):
+            from tensorboardX import SummaryWriter
+
+            self._board = SummaryWriter(str(folder / "events"), purge_step=start + 1)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """`{"step": step, **values}`; a value that is not finite becomes null."""
+        plain = {k: v if math.isfinite(v) else None for k, v in values.items()}
+        self._file.write(json.dumps({"step": step, **plain}, allow_nan=False) + "\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        if self._board is not None:
+            for key, value in values.items():
+                self._board.add_scalar(key, value, step)
+
+    def close(self) -> None:
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The lines of a metrics file; a torn last line (a killed process) is left out."""
+    if not path.exists():
+        return []
+    rows = []
+    lines = path.read_text().splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            if number < len(lines):
+                log.warning("%s: line %d is not JSON and is dropped", path, number)
+    return rows
+
+
+def rewind(path: pathlib.Path, step: int) -> None:
+    """Drops the lines of steps after `step`."""
+    if not path.exists():
+        return
+    kept = [row for row in read_metrics(path) if row.get("step", 0) <= step]
+    text = "".join(json.dumps(row) + "\n" for row in kept)
+    if text != path.read_text():
+        workdir.write_text(path, text)
