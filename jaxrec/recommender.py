@@ -114,11 +114,13 @@ class Model:
         """Outputs and token K/V of any layout derived from the model's (see `Network`)."""
         rng = kwargs.pop("rng", None)
         rngs = None if rng is None else {"dropout": rng}
-        return self.network.apply({"params": params}, *args, rngs=rngs, **kwargs)
+        apply: Any = self.network.apply
+        return apply({"params": params}, *args, rngs=rngs, **kwargs)
 
     def item_table(self, params: Params) -> jax.Array:
         """[V + 1, D] float32 candidate vectors; row 0 is padding."""
-        return self.network.apply({"params": params}, method=Network.item_vectors)
+        apply: Any = self.network.apply
+        return apply({"params": params}, method=Network.item_vectors)
 
     def queries(self, y: jax.Array) -> jax.Array:
         """Outputs as the vectors that are compared with `item_table`."""
@@ -172,10 +174,11 @@ class Model:
             return losses.full_softmax(x, table, targets, weights, scale=scale, chunk=config.chunk)
         if rng is None:
             raise ValueError(f"loss.kind={config.kind!r} samples negatives: pass rng")
+        sampling: Any = config.sampling  # validated: uniform | popularity
         negatives, log_q = losses.sample_negatives(
-            rng, self.num_items, config.negatives, counts, config.sampling
+            rng, self.num_items, config.negatives, counts, sampling
         )
-        shared = dict(scale=scale, false_negative=config.false_negative)
+        shared: Any = {"scale": scale, "false_negative": config.false_negative}
         args = (x, table[targets], table[negatives], negatives, targets, weights)
         if config.kind == "sampled_softmax":
             return losses.sampled_softmax(*args, log_q_negative=log_q[negatives], **shared)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxrec.nn.stack import DTYPES
 from jaxrec.recommender import Model
-from jaxrec.types import KV, Batch, Params, UserState
+from jaxrec.types import KV, Array, Batch, Params, UserState
 
 
 def empty(model: Model, batch: int) -> UserState:
@@ -45,9 +45,9 @@ def append_segment(
     model: Model,
     params: Params,
     state: UserState,
-    items: jax.Array,
-    times: jax.Array,
-    where: jax.Array,
+    items: Array,
+    times: Array,
+    where: Array,
 ) -> UserState:
     """Compresses one complete segment [B, n] behind the state of the users in `where` [B].
 
@@ -59,7 +59,7 @@ def append_segment(
     after = jnp.concatenate([times, times[:, -1:]], axis=1)
     y, new = model.forward(params, items, layout, lengths, after, kv=state.kv, first=state.segments)
 
-    def push(old: jax.Array, fresh: jax.Array, axis: int) -> jax.Array:
+    def push(old: Array, fresh: Array, axis: int) -> jax.Array:
         rest = jax.lax.slice_in_dim(old, tokens, old.shape[axis], axis=axis)
         moved = jnp.concatenate([rest, fresh.astype(old.dtype)], axis=axis)
         shape = [1] * old.ndim
@@ -83,9 +83,9 @@ def extend(
     model: Model,
     params: Params,
     state: UserState,
-    items: jax.Array,
-    times: jax.Array,
-    counts: jax.Array,
+    items: Array,
+    times: Array,
+    counts: Array,
 ) -> UserState:
     """Adds new events; completed segments are compressed, without any older raw event.
 
@@ -95,7 +95,7 @@ def extend(
     """
     size, recent = model.layout.segments[0][0], model.layout.segments[-1][0]
     recent_min = recent - size + 1
-    batch, more = items.shape
+    more = items.shape[1]
     total = state.pending + counts
     column = jnp.arange(recent + more)[None]
     # pending events, then the new ones right behind them
@@ -103,7 +103,7 @@ def extend(
     source = jnp.where(fresh < 0, column, recent + jnp.clip(fresh, 0, max(more - 1, 0)))
     exists = column < total[:, None]
 
-    def line_up(old: jax.Array, new: jax.Array) -> jax.Array:
+    def line_up(old: Array, new: Array) -> jax.Array:
         both = jnp.concatenate([old, new], axis=1)
         return jnp.where(exists, jnp.take_along_axis(both, source, axis=1), 0)
 
@@ -133,15 +133,13 @@ def extend(
     )
 
 
-def compress(
-    model: Model, params: Params, items: jax.Array, times: jax.Array, counts: jax.Array
-) -> UserState:
+def compress(model: Model, params: Params, items: Array, times: Array, counts: Array) -> UserState:
     """States of whole histories [B, M] (oldest first, `counts` [B] valid): `extend` of nothing."""
     return extend(model, params, empty(model, items.shape[0]), items, times, counts)
 
 
 def recent_outputs(
-    model: Model, params: Params, state: UserState, now: jax.Array | None = None
+    model: Model, params: Params, state: UserState, now: Array | None = None
 ) -> jax.Array:
     """[B, R, D] outputs over the recent window, given the state.
 
@@ -158,9 +156,7 @@ def recent_outputs(
     return y
 
 
-def query(
-    model: Model, params: Params, state: UserState, now: jax.Array | None = None
-) -> jax.Array:
+def query(model: Model, params: Params, state: UserState, now: Array | None = None) -> jax.Array:
     """[B, D] vectors to compare with `model.item_table` for each user's next event.
 
     With an empty recent window the newest token's output answers; a user without any event

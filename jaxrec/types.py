@@ -6,10 +6,9 @@ last), N heads, H head width, D model width, L layers, C tokens of a user state,
 
 from typing import Any, NamedTuple
 
-import jax
-import numpy as np
-
-Array = jax.Array | np.ndarray
+# jax.Array or np.ndarray: values are made by NumPy on the host and by JAX in a traced function,
+# and no static type covers both with their operators
+Array = Any
 Params = Any  # a pytree of arrays
 
 PAD = 0  # item id of padding; items are 1..V

@@ -61,7 +61,7 @@ def masked(model_key, slots):
 
 def full_forward(model_key, history, times, now):
     """The user's next-event vector by one masked forward over the whole history."""
-    name, n, k, max_segments, recent_min, positions = model_key
+    _, n, _, _, recent_min, _ = model_key
     model, _ = build(*model_key)
     count = len(history)
     segments = max(count - recent_min, 0) // n

@@ -7,6 +7,7 @@ gradients. Input transfer is not counted: the arrays already lie on the device.
 """
 
 import argparse
+import functools
 import re
 from typing import Any
 
@@ -67,7 +68,7 @@ def measure(
     )
     times = timing.interleaved(
         {
-            f"{name} {backend}": (lambda f=f: f(q, k, v, valid))
+            f"{name} {backend}": functools.partial(f, q, k, v, valid)
             for name, group in (("forward", forward), ("forward+backward", both))
             for backend, f in group.items()
         },
@@ -125,7 +126,7 @@ def main() -> None:
                     f"{ratio:>6.1f}x {memory:>17} {row['largest_relative_difference']:>11.1e}",
                     flush=True,
                 )
-    facts = dict(batch=args.batch, heads=args.heads, head_width=args.head_width)
+    facts = {"batch": args.batch, "heads": args.heads, "head_width": args.head_width}
     timing.save(timing.report("attention", rows, **facts), args.output)
 
 
