@@ -17,7 +17,7 @@ import json
 import logging
 import pathlib
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 FORMAT = 1
 _DELETING = ".deleting"
 _CORRUPT = ".corrupt"
+_NEW = ".new"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -62,11 +63,13 @@ def save(
     trees: Mapping[str, Any],
     meta: Mapping[str, Any],
     best: int | None = None,
+    replace: bool = False,
 ) -> None:
     """Writes checkpoint `step` and returns when it is committed.
 
     trees: name -> pytree of arrays. meta: JSON values (floats come back bit for bit). best:
-    step of the best checkpoint so far, this one included.
+    step of the best checkpoint so far, this one included. replace: a checkpoint of that step
+    may exist; until the new one is complete it stays.
     Raises CheckpointError when it cannot be written (disk full); earlier ones stay intact.
     """
     flat = {name: leaves.flatten(tree) for name, tree in trees.items()}
@@ -76,9 +79,10 @@ def save(
         for path, x in tree.items()
     }
     record = {"format": FORMAT, "step": step, "best": best, "leaves": table, "meta": dict(meta)}
-    target = folder / str(step)
-    if target.exists():
+    final = folder / str(step)
+    if final.exists() and not replace:
         raise CheckpointError(f"checkpoint {step} in {folder} exists already")
+    target = folder / f"{step}{_NEW}" if final.exists() else final
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _quiet():
@@ -88,6 +92,8 @@ def save(
     except Exception as error:
         clean(folder)
         raise CheckpointError(_save_failure(folder, step, error)) from error
+    if target != final and not jax.process_index():
+        _delete(final, lambda: target.rename(final))
 
 
 def restore(folder: pathlib.Path, step: int, like: Mapping[str, Any]) -> Restored:
@@ -215,8 +221,12 @@ def clean(folder: pathlib.Path) -> None:
     """Removes what a killed process left half-written or half-deleted."""
     if jax.process_index() or not folder.is_dir():
         return
+    for path in folder.glob(f"*{_NEW}"):  # complete: `save` renames it last
+        final = folder / path.name.removesuffix(_NEW)
+        if not final.exists():
+            path.rename(final)
     for path in folder.iterdir():
-        if _uncommitted(path.name) or path.name.endswith(_DELETING):
+        if _uncommitted(path.name) or path.name.endswith((_DELETING, _NEW)):
             shutil.rmtree(path, ignore_errors=True)
 
 
@@ -304,12 +314,17 @@ def _set_aside(folder: pathlib.Path, step: int) -> None:
     (folder / str(step)).rename(target)
 
 
-def _delete(path: pathlib.Path) -> None:
-    """Renames first: a process killed while deleting leaves no half checkpoint."""
+def _delete(path: pathlib.Path, between: Callable[[], Any] | None = None) -> None:
+    """Renames first: a process killed while deleting leaves no half checkpoint.
+
+    between: what to do once `path` is free.
+    """
     if jax.process_index():
         return
     doomed = path.with_name(path.name + _DELETING)
     path.rename(doomed)
+    if between is not None:
+        between()
     shutil.rmtree(doomed, ignore_errors=True)
 
 

@@ -14,7 +14,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxrec.config import ConfigError, MeshConfig
 from jaxrec.runtime import leaves
-from jaxrec.types import Batch, Params
+from jaxrec.types import Batch
 
 AXES = ("data", "model")
 
@@ -133,7 +133,16 @@ def put_batch(mesh: Mesh, batch: Batch) -> Batch:
     return Batch(*(jax.make_array_from_process_local_data(sharding, np.asarray(x)) for x in batch))
 
 
-def init_sharded(mesh: Mesh, init: Callable[[jax.Array], Params], rng: jax.Array) -> Params:
-    """`init(rng)` computed where its arrays live: no device ever holds a whole split table."""
-    placed = shardings(mesh, jax.eval_shape(init, rng))
-    return jax.jit(init, out_shardings=placed)(rng)
+def abstract(mesh: Mesh, make: Callable[[], Any]) -> Any:
+    """Shapes, dtypes and shardings (`shardings`) of what `make()` returns, not computed."""
+    shapes = jax.eval_shape(make)
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        shapes,
+        shardings(mesh, shapes),
+    )
+
+
+def create(make: Callable[[], Any], like: Any) -> Any:
+    """`make()` computed where `like` says: no device ever holds a whole split table."""
+    return jax.jit(make, out_shardings=jax.tree.map(lambda x: x.sharding, like))()

@@ -9,15 +9,18 @@ class Progress:
     """Shows step, loss, steps/s and time left on `stream` (default: standard error).
 
     total: steps of the run; start: steps done before. A terminal gets a tqdm bar (plain lines
-    where tqdm is not installed); anything else gets a line at every `log`.
+    where tqdm is not installed); anything else gets a line at every `log`. quiet: nothing.
     """
 
-    def __init__(self, total: int, start: int = 0, stream: TextIO | None = None):
+    def __init__(
+        self, total: int, start: int = 0, stream: TextIO | None = None, quiet: bool = False
+    ):
         self._stream = stream or sys.stderr
+        self._quiet = quiet
         self._total, self._start, self._step = total, start, start
         self._since = time.monotonic()
         self._bar: Any = None
-        if self._stream.isatty():
+        if self._stream.isatty() and not quiet:
             try:
                 from tqdm import tqdm
             except ImportError:
@@ -46,7 +49,7 @@ class Progress:
         """A line that does not tear the bar."""
         if self._bar is not None:
             self._bar.write(text, file=self._stream)
-        else:
+        elif not self._quiet:
             print(text, file=self._stream, flush=True)
 
     def close(self) -> None:

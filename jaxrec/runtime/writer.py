@@ -11,19 +11,22 @@ from typing import Any
 
 from jaxrec.runtime import workdir
 
+VALIDATION = "validation/"  # prefix of keys
+
 log = logging.getLogger(__name__)
 
 
 class MetricsWriter:
     """Appends one JSON object per line to `<folder>/metrics.jsonl`, each on disk at once.
 
-    folder: the run's. start: the step that the run continues from; lines of later steps are
-    dropped first (they will be written again), so the file is the trace of one run.
+    folder: the run's. start: the step that the run continues from, validated: the last one
+    whose validation is known; later lines are dropped first (they will be written again), so
+    the file is the trace of one run.
     """
 
-    def __init__(self, folder: pathlib.Path, start: int = 0):
+    def __init__(self, folder: pathlib.Path, start: int = 0, validated: int | None = None):
         path = folder / workdir.METRICS
-        rewind(path, start)
+        rewind(path, start, start if validated is None else validated)
         self._file = open(path, "a")  # noqa: SIM115 (closed in `close`)
         self._board: Any = None
         if importlib.util.find_spec("tensorboardX"):
@@ -62,11 +65,15 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
     return rows
 
 
-def rewind(path: pathlib.Path, step: int) -> None:
-    """Drops the lines of steps after `step`."""
+def rewind(path: pathlib.Path, step: int, validated: int) -> None:
+    """Drops the lines of steps after `step`, validations after step `validated`."""
     if not path.exists():
         return
-    kept = [row for row in read_metrics(path) if row.get("step", 0) <= step]
-    text = "".join(json.dumps(row) + "\n" for row in kept)
+
+    def keep(row: dict[str, Any]) -> bool:
+        validation = any(key.startswith(VALIDATION) for key in row)
+        return row.get("step", 0) <= (validated if validation else step)
+
+    text = "".join(json.dumps(row) + "\n" for row in read_metrics(path) if keep(row))
     if text != path.read_text():
         workdir.write_text(path, text)

@@ -1,0 +1,1 @@
+"""From parameters and batches to a trained run: optimizer, step, loop."""

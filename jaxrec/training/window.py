@@ -1,0 +1,71 @@
+"""Metrics of the steps since the last logged line, fetched without holding up the device."""
+
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxrec.training.step import NonFiniteError, StepMetrics, culprit, is_sound
+
+
+class Window:
+    """Collects the metrics of steps and turns them into one line per `log_every` steps.
+
+    values: scalars of fetched steps that no line has reported yet. They are part of a
+    checkpoint, so a line whose steps lie on both sides of a kill is the same to the last bit.
+    """
+
+    def __init__(self, values: list[dict[str, float]] | None = None):
+        self.values: list[dict[str, float]] = list(values or [])
+        self._pending: list[tuple[int, StepMetrics, int, int]] = []
+        self._restart()
+
+    def _restart(self) -> None:
+        self._since = time.monotonic()
+        self._paused = self._waited = 0.0
+        self._steps = self._examples = self._events = 0
+
+    def add(self, step: int, metrics: StepMetrics, examples: int, events: int) -> None:
+        """Metrics of `step` (still on the device), users and input events of its batch."""
+        self._pending.append((step, metrics, examples, events))
+
+    def waited(self, seconds: float) -> None:
+        """Time spent waiting for input."""
+        self._waited += seconds
+
+    def paused(self, seconds: float) -> None:
+        """Time that is not training: compilation, validation, saving."""
+        self._paused += seconds
+
+    def fetch(self, upto: int, params: Any) -> None:
+        """Waits for the steps up to `upto`; raises NonFiniteError at the first bad one."""
+        ready = [entry for entry in self._pending if entry[0] <= upto]
+        self._pending = self._pending[len(ready) :]
+        fetched = jax.device_get([metrics for _, metrics, _, _ in ready])
+        for (step, _, examples, events), metrics in zip(ready, fetched, strict=True):
+            if not is_sound(metrics):
+                raise NonFiniteError(
+                    f"training stopped at step {step}: {culprit(metrics, params)}. Checkpoints "
+                    "of earlier steps are intact; lower train.learning_rate, raise train.warmup "
+                    "or set train.clip"
+                )
+            self.values.append({k: float(v) for k, v in metrics.scalars.items()})
+            self._steps += 1
+            self._examples += examples
+            self._events += events
+
+    def line(self) -> dict[str, float]:
+        """Means over the fetched steps, with rates since the last line; starts a new window."""
+        names = self.values[0] if self.values else {}
+        means = {f"train/{name}": float(np.mean([v[name] for v in self.values])) for name in names}
+        seconds = max(time.monotonic() - self._since - self._paused, 1e-9)
+        rates = {
+            "steps_per_s": self._steps / seconds,
+            "examples_per_s": self._examples / seconds,
+            "events_per_s": self._events / seconds,
+            "input_wait": min(1.0, self._waited / seconds),
+        }
+        self.values = []
+        self._restart()
+        return means | rates
