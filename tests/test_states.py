@@ -86,11 +86,15 @@ def full_forward(model_key, history, times, now):
 
 
 KEYS = [
-    (name, n, k, s, r, positions)
-    for name in MODELS
-    for n, k, s, r in [(4, 2, 2, 1), (3, 1, 3, 0)]
-    for positions in ("segment", "absolute")
-] + [("hstu", 5, 3, 1, 2, "segment"), ("sasrec-modern", 5, 3, 1, 2, "absolute")]
+    ("hstu", 4, 2, 2, 1, "segment"),
+    ("hstu", 3, 1, 3, 0, "absolute"),
+    ("hstu", 5, 3, 1, 2, "segment"),
+    ("hstu-request", 3, 1, 3, 0, "segment"),
+    ("hstu-plain", 4, 2, 2, 1, "absolute"),
+    ("sasrec-modern", 3, 1, 3, 0, "segment"),
+    ("sasrec-modern", 5, 3, 1, 2, "absolute"),
+    ("sasrec-classic", 4, 2, 2, 1, "segment"),
+]
 
 
 @settings(max_examples=12, deadline=None)
