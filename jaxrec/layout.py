@@ -16,9 +16,12 @@ Dimension letters: B users, T positions, E item slots (T minus tokens), S segmen
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from jaxrec.config import LayoutConfig
 
 Positions = Literal["segment", "absolute"]
 
@@ -113,6 +116,21 @@ class SegmentLayout:
     def full(cls, length: int, positions: Positions = "segment") -> "SegmentLayout":
         """Full history: one segment of `length` items, no tokens."""
         return cls(segments=((length, 0),), positions=positions)
+
+    @classmethod
+    def from_config(cls, config: "LayoutConfig") -> "SegmentLayout":
+        """The layout of a run: `compressed` a stream, `full` / `recent` one plain segment.
+
+        `full` covers as many events as `compressed` does, `recent` as its recent window.
+        """
+        positions = cast(Positions, config.positions)
+        if config.mode == "compressed":
+            return cls.stream(
+                config.segment_size, config.tokens, config.max_segments, config.recent_min, positions
+            )
+        if config.mode not in ("full", "recent"):
+            raise ValueError(f"layout.mode={config.mode!r}: allowed are compressed, full, recent")
+        return cls.full(config.history if config.mode == "full" else config.recent, positions)
 
     @classmethod
     def insertions(cls, length: int, method: Sequence[Sequence[int]]) -> "SegmentLayout":
@@ -279,8 +297,8 @@ class SegmentLayout:
         have = lengths[:, self.segment_id]
         size = np.asarray([n for n, _ in self.segments])[self.segment_id]
         if self.fixed:
-            return (self.offset >= size - have) | self.is_token
-        return (have > np.where(self.is_token, 0, self.offset)) & (have > 0)
+            return (self.offset[None] >= size[None] - have) | self.is_token[None]
+        return (have > np.where(self.is_token, 0, self.offset)[None]) & (have > 0)
 
     def position_ids(self, lengths: Any, first: Any = 0) -> Any:
         """Rows of the position table: [T] when they do not depend on the user, else [B, T].
@@ -293,13 +311,13 @@ class SegmentLayout:
             return np.where(self.is_token, 0, self.offset)
         if not self.ring:
             return np.arange(self.length)
-        complete = np.asarray([k > 0 for _, k in self.segments])
+        complete = np.asarray([k > 0 for _, k in self.segments])[None]
         absent = ((lengths == 0) & complete).sum(-1)  # streams are right-aligned
         ordinal = np.arange(self.num_segments)[None] - absent[:, None]
-        ordinal = ordinal + np.reshape(first, (-1, 1)) if np.ndim(first) else ordinal + first
+        ordinal = ordinal + (first[:, None] if np.ndim(first) else first)
         block = ordinal % self.max_segments
         block = block * complete + self.max_segments * ~complete
-        return (block * self.ring)[:, self.segment_id] + self.offset
+        return (block * self.ring)[:, self.segment_id] + self.offset[None]
 
     # -- targets ---------------------------------------------------------------------------
 
