@@ -1,10 +1,10 @@
-"""Checkpoints of a run: committed atomically, verified leaf by leaf, restored onto any mesh.
+"""Checkpoints of a run: committed atomically, verified, restored onto any mesh.
 
-`<folder>/<step>/` is one checkpoint, written by Orbax into a temporary folder and renamed when
-complete, so a killed process leaves either a whole checkpoint or a temporary folder that
-nothing reads. Orbax stores no checksum of its payload (a flipped bit would be a silently wrong
-weight), so every leaf's BLAKE2 digest is kept in the checkpoint's record and compared when it
-is restored.
+`<folder>/<step>/` is one checkpoint. Orbax writes its arrays into `<step>.new`, `record.json`
+is added and the folder renamed, so a killed process leaves either a whole checkpoint or a
+folder that nothing reads. Orbax stores no checksum of its payload (a flipped bit would be a
+silently wrong weight), so the record holds the BLAKE2 digest of every file, compared before
+anything is read, and of every leaf, compared after.
 
 A checkpoint holds named trees (`params`, `opt_state`, ...), each flattened to path -> array:
 what is stored does not depend on the Python types of an optimizer's state.
@@ -12,22 +12,27 @@ what is stored does not depend on the Python types of an optimizer's state.
 
 import contextlib
 import errno
+import gc
 import hashlib
 import json
 import logging
 import pathlib
 import shutil
+import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
+from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from jaxrec.runtime import leaves
+from jaxrec.runtime import leaves, workdir
 
 log = logging.getLogger(__name__)
 
 FORMAT = 1
+RECORD = "record.json"
 _DELETING = ".deleting"
 _CORRUPT = ".corrupt"
 _NEW = ".new"
@@ -72,6 +77,9 @@ def save(
     may exist; until the new one is complete it stays.
     Raises CheckpointError when it cannot be written (disk full); earlier ones stay intact.
     """
+    final, new = folder / str(step), folder / f"{step}{_NEW}"
+    if final.exists() and not replace:
+        raise CheckpointError(f"checkpoint {step} in {folder} exists already")
     flat = {name: leaves.flatten(tree) for name, tree in trees.items()}
     table = {
         f"{name}/{path}": [list(x.shape), str(x.dtype), leaves.digest(x)]
@@ -79,21 +87,28 @@ def save(
         for path, x in tree.items()
     }
     record = {"format": FORMAT, "step": step, "best": best, "leaves": table, "meta": dict(meta)}
-    final = folder / str(step)
-    if final.exists() and not replace:
-        raise CheckpointError(f"checkpoint {step} in {folder} exists already")
-    target = folder / f"{step}{_NEW}" if final.exists() else final
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        clean(folder)
         with _quiet():
-            ocp.save_checkpointables(
-                target, flat, custom_metadata={"record": record, "digest": _json_digest(record)}
-            )
+            ocp.save_checkpointables(new, flat)
+        if not jax.process_index():
+            record["files"] = {
+                str(path.relative_to(new)): _file_digest(path)
+                for path in sorted(new.rglob("*"))
+                if path.is_file()
+            }
+            text = json.dumps({"digest": _json_digest(record), "record": record}, indent=1)
+            workdir.write_text(new / RECORD, text)
+            if final.exists():
+                _delete(final, lambda: new.rename(final))
+            else:
+                new.rename(final)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices(f"checkpoint {step}")
     except Exception as error:
         clean(folder)
         raise CheckpointError(_save_failure(folder, step, error)) from error
-    if target != final and not jax.process_index():
-        _delete(final, lambda: target.rename(final))
 
 
 def restore(folder: pathlib.Path, step: int, like: Mapping[str, Any]) -> Restored:
@@ -116,14 +131,13 @@ def restore(folder: pathlib.Path, step: int, like: Mapping[str, Any]) -> Restore
             f"checkpoint {step} in {folder} is not one of this model (another configuration or "
             f"catalog?):\n  {difference}"
         )
-    path = folder / str(step)
+    _check_files(folder, step, record["files"], tuple(like))
     try:
         with _quiet():
-            flat = ocp.load_checkpointables(path, wanted)
+            flat = ocp.load_checkpointables(folder / str(step), wanted)
     except Exception as error:
         raise CheckpointError(
-            f"checkpoint {step} in {folder} is corrupt: {_unreadable(path, wanted)}: "
-            f"{_first_line(error)}"
+            f"checkpoint {step} in {folder} cannot be read: {_first_line(error)}"
         ) from error
     for name, keys in wanted.items():
         for key in keys:
@@ -221,9 +235,9 @@ def clean(folder: pathlib.Path) -> None:
     """Removes what a killed process left half-written or half-deleted."""
     if jax.process_index() or not folder.is_dir():
         return
-    for path in folder.glob(f"*{_NEW}"):  # complete: `save` renames it last
+    for path in folder.glob(f"*{_NEW}"):  # killed between the record and the last rename
         final = folder / path.name.removesuffix(_NEW)
-        if not final.exists():
+        if (path / RECORD).exists() and not final.exists():
             path.rename(final)
     for path in folder.iterdir():
         if _uncommitted(path.name) or path.name.endswith((_DELETING, _NEW)):
@@ -240,18 +254,18 @@ def _uncommitted(name: str) -> bool:
 
 def _record(folder: pathlib.Path, step: int) -> dict[str, Any]:
     """What `save` wrote beside the arrays. Raises CheckpointError when it is not intact."""
+    file = folder / str(step) / RECORD
     try:
-        with _quiet():
-            stored = ocp.checkpointables_metadata(folder / str(step)).custom_metadata
+        stored = json.loads(file.read_bytes())
         record, digest = stored["record"], stored["digest"]
-    except Exception as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
-            f"checkpoint {step} in {folder} is corrupt: its record cannot be read: "
+            f"checkpoint {step} in {folder} is corrupt: {file.name} cannot be read: "
             f"{_first_line(error)}"
         ) from error
     if _json_digest(record) != digest or record["step"] != step:
         raise CheckpointError(
-            f"checkpoint {step} in {folder} is corrupt: its record is not what was saved"
+            f"checkpoint {step} in {folder} is corrupt: {file.name} is not what was saved"
         )
     if record["format"] != FORMAT:
         raise CheckpointError(
@@ -261,27 +275,44 @@ def _record(folder: pathlib.Path, step: int) -> dict[str, Any]:
     return record
 
 
+def _check_files(
+    folder: pathlib.Path, step: int, files: Mapping[str, list[Any]], trees: tuple[str, ...]
+) -> None:
+    """Raises CheckpointError unless the files of `trees` are what was saved."""
+    root, bad = folder / str(step), []
+    for name, (size, digest) in files.items():
+        top, _, below = name.partition("/")
+        if below and top not in trees:
+            continue
+        try:
+            found_size, found = _file_digest(root / name)
+        except OSError as error:
+            bad.append(f"{name}: {error.strerror or error}")
+            continue
+        if found_size != size:
+            bad.append(f"{name} has {found_size} bytes, {size} were saved")
+        elif found != digest:
+            bad.append(f"{name} has digest {found}, {digest} was saved")
+    if bad:
+        more = f" and {len(bad) - 3} more files" if len(bad) > 3 else ""
+        raise CheckpointError(
+            f"checkpoint {step} in {folder} is corrupt: {'; '.join(bad[:3])}{more}"
+        )
+
+
+def _file_digest(path: pathlib.Path) -> list[Any]:
+    """[bytes, BLAKE2] of a file."""
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
+        return [file.tell(), digest.hexdigest()]
+
+
 def _json_digest(value: Any) -> str:
     text = json.dumps(value, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 # -- failures ------------------------------------------------------------------------------
-
-
-def _unreadable(path: pathlib.Path, wanted: Mapping[str, Any]) -> str:
-    """Names the leaves that cannot be read one by one."""
-    bad = []
-    for name, tree in wanted.items():
-        for leaf in tree:
-            alone = {k: x if k == leaf else ocp.PLACEHOLDER for k, x in tree.items()}
-            try:
-                with _quiet():
-                    ocp.load_checkpointables(path, {name: alone})
-            except Exception:  # what is wrong is in the caller's error
-                bad.append(f"{name}/{leaf}")
-    shown = ", ".join(bad[:3]) + (f" and {len(bad) - 3} more" if len(bad) > 3 else "")
-    return f"cannot read {shown}" if bad else "cannot be read"
 
 
 def _save_failure(folder: pathlib.Path, step: int, error: Exception) -> str:
@@ -330,11 +361,24 @@ def _delete(path: pathlib.Path, between: Callable[[], Any] | None = None) -> Non
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Orbax logs every thread's traceback of an error that it raises as well."""
+    """Orbax logs every thread's traceback of an error that it raises as well.
+
+    It also leaves coroutines that nobody awaits; they are dropped here, where Python's
+    complaint about them can be told from one about the caller's.
+    """
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
         yield
+    except Exception as error:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+            while_handling: BaseException | None = error
+            while while_handling is not None:
+                traceback.clear_frames(while_handling.__traceback__)
+                while_handling = while_handling.__cause__ or while_handling.__context__
+            gc.collect()
+        raise
     finally:
         logger.setLevel(level)

@@ -1,0 +1,101 @@
+"""The mesh, the partition table and what is refused."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from jaxrec.config import ConfigError, MeshConfig
+from jaxrec.runtime import leaves
+from jaxrec.runtime import mesh as mesh_lib
+from jaxrec.types import Batch
+
+
+def params(rows=16, width=4):
+    return {"item_embedding": jnp.zeros((rows, width)), "encoder": {"kernel": jnp.zeros((4, 4))}}
+
+
+@pytest.mark.parametrize(
+    ("data", "model", "shape"), [(0, 1, (8, 1)), (0, 4, (2, 4)), (4, 2, (4, 2)), (2, 1, (2, 1))]
+)
+def test_sizes(data, model, shape):
+    mesh = mesh_lib.make_mesh(MeshConfig(data=data, model=model))
+    assert tuple(mesh.shape.values()) == shape
+    assert mesh.axis_names == ("data", "model")
+
+
+@pytest.mark.parametrize(
+    ("data", "model", "numbers"),
+    [(0, 3, ("mesh.model=3", "8")), (4, 4, ("mesh.data=4", "16", "8")), (0, 16, ("16", "8"))],
+)
+def test_indivisible_sizes_are_refused_with_the_numbers(data, model, numbers):
+    with pytest.raises(ConfigError) as error:
+        mesh_lib.make_mesh(MeshConfig(data=data, model=model))
+    assert all(number in str(error.value) for number in numbers)
+
+
+def test_unknown_logical_axis_raises():
+    assert mesh_lib.spec("batch", None) == P("data")
+    assert mesh_lib.spec("items", "width") == P("model")
+    with pytest.raises(ValueError, match=r"'itms'.*batch, items, width"):
+        mesh_lib.spec("itms", "width")
+
+
+def test_tables_and_their_optimizer_state_are_split_alike():
+    mesh = mesh_lib.make_mesh(MeshConfig(data=2, model=4))
+    tree = {"params": params(), "opt_state": optax.adamw(1e-3).init(params())}
+    placed = leaves.flatten(mesh_lib.shardings(mesh, tree))
+    split = {name for name, sharding in placed.items() if sharding.spec == P("model")}
+    assert split == {
+        "params/item_embedding",
+        "opt_state/0/mu/item_embedding",
+        "opt_state/0/nu/item_embedding",
+    }
+    assert all(placed[name].spec == P() for name in placed if name not in split)
+
+
+def test_rows_that_do_not_divide_are_refused():
+    mesh = mesh_lib.make_mesh(MeshConfig(data=2, model=4))
+    with pytest.raises(ConfigError, match=r"mesh.model=4.*item_embedding.*15 rows"):
+        mesh_lib.shardings(mesh, params(rows=15))
+
+
+def test_a_model_axis_that_splits_nothing_is_refused():
+    mesh = mesh_lib.make_mesh(MeshConfig(data=2, model=4))
+    with pytest.raises(ConfigError, match=r"mesh.model=4: splits nothing.*item_embedding"):
+        mesh_lib.shardings(mesh, {"table": jnp.zeros((16, 4))})
+    one = mesh_lib.make_mesh(MeshConfig(data=8, model=1))
+    assert mesh_lib.shardings(one, {"table": jnp.zeros((15, 4))})["table"].spec == P()
+
+
+def test_a_table_of_another_rank_than_its_rule_raises():
+    mesh = mesh_lib.make_mesh(MeshConfig(data=2, model=4))
+    with pytest.raises(ValueError, match="item_embedding has shape"):
+        mesh_lib.shardings(mesh, {"item_embedding": jnp.zeros(16)})
+
+
+def test_batch_is_split_over_data():
+    mesh = mesh_lib.make_mesh(MeshConfig(data=4, model=2))
+    rows = np.arange(8, dtype=np.int32)
+    batch = Batch(*(np.stack([rows, rows], 1) for _ in range(4)), rows, rows)
+    placed = mesh_lib.put_batch(mesh, batch)
+    for here, there in zip(batch, placed, strict=True):
+        np.testing.assert_array_equal(here, there)
+        assert there.sharding.shard_shape(there.shape)[0] == 2
+    mesh_lib.check_batch_size(mesh, 8, "train.batch_size")
+    with pytest.raises(ConfigError, match=r"train.batch_size=6.*4 devices"):
+        mesh_lib.check_batch_size(mesh, 6, "train.batch_size")
+
+
+def test_created_where_it_lives():
+    mesh = mesh_lib.make_mesh(MeshConfig(data=2, model=4))
+
+    def make():
+        return {"item_embedding": jax.random.normal(jax.random.key(0), (16, 4))}
+
+    like = mesh_lib.abstract(mesh, make)
+    made = mesh_lib.create(make, like)["item_embedding"]
+    assert made.sharding.shard_shape(made.shape) == (4, 4)
+    np.testing.assert_array_equal(made, make()["item_embedding"])
