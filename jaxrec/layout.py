@@ -126,7 +126,11 @@ class SegmentLayout:
         positions = cast(Positions, config.positions)
         if config.mode == "compressed":
             return cls.stream(
-                config.segment_size, config.tokens, config.max_segments, config.recent_min, positions
+                config.segment_size,
+                config.tokens,
+                config.max_segments,
+                config.recent_min,
+                positions,
             )
         if config.mode not in ("full", "recent"):
             raise ValueError(f"layout.mode={config.mode!r}: allowed are compressed, full, recent")
