@@ -1,0 +1,189 @@
+"""Which part of a history fills a layout: cuts, and the batches they give. Pure NumPy.
+
+A `Cut` says per row which events are laid out where; `train_cuts` and `eval_cuts` decide it,
+`lay_out` gathers the events. Alignment is that of docs/method.md: a history of t events has
+c(t) = max(0, (t - r_min) // n) complete segments, event i stands in segment i // n, and the
+events behind segment c(t) are the recent window.
+
+Dimension letters: B rows, E item slots, S segments with the recent window, n segment size.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxrec.config import LayoutConfig
+from jaxrec.layout import SegmentLayout
+from jaxrec.types import Batch
+
+
+class Cut(NamedTuple):
+    """Rows of a batch as ranges of histories, int64 [B] each; event numbers count from 0.
+
+    user: dense user index, -1 in a padding row.
+    start: first input event. The inputs are `segments` complete segments, then `recent` events.
+    segments: complete segments, laid out next to the recent window.
+    recent: events in the recent window; the event behind it is laid out as a target only.
+    first, stop: events [first, stop) are the weighted targets.
+    """
+
+    user: np.ndarray
+    start: np.ndarray
+    segments: np.ndarray
+    recent: np.ndarray
+    first: np.ndarray
+    stop: np.ndarray
+
+    def take(self, rows: slice | np.ndarray) -> "Cut":
+        return Cut(*(column[rows] for column in self))
+
+    def padded(self, rows: int) -> "Cut":
+        """The same cut with padding rows behind, `rows` in all."""
+        extra = rows - len(self.user)
+        fill = Cut(np.full(extra, -1), *(np.zeros(extra, np.int64) for _ in range(5)))
+        return Cut(*(np.concatenate(pair) for pair in zip(self, fill, strict=True)))
+
+
+def lay_out(
+    cut: Cut, layout: SegmentLayout, items: np.ndarray, times: np.ndarray, base: np.ndarray
+) -> Batch:
+    """The batch of a cut.
+
+    items, times: int32 [N], the rows' histories (or the whole data set), one after the other.
+    base: int64 [B], where in them event 0 of each row's history stands.
+    """
+    slots = np.arange(layout.num_items + 1)
+    starts = layout.item_segment_starts
+    last = layout.num_segments - 1
+    segment = np.minimum(np.searchsorted(starts[1:], slots, side="right"), last)
+    offset = slots - starts[segment]
+    size = layout.segments[0][0] if last else 0
+    absent = (last - cut.segments)[:, None]  # complete segments that the row does not have
+    event = cut.start[:, None] + (segment[None] - absent) * size + offset[None]
+    in_recent = segment == last
+    present = np.where(
+        in_recent[None], offset[None] <= cut.recent[:, None], segment[None] >= absent
+    )
+    present &= cut.user[:, None] >= 0
+    place = np.where(present, base[:, None] + event, 0)
+    weighted = present & (event >= cut.first[:, None]) & (event < cut.stop[:, None])
+    recent = np.where(cut.user >= 0, cut.recent, 0)
+    lengths = np.where(np.arange(last + 1)[None] >= absent, size, 0)
+    lengths[:, last] = recent
+    return Batch(
+        items=np.where(present, items[place], 0).astype(np.int32),
+        times=np.where(present, times[place], 0).astype(np.int32),
+        lengths=lengths.astype(np.int32),
+        weights=weighted.astype(np.float32),
+        user=cut.user.astype(np.int32),
+        history=cut.first.astype(np.int32),
+    )
+
+
+def count_windows(train_end: np.ndarray, layout: SegmentLayout) -> np.ndarray:
+    """int64 [U], windows per user and epoch: training targets / item slots, rounded up."""
+    targets = np.maximum(train_end - 1, 0)  # the first event has nothing before it
+    return -(-targets // layout.num_items)
+
+
+def train_cuts(
+    user: np.ndarray,
+    train_end: np.ndarray,
+    config: LayoutConfig,
+    chance: np.ndarray,
+    vary_recent: bool,
+) -> Cut:
+    """Training windows, one per row; every event behind the first input is a target.
+
+    user, train_end: int64 [B], users with at least two training events and how many they have.
+    chance: float64 [B, 5], uniform numbers in [0, 1).
+
+    A history that fits is taken whole. Of a longer one the last target is drawn so that every
+    event is a target equally often, the newest and oldest ones more often. Without
+    `vary_recent` segments start at multiples of n, as they do when serving. With it, half of
+    the windows take as many events as fit and start a segment at the oldest of them; the other
+    half draw the length of the recent window, and one in four of those also the number of
+    segments, so that every age of a state and every window length is met; events that fit in
+    no complete segment then fall off at the old end.
+    """
+    layout = SegmentLayout.from_config(config)
+    slots = layout.num_items
+    newest = train_end - 1
+    end = _below(chance[:, 0], newest + slots - 1) + 1
+    end = np.clip(end, np.minimum(slots, newest), newest)  # the last target; inputs lie before
+    if config.mode != "compressed":
+        start = np.maximum(end - slots, 0)
+        return _train_cut(user, start, np.zeros_like(end), end - start)
+    n, low = config.segment_size, config.recent_min
+    origin = np.maximum(end - slots, 0) if vary_recent else np.zeros_like(end)
+    complete = np.maximum((end - origin - low) // n, 0)
+    recent = end - origin - complete * n
+    segments = np.minimum(complete, config.max_segments)
+    if vary_recent:
+        drawn = np.minimum(low, end) + _below(
+            chance[:, 2], np.minimum(config.recent, end) - np.minimum(low, end) + 1
+        )
+        count = np.minimum((end - drawn) // n, config.max_segments)
+        fewer = _below(chance[:, 4], count + 1)
+        count = np.where(chance[:, 3] < 0.25, fewer, count)
+        drawn = np.where(count == 0, np.minimum(end, config.recent), drawn)
+        draw = chance[:, 1] < 0.5
+        segments, recent = np.where(draw, count, segments), np.where(draw, drawn, recent)
+    return _train_cut(user, end - segments * n - recent, segments, recent, n)
+
+
+def _train_cut(
+    user: np.ndarray, start: np.ndarray, segments: np.ndarray, recent: np.ndarray, n: int = 0
+) -> Cut:
+    return Cut(user, start, segments, recent, start + 1, start + segments * n + recent + 1)
+
+
+def _below(chance: np.ndarray, bound: np.ndarray) -> np.ndarray:
+    """Integers 0..bound-1 from uniform numbers in [0, 1)."""
+    return np.minimum((chance * bound).astype(np.int64), bound - 1)
+
+
+def eval_cuts(
+    users: np.ndarray,
+    first: np.ndarray,
+    stop: np.ndarray,
+    config: LayoutConfig,
+    recent_only: bool = False,
+    num_segments: int | None = None,
+) -> Cut:
+    """One row per user and number of complete segments; together they hold every target once.
+
+    users, first, stop: int64 [U], targets of each user are events [first, stop), first >= 1.
+    num_segments: complete segments of the layout (default `config.max_segments`).
+
+    `compressed`: target t is predicted from events [0, t) cut as the online rule cuts them:
+    c(t) complete segments, the newest `num_segments` of them laid out, and t - c(t) n recent
+    events. Targets of a user with the same c(t) share a row. With an empty recent window
+    (only when recent_min = 0) the target is predicted by the newest segment's last token.
+
+    `full`, `recent` and `recent_only`: the same rows, inputs being the newest events before the
+    row's last target that fit (the layout, the recent window). So for every target these rows
+    see at least the events that the compressed row covers (`full`) or holds as items (the
+    others). `recent_only` uses the compressed layout with its complete segments absent.
+    """
+    n, low = config.segment_size, config.recent_min
+    count = np.maximum(stop - first, 0)
+    user = np.repeat(users, count)
+    target = np.arange(count.sum()) + np.repeat(first - (np.cumsum(count) - count), count)
+    complete = np.maximum((target - low) // n, 0)
+    whole = config.mode != "compressed" or recent_only  # inputs are one run of events
+    # a window of n - 1 events cannot hold n targets behind its first event
+    alone = (target == complete * n) & whole
+    change = (user[1:] != user[:-1]) | (complete[1:] != complete[:-1]) | (alone[1:] != alone[:-1])
+    opens = np.flatnonzero(np.concatenate([[len(target) > 0], change]))
+    closes = np.concatenate([opens[1:], [len(target)]])[: len(opens)] - 1
+    row_first, row_last, row_complete = target[opens], target[closes], complete[opens]
+    if whole:
+        room = config.history if config.mode == "full" and not recent_only else config.recent
+        start = np.maximum(row_last - room, 0)
+        segments, recent = np.zeros_like(row_last), row_last - start
+    else:
+        slots = config.max_segments if num_segments is None else num_segments
+        segments = np.minimum(row_complete, slots)
+        start, recent = (row_complete - segments) * n, row_last - row_complete * n
+    return Cut(user[opens], start, segments, recent, row_first, row_last + 1)
