@@ -1,0 +1,46 @@
+"""SIGTERM as a request."""
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from jaxrec.runtime.preemption import Preempted, Preemption
+
+
+def test_sigterm_is_noted_and_the_handler_given_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with Preemption() as preemption:
+        assert not preemption.requested
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert preemption.requested
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_sigterm_interrupts_what_can_be_given_up():
+    with Preemption() as preemption:
+        timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM))
+        timer.start()
+        with pytest.raises(Preempted), preemption.interrupting():
+            time.sleep(10)
+        timer.join()
+        with pytest.raises(Preempted), preemption.interrupting():
+            pytest.fail("a request from before is honoured too")
+        os.kill(os.getpid(), signal.SIGTERM)  # outside the block: noted only
+        assert preemption.requested
+
+
+def test_outside_the_main_thread_nothing_is_installed():
+    before = signal.getsignal(signal.SIGTERM)
+    seen = []
+
+    def work():
+        with Preemption() as preemption:
+            seen.append((signal.getsignal(signal.SIGTERM) is before, preemption.requested))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [(True, False)]
