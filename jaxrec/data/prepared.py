@@ -153,7 +153,7 @@ def _write(config: DataConfig, settings: dict[str, Any], target: Path) -> None:
     draft.mkdir()
     try:
         say(f"data: reading {config.dataset}")
-        raw = datasets.read(config)
+        raw = datasets.read(config, target.with_name("downloads"))
         table = raw.interactions
         built, vocabulary, origin = histories.build(
             table, config.min_item_events, config.min_user_events, raw.source

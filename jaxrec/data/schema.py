@@ -101,7 +101,7 @@ def check(
                 f"{source}: column {name!r} is missing, there are: {have}. Set data.user_column, "
                 "data.item_column and data.time_column to the names in the table"
             )
-    users, items = _ids(columns[user], user, source), _ids(columns[item], item, source)
+    users, items = check_ids(columns[user], user, source), check_ids(columns[item], item, source)
     seconds, order = _seconds(np.asarray(columns[time]), time, source)
     if not len(users) == len(items) == len(seconds):
         raise DataError(
@@ -123,8 +123,8 @@ def check(
     return dataclasses.replace(table, duplicates=count)
 
 
-def _ids(values: Any, name: str, source: str) -> np.ndarray:
-    """int64 or `U` array; DataError for anything that is not an id."""
+def check_ids(values: Any, name: str, source: str) -> np.ndarray:
+    """Ids of column `name` as an int64 or `U` array; DataError for anything that is no id."""
     array = np.asarray(values)
     if array.dtype.kind == "O":
         missing = [i for i, value in enumerate(array) if value is None or value != value]

@@ -1,6 +1,7 @@
 """One reader per source: `read(config)` gives raw interactions and, where known, item texts."""
 
 import importlib
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -8,9 +9,12 @@ from jaxrec.config import DataConfig
 from jaxrec.data.schema import Raw
 
 
-def read(config: DataConfig) -> Raw:
-    """The interactions of `config.dataset`; raises DataError when they cannot be used."""
-    return _reader(config).read(config)
+def read(config: DataConfig, downloads: Path) -> Raw:
+    """The interactions of `config.dataset`; raises DataError when they cannot be used.
+
+    downloads: where a reader keeps what it downloads.
+    """
+    return _reader(config).read(config, downloads)
 
 
 def fingerprint(config: DataConfig) -> Any:

@@ -28,7 +28,7 @@ def fingerprint(config: DataConfig) -> Any:
     return {"reader": VERSION, "package": PACKAGE}
 
 
-def read(config: DataConfig) -> Raw:
+def read(config: DataConfig, downloads: Path) -> Raw:
     """Purchases (user = household, item = product) and the products' texts."""
     source = f"{PACKAGE}: transactions.parquet"
     table = read_columns(
