@@ -106,7 +106,8 @@ def _softmax(logits, masks, normalizer):
 
 
 def _logits(equation, q, k, bias):
-    logits = jnp.einsum(equation, q, k, preferred_element_type=jnp.float32)
+    wide = jnp.promote_types(q.dtype, jnp.float32)
+    logits = jnp.einsum(equation, q, k, preferred_element_type=wide)
     return logits if bias is None else logits + bias
 
 

@@ -12,8 +12,8 @@ from jaxrec.types import Times
 
 
 def layer_norm(x: jax.Array, eps: float = 1e-6) -> jax.Array:
-    """LayerNorm over the last axis without affine parameters, computed in float32."""
-    y = x.astype(jnp.float32)
+    """LayerNorm over the last axis without affine parameters, computed in float32 or wider."""
+    y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     y = y - y.mean(-1, keepdims=True)
     y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + eps)
     return y.astype(x.dtype)

@@ -18,7 +18,8 @@ from jaxrec.nn.bias import BiasTables, RelativeBias
 from jaxrec.types import KV, Times
 
 UNROLL = 4  # layers per iteration of the scan over depth
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+# float64 (under jax.enable_x64) separates rounding from differences; no run can choose it
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}
 
 
 class Block(nn.Module):

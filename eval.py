@@ -1,0 +1,41 @@
+"""Evaluates a run: full ranking of the catalog for every held-out event.
+
+python eval.py --config=configs/quickstart.py --workdir=runs/quickstart
+
+--config.eval.mode=all (default) or row names, comma-separated: compressed, masked, recent-only,
+full, popularity, copy-last, frequency-all, frequency-last-R (R: recent window).
+--config.eval.full_workdir=DIR adds the row of a full-history model (layout.mode=full) and the
+quality ratio; --config.eval.filter_seen leaves out items the user already had;
+--output=FILE keeps the result as JSON (default: <workdir>/results.json).
+"""
+
+import json
+import pathlib
+import sys
+from typing import Any
+
+from absl import flags as absl_flags
+
+from jaxrec import commands, evaluation
+from jaxrec.config import validate
+from jaxrec.runtime.workdir import WorkdirError
+
+absl_flags.DEFINE_string("output", "", "JSON file of the result")
+
+
+def main(flags: Any) -> None:
+    config, folder = validate(flags.config), pathlib.Path(flags.workdir)
+    if not folder.is_dir():
+        raise WorkdirError(f"{folder}: no such run; train it first, or name its folder")
+    evaluation.chosen(config, bool(config.eval.full_workdir))  # refuse bad names before work
+    session = commands.Session(config, folder)
+    report = session.evaluate(lambda line: print(line, flush=True))
+    report["command"] = "python " + " ".join(sys.argv)
+    output = pathlib.Path(flags.output or folder / "results.json")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(report, indent=2) + "\n")
+    print(evaluation.format_table(report))
+
+
+if __name__ == "__main__":
+    commands.run(main, __doc__)
