@@ -29,12 +29,12 @@ def get_config(mode: str = "compressed") -> Config:
     config.model.backbone = "hstu"
     config.model.width = 64
     config.model.layers = 2
-    config.model.heads = 4
+    config.model.heads = 2
     config.loss.kind = "sampled_softmax"
-    config.loss.negatives = 2048
+    config.loss.negatives = 1024
     config.train.batch_size = 16
     config.train.learning_rate = 3e-3
-    config.train.steps = 4000
+    config.train.steps = 3000
     config.train.eval_every = 500
     config.train.checkpoint_every = 250
     return config
