@@ -1,0 +1,154 @@
+"""Recorded outputs of the reference against this project's model.
+
+    python -m jaxrec.interop.persrec FILE.npz [--dtype float32]
+
+A file holds `config` (JSON), the weights under `param/`, training inputs `items` [B, N + 1] and
+`mask` [B, N] with the encoder's outputs `hidden` [B, T, D], evaluation inputs `seq` [B, N] (0 is
+padding) with `scores` [B, V], and for plain HSTU `neg` (negatives shared by the batch) with
+`loss` and its gradient `grad_item_embedding` [V, item width].
+
+The reference's float32 outputs are themselves up to 5e-6 away from what its equations give, and
+so is any float32 computation: by default the model runs in float64 here, so that a difference
+is the reference's rounding or an error, not the sum of two roundings.
+"""
+
+import argparse
+import dataclasses
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrec.interop.persrec import ReferenceModel, load, nce_loss
+from jaxrec.types import Params
+
+TOLERANCE = 1e-5
+_NEEDED = ("config", "items", "mask", "hidden", "seq", "scores")
+_NEEDED_FOR_LOSS = ("neg", "loss", "grad_item_embedding")
+_COMPARED = ("hidden", "scores", "loss", "grad_item_embedding")
+_WEIGHTS = "param/"
+
+
+def read(path: str) -> dict[str, np.ndarray]:
+    """The arrays of a file; ValueError when it is none of these files, or keys are missing."""
+    try:
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in file.files}
+    except FileNotFoundError as error:
+        raise ValueError(f"{path}: no such file") from error
+    except (OSError, EOFError, ValueError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path}: not a readable .npz file ({error})") from error
+    missing = [key for key in _NEEDED if key not in arrays]
+    weights = [key for key in arrays if key.startswith(_WEIGHTS)]
+    if not weights:
+        missing.append(f"{_WEIGHTS}...")
+    elif not any(key.endswith("user_embedding") for key in weights):
+        missing += [key for key in _NEEDED_FOR_LOSS if key not in arrays]
+    if missing:
+        raise ValueError(f"{path}: missing keys {', '.join(missing)}; found {', '.join(arrays)}")
+    return arrays
+
+
+def compare(arrays: Mapping[str, np.ndarray], dtype: str = "float64") -> dict[str, float]:
+    """Largest absolute difference of every recorded quantity, from `read`'s arrays.
+
+    Hidden states count at valid positions only. dtype: of the model's arithmetic, float64 or
+    float32. Raises ValueError when weights, inputs or outputs do not have the shapes that the
+    file's own configuration gives them.
+    """
+    state = {k.removeprefix(_WEIGHTS): v for k, v in arrays.items() if k.startswith(_WEIGHTS)}
+    try:
+        config = json.loads(str(arrays["config"]))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"config is no JSON ({error}): {arrays['config']}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"config is {config!r}: a JSON object is needed")
+    reference, params = load(state, config)
+    model = dataclasses.replace(reference.model, dtype=dtype)
+    reference = dataclasses.replace(reference, model=model)
+    _check_inputs(arrays, reference)
+    # on accelerators the default product of float32 matrices is coarser than float32
+    with jax.enable_x64(dtype == "float64"), jax.default_matmul_precision("highest"):
+        params = jax.tree.map(lambda a: a.astype(dtype), params)
+        found = jax.jit(lambda p: _outputs(arrays, reference, p))(params)
+    differences = {}
+    for key in (key for key in _COMPARED if key in found):
+        value, recorded = found[key], arrays[key]
+        _same(key, recorded.shape, value.shape)
+        gap = np.abs(np.asarray(value, np.float64) - recorded)
+        if key == "hidden":
+            gap = gap[reference.layout.valid(reference.lengths(arrays["mask"]))]
+        differences[key] = float(np.max(gap))
+    return differences
+
+
+def _check_inputs(arrays: Mapping[str, np.ndarray], reference: ReferenceModel) -> None:
+    rows, slots = reference.num_items + 1, reference.layout.num_items
+    users = len(np.atleast_1d(arrays["mask"]))
+    _same("mask", arrays["mask"].shape, (users, slots))
+    _same("items", arrays["items"].shape, (users, slots + 1))
+    _same("seq", arrays["seq"].shape, (*arrays["seq"].shape[:1], slots))
+    for key in ("items", "seq", "neg"):
+        ids = arrays.get(key)
+        if ids is not None and (ids.dtype.kind not in "iu" or ids.min() < 0 or ids.max() >= rows):
+            found = f"{ids.dtype} {ids.min()}..{ids.max()}"
+            raise ValueError(f"{key} has {found}: item ids 0..{rows - 1} are needed")
+
+
+def _same(key: str, found: tuple[int, ...], needed: tuple[int, ...]) -> None:
+    if found != needed:
+        raise ValueError(f"{key} has shape {found}, the file's config and inputs need {needed}")
+
+
+def _outputs(
+    arrays: Mapping[str, np.ndarray], reference: ReferenceModel, params: Params
+) -> dict[str, Any]:
+    """What the model gives for a file's inputs, under the keys of the file."""
+    model = reference.build()
+
+    def encode(ids: np.ndarray, mask: np.ndarray) -> jax.Array:
+        lengths = jnp.asarray(reference.lengths(mask))
+        times = jnp.zeros((len(ids), model.layout.num_items + 1), jnp.int32)
+        return model.forward(params, jnp.asarray(ids, jnp.int32), model.layout, lengths, times)[0]
+
+    items, seq, mask = arrays["items"], arrays["seq"], arrays["mask"]
+    last = model.queries(encode(seq, seq != 0)[:, -1])
+    found: dict[str, Any] = {
+        "hidden": encode(items[:, :-1], mask),
+        "scores": last @ model.item_table(params).T,
+    }
+    if not model.layout.num_tokens:
+        loss, gradients = jax.value_and_grad(
+            lambda p: nce_loss(reference, p, items, mask, arrays["neg"])
+        )(params)
+        found["loss"] = loss
+        found["grad_item_embedding"] = gradients["item_embedding"]
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prints one line per compared quantity; 0 when none exceeds the tolerance, else 1."""
+    parser = argparse.ArgumentParser(
+        prog="python -m jaxrec.interop.persrec",
+        description="Compares this project's model with recorded outputs of the reference HSTU.",
+    )
+    parser.add_argument("file", help=".npz with the reference's config, weights and outputs")
+    parser.add_argument(
+        "--dtype", choices=("float64", "float32"), default="float64", help="arithmetic of the model"
+    )
+    flags = parser.parse_args(argv)
+    try:
+        differences = compare(read(flags.file), flags.dtype)
+    except ValueError as error:
+        parser.exit(2, f"error: {error}\n")
+    equal = True
+    for key, value in differences.items():
+        close = value <= TOLERANCE  # false for NaN
+        equal &= close
+        verdict = "ok" if close else f"above {TOLERANCE:g}"
+        print(f"{key:<20} largest absolute difference {value:.3e}  {verdict}")
+    return 0 if equal else 1
