@@ -16,7 +16,7 @@ from typing import Any
 
 from absl import flags as absl_flags
 
-from jaxrec import commands, evaluation
+from jaxrec import commandline, commands, evaluation
 from jaxrec.config import validate
 from jaxrec.runtime.workdir import WorkdirError
 
@@ -38,4 +38,4 @@ def main(flags: Any) -> None:
 
 
 if __name__ == "__main__":
-    commands.run(main, __doc__)
+    commandline.run(main, __doc__)

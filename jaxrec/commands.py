@@ -1,8 +1,6 @@
-"""What `train.py` and `eval.py` share: flags, clean errors, data and models of a run."""
+"""What `train.py` and `eval.py` share: data and models of a run."""
 
-import logging
 import pathlib
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,56 +12,9 @@ from jaxrec.config import Config, ConfigError, digest, validate
 from jaxrec.data import pipeline
 from jaxrec.layout import SegmentLayout
 from jaxrec.runtime import checkpoint, workdir
-from jaxrec.runtime.checkpoint import CheckpointError
-from jaxrec.runtime.workdir import WorkdirError
-from jaxrec.training.step import NonFiniteError
 from jaxrec.types import Batch
 
 CHECKPOINTS = "checkpoints"
-
-# what a user can mend: told in a line, without a traceback
-EXPECTED = (
-    ConfigError,
-    data.DataError,
-    CheckpointError,
-    WorkdirError,
-    NonFiniteError,
-    FileNotFoundError,
-)
-
-
-def run(main: Callable[[Any], None], usage: str) -> None:
-    """Runs an absl app with `--config`; expected errors end it with exit status 2 and one line."""
-    from absl import app, flags
-    from ml_collections import config_flags
-
-    config_flags.DEFINE_config_file(
-        "config", None, "recipe, `configs/x.py` or `configs/x.py:arg`; --config.a.b=c overrides"
-    )
-    flags.DEFINE_string("workdir", None, "folder of the run: config, checkpoints, metrics, data")
-    flags.mark_flags_as_required(["config", "workdir"])
-    logging.getLogger("absl").setLevel(logging.WARNING)
-
-    def guarded(argv: list[str]) -> None:
-        if len(argv) > 1:
-            raise app.UsageError(f"unexpected argument {argv[1]!r}")
-        try:
-            main(flags.FLAGS)
-        except EXPECTED as error:
-            print(f"{type(error).__name__}: {error}", file=sys.stderr)
-            sys.exit(2)
-
-    sys.modules["__main__"].__doc__ = usage
-    try:
-        app.run(guarded)
-    except ConfigError as error:  # raised by a recipe while flags are read
-        print(f"ConfigError: {error}", file=sys.stderr)
-        sys.exit(2)
-    except AttributeError as error:
-        if "does not have attribute" not in str(error) and "No attribute" not in str(error):
-            raise
-        print(f"ConfigError: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 class Session:
