@@ -34,6 +34,7 @@ def train_batches(
     worker_processes: int = 0,
     process_index: int = 0,
     process_count: int = 1,
+    vary_segments: bool = False,
 ) -> Iterator[Batch]:
     """Training batches `start_step`, `start_step + 1`, ... without end.
 
@@ -65,6 +66,7 @@ def train_batches(
         last_window=last_window,
         seed=seed,
         vary_recent=vary_recent,
+        vary_segments=vary_segments,
     )
     order = grain.MapDataset.range(int(last_window[-1])).shuffle(seed=seed % 2**32).repeat()
     rows = order.map_with_index(_numbered).batch(local, batch_fn=list)
@@ -120,16 +122,18 @@ def eval_batches(
         yield read_batch(cut.take(slice(start, start + local)), layout, prepared.source)
 
 
-def read_batch(cut: Cut, layout: SegmentLayout, source: RecordSource) -> Batch:
-    """Reads the histories of a cut and lays them out."""
+def read_batch(
+    cut: Cut, layout: SegmentLayout, source: RecordSource, sizes: np.ndarray | None = None
+) -> Batch:
+    """Reads the histories of a cut and lays them out (sizes: see `windows.lay_out`)."""
     present = np.unique(cut.user[cut.user >= 0])
     records = source.__getitems__(present.tolist())
-    sizes = np.asarray([0, *(len(record.items) for record in records)])
+    counts = np.asarray([0, *(len(record.items) for record in records)])
     nothing = [np.zeros(1, np.int32)]  # padding rows index into it
     items = np.concatenate([*(record.items for record in records), *nothing])
     times = np.concatenate([*(record.times for record in records), *nothing])
-    base = np.cumsum(sizes)[np.searchsorted(present, cut.user)]
-    return windows.lay_out(cut, layout, items, times, base)
+    base = np.cumsum(counts)[np.searchsorted(present, cut.user)]
+    return windows.lay_out(cut, layout, items, times, base, sizes)
 
 
 class _Stream(Iterator[Batch]):
@@ -170,15 +174,20 @@ class _TrainBatch:
     last_window: np.ndarray
     seed: int
     vary_recent: bool
+    vary_segments: bool
 
     def __call__(self, rows: Sequence[tuple[int, int]]) -> Batch:
         window = np.asarray([window for _, window in rows])
         user = np.searchsorted(self.last_window, window, side="right")
         chance = np.stack([self._chance(position) for position, _ in rows])
         config = self.layout_config
-        cut = windows.train_cuts(user, self.train_end[user], config, chance, self.vary_recent)
-        return read_batch(cut, SegmentLayout.from_config(config), self.source)
+        sizes = None
+        if self.vary_segments and config.mode == "compressed":
+            sizes = windows.segment_sizes(config, chance[:, 5])
+        ends = self.train_end[user]
+        cut = windows.train_cuts(user, ends, config, chance, self.vary_recent, sizes)
+        return read_batch(cut, SegmentLayout.from_config(config), self.source, sizes)
 
     def _chance(self, position: int) -> Any:
         key = [self.seed % 2**64, position]
-        return np.random.Generator(np.random.Philox(key=np.asarray(key, np.uint64))).random(5)
+        return np.random.Generator(np.random.Philox(key=np.asarray(key, np.uint64))).random(6)

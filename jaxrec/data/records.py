@@ -1,53 +1,107 @@
 """Histories on disk: one array_record record per user, written and read through TFDS.
 
-No TensorFlow: the builder makes its own DatasetInfo, its features are plain tensors, and
-records are read as a random-access data source.
+No TensorFlow: shards are written directly, described by a builder's own DatasetInfo with plain
+tensor features, so that TFDS reads them as a random-access data source; so does `RecordSource`.
 """
 
-import contextlib
-import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxrec.data.histories import Histories
-from jaxrec.data.progress import track
+from jaxrec.data import examples
 from jaxrec.data.schema import DataError
+from jaxrec.data.sorting import Each, Events, each
 
 VERSION = "1.0.0"  # of the record format
 SPLIT = "users"
+NAME = "user_histories"
 
 
 class Record(NamedTuple):
-    """One user's events, oldest first: int32 items and times [N], bool returning [N] or None."""
+    """One user's events, oldest first: int32 items and times [N], bool returning [N] or None,
+    uint8 types of events [N] or None."""
 
     items: np.ndarray
     times: np.ndarray
     returning: np.ndarray | None
+    event: np.ndarray | None = None
 
 
-def write(histories: Histories, folder: Path) -> None:
-    """Writes one record per user, in user order, below `folder` (which must be new)."""
+def write(
+    folder: Path,
+    parts: Sequence[int],
+    users: np.ndarray,
+    load: Callable[[int], Events],
+    workers: int,
+    label: str = "data: writing users",
+    numbers: np.ndarray | None = None,
+    run: Each = each,
+) -> list[np.ndarray]:
+    """Writes one record per user, in order, and the description TFDS reads, below `folder`.
+
+    Returns the events of each user, part by part.
+
+    parts: users of each part, > 0; part p becomes shard p. users: raw ids [U].
+    load: events of a part, items 1..V; called from `workers` threads, which write a shard each.
+    numbers: int [U] dense user indices, default 0..U-1. run: does the work of all parts.
+    """
+    target = folder / NAME / VERSION
+    target.mkdir(parents=True)
+    ends = np.cumsum(parts)
+    numbers = np.arange(len(users)) if numbers is None else numbers
+
+    def one(part: int) -> tuple[int, tuple[str, ...], np.ndarray]:
+        events = load(part)
+        chosen = slice(int(ends[part]) - parts[part], int(ends[part]))
+        lists = {"items": events.items, "times": events.times}
+        if events.event is not None:
+            lists["event"] = events.event
+        if events.returning is not None:
+            lists["returning"] = events.returning
+        name = f"{NAME}-{SPLIT}.array_record-{part:05d}-of-{len(parts):05d}"
+        raw = users[chosen].tolist()
+        size = _write_shard(
+            target / name, examples.encode(numbers[chosen], raw, events.counts, lists)
+        )
+        return size, tuple(lists), events.counts
+
+    written = list(run(one, len(parts), workers, label))
+    _describe(target, parts, written, users.dtype.kind == "U")
+    return [counts for _, _, counts in written]
+
+
+def _write_shard(path: Path, serialized: Any) -> int:
+    """Bytes of all records."""
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    writer = ArrayRecordWriter(str(path), "group_size:1")
+    size = 0
+    for record in serialized:
+        writer.write(record)
+        size += len(record)
+    writer.close()
+    return size
+
+
+def _describe(target: Path, parts: Sequence[int], written: Sequence[Any], text_ids: bool) -> None:
+    """The dataset_info.json and features.json of TFDS."""
     import tensorflow_datasets as tfds
 
-    text_ids = histories.users.dtype.kind == "U"
-    events = tfds.features.Tensor(shape=(None,), dtype=np.int32)
+    tensor = tfds.features.Tensor
+    kinds = {"items": np.int32, "times": np.int32, "event": np.uint8, "returning": np.bool_}
     features: dict[str, Any] = {
         "user": np.int32,
         "raw_id": tfds.features.Text() if text_ids else np.int64,
-        "items": events,
-        "times": events,
+        **{name: tensor(shape=(None,), dtype=kinds[name]) for name in written[0][1]},
     }
-    if histories.returning is not None:
-        features["returning"] = tfds.features.Tensor(shape=(None,), dtype=np.bool_)
 
     class UserHistories(  # type: ignore[call-arg]
         tfds.core.GeneratorBasedBuilder, skip_registration=True
     ):
-        """Histories of users, one record each."""
+        """Histories of users, one record each; written by `write`, described here."""
 
         VERSION = tfds.core.Version(VERSION)
 
@@ -59,27 +113,23 @@ def write(histories: Histories, folder: Path) -> None:
             )
 
         def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-            return {SPLIT: self._generate_examples()}
+            raise NotImplementedError("records are written by jaxrec.data.records.write")
 
-        def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
-            users = track(range(len(histories)), len(histories), "data: writing users")
-            for user in users:
-                events = slice(histories.offsets[user], histories.offsets[user + 1])
-                example = {
-                    "user": user,
-                    "raw_id": histories.users[user].item(),
-                    "items": histories.items[events],
-                    "times": histories.times[events],
-                }
-                if histories.returning is not None:
-                    example["returning"] = histories.returning[events]
-                yield user, example
+        def _generate_examples(self) -> Any:
+            raise NotImplementedError("records are written by jaxrec.data.records.write")
 
-    tfds.disable_progress_bar()  # its bars count bytes of a download that does not exist
-    builder = UserHistories(data_dir=folder, file_format="array_record")
-    config = tfds.download.DownloadConfig(try_download_gcs=False)
-    with contextlib.redirect_stdout(io.StringIO()):  # it announces a download
-        builder.download_and_prepare(download_config=config)
+    builder = UserHistories(data_dir=target.parent.parent, file_format="array_record")
+    template = tfds.core.ShardedFileTemplate(
+        data_dir=builder.data_path, dataset_name=NAME, split=SPLIT, filetype_suffix="array_record"
+    )
+    info = tfds.core.SplitInfo(
+        name=SPLIT,
+        shard_lengths=[int(part) for part in parts],
+        num_bytes=sum(size for size, _, _ in written),
+        filename_template=template,
+    )
+    builder.info.set_splits(tfds.core.splits.SplitDict([info]))
+    builder.info.write_to_directory(target)
 
 
 class RecordSource:
@@ -94,13 +144,12 @@ class RecordSource:
 
     def _open(self) -> Any:
         if self._source is None:
-            import tensorflow_datasets as tfds
+            from array_record.python.array_record_data_source import ArrayRecordDataSource
 
-            found = sorted(self.folder.glob(f"*/{VERSION}"))
-            if len(found) != 1:
+            shards = sorted(map(str, self.folder.glob(f"*/{VERSION}/*.array_record-*")))
+            if not shards:
                 raise DataError(f"{self.folder}: no prepared records of format {VERSION}")
-            builder = tfds.builder_from_directory(found[0])
-            self._source = builder.as_data_source(split=SPLIT)
+            self._source = ArrayRecordDataSource(shards)
         return self._source
 
     def __len__(self) -> int:
@@ -111,14 +160,29 @@ class RecordSource:
 
     def __getitems__(self, users: Sequence[int]) -> list[Record]:
         users = [int(user) for user in users]
-        records = self._open().__getitems__(users) if users else []
-        for user, record in zip(users, records, strict=True):
-            if int(record["user"]) != user:
-                raise DataError(
-                    f"{self.folder}: record {user} holds user {int(record['user'])}: the prepared "
-                    "data is damaged. Remove the folder to prepare it again"
-                )
-        return [Record(r["items"], r["times"], r.get("returning")) for r in records]
+        try:
+            found = examples.decode(self._open().__getitems__(users)) if users else []
+            return [self._record(*pair) for pair in zip(users, found, strict=True)]
+        except (ValueError, KeyError) as error:
+            if isinstance(error, DataError):
+                raise
+            raise DataError(
+                f"{self.folder}: records {users[:3]}... cannot be read ({error!r}): the prepared "
+                "data is damaged. Remove the folder to prepare it again"
+            ) from error
+
+    def _record(self, user: int, found: dict[str, Any]) -> Record:
+        if int(found["user"][0]) != user:
+            raise DataError(
+                f"{self.folder}: record {user} holds user {int(found['user'][0])}: the prepared "
+                "data is damaged. Remove the folder to prepare it again"
+            )
+        return Record(
+            found["items"].astype(np.int32),
+            found["times"].astype(np.int32),
+            found["returning"].astype(bool) if "returning" in found else None,
+            found["event"].astype(np.uint8) if "event" in found else None,
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {"folder": self.folder, "_source": None}

@@ -1,25 +1,27 @@
 """Raw interactions: columns, validation, id vocabulary.
 
-Every reader in `jaxrec.data.datasets` hands its columns to `check`, so bad input is refused in
-one place and with one kind of message: the table, the column, what was found, what to do.
+The columns of every reader in `jaxrec.data.datasets` and of every request pass `check_ids` and
+`seconds`, so bad input is refused in one place and with one kind of message: the table, the
+column, what was found, what to do.
 """
 
 import dataclasses
 import json
-import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-
-log = logging.getLogger(__name__)
 
 INT64_MAX = 2**63 - 1
 INT32_MAX = 2**31 - 1
 # Seconds since 1970 reach 1e11 in the year 5138: anything above counts smaller units.
 LARGEST_SECOND = 10**11
+# and what is told to be a smaller unit but falls before March 1973 counts larger ones.
+SMALLEST_SECOND = 10**8
+UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}  # ticks per second
+UNIT_NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 
 
 class DataError(ValueError):
@@ -28,20 +30,17 @@ class DataError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Interactions:
-    """One row per event, in input order.
+    """One row per event.
 
     user, item: int64 or str (NumPy `U`) [N], raw ids.
     time: int64 [N], seconds since 1970.
     returning: bool [N], event planted as a return to an early preference (synthetic data only).
-    duplicates: how many rows repeat an earlier (user, item, time); still in the table unless
-        `check` was told to drop them.
     """
 
     user: np.ndarray
     item: np.ndarray
     time: np.ndarray
     returning: np.ndarray | None = None
-    duplicates: int = 0
 
     def __len__(self) -> int:
         return len(self.time)
@@ -49,28 +48,7 @@ class Interactions:
     def take(self, rows: np.ndarray) -> "Interactions":
         """The rows at `rows` (indices or a boolean mask)."""
         returning = None if self.returning is None else self.returning[rows]
-        return dataclasses.replace(
-            self,
-            user=self.user[rows],
-            item=self.item[rows],
-            time=self.time[rows],
-            returning=returning,
-        )
-
-
-class ItemTexts(NamedTuple):
-    """Texts of items: raw `ids` int or str [M], `columns` name -> text or None [M]."""
-
-    ids: np.ndarray
-    columns: dict[str, np.ndarray]
-
-
-class Raw(NamedTuple):
-    """What a reader gives: events, texts where there are any, and a name for messages."""
-
-    interactions: Interactions
-    texts: ItemTexts | None
-    source: str
+        return Interactions(self.user[rows], self.item[rows], self.time[rows], returning)
 
 
 def check(
@@ -79,60 +57,59 @@ def check(
     user: str = "user_id",
     item: str = "item_id",
     time: str = "timestamp",
-    duplicates: str = "keep",
-    returning: np.ndarray | None = None,
 ) -> Interactions:
-    """Validated interactions.
+    """A small table of validated interactions; rows with fractions of a second come in time order.
 
     columns: column name -> array-like [N]. Ids are integers or text, times integers, floats
-        (seconds since 1970) or datetime64; rows with fractions of a second are put in time
-        order before the fraction is cut off.
-    source: how messages call the table (a file name).
-    user, item, time: names of the columns.
-    duplicates: `keep` or `drop` rows that repeat an earlier (user, item, time).
+        (seconds since 1970) or datetime64.
+    source: how messages call the table. user, item, time: names of the columns.
 
     Raises DataError: a missing column, a wrong type, nulls, ids beyond int64, negative times,
     times in milliseconds or smaller units, no rows.
     """
-    for name in (user, item, time):
-        if name not in columns:
-            have = ", ".join(map(repr, columns)) or "none"
-            raise DataError(
-                f"{source}: column {name!r} is missing, there are: {have}. Set data.user_column, "
-                "data.item_column and data.time_column to the names in the table"
-            )
+    require(columns, (user, item, time), source)
+    if all(not len(columns[name]) for name in (user, item, time)):
+        raise DataError(f"{source}: no rows. Give a table with at least one event")
     users, items = check_ids(columns[user], user, source), check_ids(columns[item], item, source)
-    seconds, order = _seconds(np.asarray(columns[time]), time, source)
-    if not len(users) == len(items) == len(seconds):
+    moments, fraction = seconds(np.asarray(columns[time]), time, source)
+    if not len(users) == len(items) == len(moments):
         raise DataError(
             f"{source}: columns differ in length: {user!r} {len(users)}, {item!r} {len(items)}, "
-            f"{time!r} {len(seconds)}"
+            f"{time!r} {len(moments)}"
         )
-    if not len(seconds):
-        raise DataError(f"{source}: no rows. Give a table with at least one event")
-    table = Interactions(users, items, seconds, returning)
-    if order is not None:
-        table = table.take(order)
-    repeats = repeated_rows(table)
-    count = int(repeats.sum())
-    if count:
-        kept = "dropped" if duplicates == "drop" else "kept"
-        log.info("%s: %d of %d rows repeat an earlier row: %s", source, count, len(repeats), kept)
-        if duplicates == "drop":
-            table = table.take(~repeats)
-    return dataclasses.replace(table, duplicates=count)
+    table = Interactions(users, items, moments)
+    return table if fraction is None else table.take(np.lexsort((fraction, moments)))
 
 
-def check_ids(values: Any, name: str, source: str) -> np.ndarray:
-    """Ids of column `name` as an int64 or `U` array; DataError for anything that is no id."""
+def require(columns: Iterable[str], needed: Sequence[str], source: str, hint: str = "") -> None:
+    """Raises DataError for the first of `needed` that is not among the columns of `source`."""
+    have = list(columns)
+    missing = [name for name in needed if name not in have]
+    if missing:
+        advice = hint or (
+            "Set data.user_column, data.item_column, data.time_column or data.text_columns to "
+            "names in the table"
+        )
+        raise DataError(
+            f"{source}: column {missing[0]!r} is missing, there are: "
+            f"{', '.join(map(repr, have)) or 'none'}. {advice}"
+        )
+
+
+def check_ids(values: Any, name: str, source: str, first_row: int = 0) -> np.ndarray:
+    """Ids of column `name` as an int64 or `U` array; DataError for anything that is no id.
+
+    first_row: number of the first value's row, where the values are a part of a table.
+    """
     array = np.asarray(values)
+    _single_values(array, name, source)
     if array.dtype.kind == "O":
-        missing = [i for i, value in enumerate(array) if value is None or value != value]
+        floats = (float, np.floating)  # NaN; other values may have no truth (lists, arrays)
+        missing = [
+            i for i, v in enumerate(array) if v is None or (isinstance(v, floats) and v != v)
+        ]
         if missing:
-            raise DataError(
-                f"{source}: column {name!r} is null in {len(missing)} rows, first in row "
-                f"{missing[0]}. Remove these rows"
-            )
+            raise null_ids(source, name, len(missing), missing[0] + first_row)
         kinds = sorted({type(value).__name__ for value in array})
         if kinds == ["str"]:
             return array.astype(np.str_)
@@ -163,6 +140,22 @@ def check_ids(values: Any, name: str, source: str) -> np.ndarray:
     )
 
 
+def _single_values(array: np.ndarray, name: str, source: str) -> None:
+    """Raises DataError for a column that holds a list in every row."""
+    if array.ndim != 1:
+        raise DataError(
+            f"{source}: column {name!r} holds {array.shape[1:]} values in every row. "
+            "Give one row per event"
+        )
+
+
+def null_ids(source: str, name: str, rows: int, first: int) -> DataError:
+    """The error about ids that are not there."""
+    return DataError(
+        f"{source}: column {name!r} is null in {rows} rows, first in row {first}. Remove these rows"
+    )
+
+
 def _beyond_int64(source: str, name: str, value: int) -> DataError:
     return DataError(
         f"{source}: column {name!r} holds {value}, beyond int64 (largest is {INT64_MAX}). "
@@ -170,13 +163,21 @@ def _beyond_int64(source: str, name: str, value: int) -> DataError:
     )
 
 
-def _seconds(array: np.ndarray, name: str, source: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """int64 seconds, and the stable time order when fractions of a second were cut off."""
-    order = None
-    if array.dtype.kind == "O" and not len(array):
-        array = array.astype(np.int64)
+def seconds(
+    array: np.ndarray, name: str, source: str, unit: str = "s", first_row: int = 0
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """int64 [N] seconds since 1970 and int32 [N] nanoseconds beyond them (None: none anywhere).
+
+    array: integers or floats that count `unit` (s, ms, us, ns) since 1970, or datetime64.
+    first_row: as in `check_ids`.
+
+    Raises DataError: another type, nulls, negative times, and numbers that cannot be what `unit`
+    says (seconds above 1e11 are smaller units; smaller units that fall before March 1973 are
+    seconds), so a column that mixes units is refused whatever `unit` is.
+    """
+    _single_values(array, name, source)
     if array.dtype.kind not in "iufM":
-        found = f", for example {array[0]!r}" if len(array) else ""
+        found = f", for example {array.tolist()[0]!r}" if len(array) else ""
         raise DataError(
             f"{source}: column {name!r} has type {array.dtype}{found}. Times must be seconds "
             "since 1970 or datetimes: convert the column"
@@ -185,44 +186,58 @@ def _seconds(array: np.ndarray, name: str, source: str) -> tuple[np.ndarray, np.
     if bad.any():
         raise DataError(
             f"{source}: column {name!r} is null, NaN or infinite in {int(bad.sum())} rows, first "
-            f"in row {int(bad.argmax())}. Remove or repair these rows"
+            f"in row {int(bad.argmax()) + first_row}. Remove or repair these rows"
         )
-    # compared before the cast: a float or uint64 beyond int64 must not wrap around
-    if array.dtype.kind != "M" and len(array) and array.max() > LARGEST_SECOND:
+    negative = array < np.zeros((), array.dtype)  # of datetimes: 1970
+    if negative.any():
+        row = int(negative.argmax())
         raise DataError(
-            f"{source}: column {name!r} reaches {array.max()}, more than seconds since 1970 can "
-            "be: these look like milliseconds or smaller units. Divide by 1000 (milliseconds), "
-            "1e6 (microseconds) or 1e9 (nanoseconds)"
+            f"{source}: column {name!r} is negative in {int(negative.sum())} rows, first in row "
+            f"{row + first_row} ({array[row]}). Times are seconds since 1970: remove or repair "
+            "these rows"
         )
     if array.dtype.kind == "M":
-        whole = array.astype("datetime64[s]")  # rounds towards the past
-        fractions = bool((whole != array).any())
-        seconds = whole.astype(np.int64)
-    else:
-        floor = np.floor(array) if array.dtype.kind == "f" else array
-        fractions = bool((floor != array).any())
-        seconds = floor.astype(np.int64)
-    if fractions:
-        order = np.argsort(array, kind="stable")
-    if len(seconds) and seconds.min() < 0:
-        row = int((seconds < 0).argmax())
+        whole = array.astype("datetime64[s]")
+        rest = (array - whole).astype("timedelta64[ns]").astype(np.int32)
+        return whole.astype(np.int64), rest if rest.any() else None
+    _check_unit(array, name, source, unit)
+    ticks = UNITS[unit]
+    if array.dtype.kind == "f" and len(array) and np.spacing(array.max()) > ticks:
         raise DataError(
-            f"{source}: column {name!r} is negative in {int((seconds < 0).sum())} rows, first in "
-            f"row {row} ({array[row]}). Times are seconds since 1970: remove or repair these rows"
+            f"{source}: column {name!r} reaches {array.max():.0f} in {array.dtype}, which holds "
+            f"times there in steps of {np.spacing(array.max()) / ticks:.0f} seconds: the order of "
+            "events is lost. Store the times as integers, float64 or datetimes"
         )
-    return seconds, order
+    if array.dtype.kind == "f":
+        scaled = array.astype(np.float64) / ticks
+        floor = np.floor(scaled)
+        rest = ((scaled - floor) * 1e9).astype(np.int32)
+        return floor.astype(np.int64), rest if rest.any() else None
+    if ticks == 1:
+        return array.astype(np.int64), None
+    whole, left = np.divmod(array.astype(np.int64), ticks)
+    rest = (left * (10**9 // ticks)).astype(np.int32)
+    return whole, rest if rest.any() else None
 
 
-def repeated_rows(table: Interactions) -> np.ndarray:
-    """bool [N]: rows whose (user, item, time) occurs in an earlier row."""
-    _, user = np.unique(table.user, return_inverse=True)
-    _, item = np.unique(table.item, return_inverse=True)
-    order = np.lexsort((item, table.time, user))  # stable: the earliest row comes first
-    user, item, time = user[order], item[order], table.time[order]
-    same = (user[1:] == user[:-1]) & (item[1:] == item[:-1]) & (time[1:] == time[:-1])
-    repeats = np.zeros(len(table), bool)
-    repeats[order[1:][same]] = True
-    return repeats
+def _check_unit(array: np.ndarray, name: str, source: str, unit: str) -> None:
+    """Compared before any cast: a float or uint64 beyond int64 must not wrap around."""
+    if not len(array):
+        return
+    if array.max() > LARGEST_SECOND * UNITS[unit]:
+        larger = [u for u, ticks in UNITS.items() if array.max() <= LARGEST_SECOND * ticks]
+        found = UNIT_NAMES[larger[0]] if larger else "no unit of time"
+        raise DataError(
+            f"{source}: column {name!r} reaches {array.max()}, more than {UNIT_NAMES[unit]} since "
+            f"1970 can be: these look like {found}. Divide by 1000 "
+            "(milliseconds), 1e6 (microseconds) or 1e9 (nanoseconds), or set data.time_unit"
+        )
+    if unit != "s" and array.min() < SMALLEST_SECOND * UNITS[unit]:
+        raise DataError(
+            f"{source}: column {name!r} holds {array.min()}, as {UNIT_NAMES[unit]} since 1970 "
+            "before March 1973: these look like seconds or larger units. Set data.time_unit to "
+            "what the column counts, and convert columns that mix units"
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -242,7 +257,7 @@ class Vocabulary:
         ranked = self.ids[order]
         if (ranked[1:] == ranked[:-1]).any():
             twice = ranked[1:][ranked[1:] == ranked[:-1]][0]
-            raise DataError(f"vocabulary: item id {twice!r} occurs twice")
+            raise DataError(f"vocabulary: item id {twice.item()!r} occurs twice")
         object.__setattr__(self, "_order", order)
         object.__setattr__(self, "_ranked", ranked)
 
@@ -306,5 +321,5 @@ class Vocabulary:
         """Raises DataError naming the file when it is not a saved vocabulary."""
         try:
             return cls.from_json(Path(path).read_text(encoding="utf-8"))
-        except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"{path}: not a saved vocabulary ({error!r})") from error

@@ -8,7 +8,7 @@ events behind segment c(t) are the recent window.
 Dimension letters: B rows, E item slots, S segments with the recent window, n segment size.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -45,34 +45,50 @@ class Cut(NamedTuple):
 
 
 def lay_out(
-    cut: Cut, layout: SegmentLayout, items: np.ndarray, times: np.ndarray, base: np.ndarray
+    cut: Cut,
+    layout: SegmentLayout,
+    items: np.ndarray,
+    times: np.ndarray,
+    base: np.ndarray,
+    sizes: np.ndarray | None = None,
 ) -> Batch:
     """The batch of a cut.
 
     items, times: int32 [N], the rows' histories (or the whole data set), one after the other.
     base: int64 [B], where in them event 0 of each row's history stands.
+    sizes: int64 [B], events of a row's complete segments (default: all that fit). What a shorter
+    segment leaves empty lies behind its events; the item before a gap predicts nothing, the
+    segment's last token does.
     """
     slots = np.arange(layout.num_items + 1)
     starts = layout.item_segment_starts
     last = layout.num_segments - 1
     segment = np.minimum(np.searchsorted(starts[1:], slots, side="right"), last)
     offset = slots - starts[segment]
-    size = layout.segments[0][0] if last else 0
+    if sizes is None:
+        sizes = np.full(len(cut.user), layout.segments[0][0] if last else 0)
+    size = sizes[:, None]
     absent = (last - cut.segments)[:, None]  # complete segments that the row does not have
-    event = cut.start[:, None] + (segment[None] - absent) * size + offset[None]
     in_recent = segment == last
+    # a gap at the end of a short segment has the time of the event before it, which so is the
+    # time of the segment's tokens
+    inside = np.where(in_recent[None], offset[None], np.minimum(offset[None], size - 1))
+    event = cut.start[:, None] + (segment[None] - absent) * size + inside
     present = np.where(
-        in_recent[None], offset[None] <= cut.recent[:, None], segment[None] >= absent
+        in_recent[None],
+        offset[None] <= cut.recent[:, None],
+        (segment[None] >= absent) & (offset[None] < size),
     )
     present &= cut.user[:, None] >= 0
-    place = np.where(present, base[:, None] + event, 0)
+    timed = present | (~in_recent[None] & (segment[None] >= absent) & (cut.user[:, None] >= 0))
+    place = np.where(timed, base[:, None] + event, 0)
     weighted = present & (event >= cut.first[:, None]) & (event < cut.stop[:, None])
     recent = np.where(cut.user >= 0, cut.recent, 0)
     lengths = np.where(np.arange(last + 1)[None] >= absent, size, 0)
     lengths[:, last] = recent
     return Batch(
         items=np.where(present, items[place], 0).astype(np.int32),
-        times=np.where(present, times[place], 0).astype(np.int32),
+        times=np.where(timed, times[place], 0).astype(np.int32),
         lengths=lengths.astype(np.int32),
         weights=weighted.astype(np.float32),
         user=cut.user.astype(np.int32),
@@ -86,17 +102,29 @@ def count_windows(train_end: np.ndarray, layout: SegmentLayout) -> np.ndarray:
     return -(-targets // layout.num_items)
 
 
+def segment_sizes(config: LayoutConfig, chance: np.ndarray) -> np.ndarray:
+    """int64 [B] events of the complete segments of training windows of random length.
+
+    chance: float64 [B], uniform in [0, 1). Half of the windows keep n, the others draw one of
+    n / 2 (rounded up), ..., n.
+    """
+    n = config.segment_size
+    shortest = -(-n // 2)
+    return np.where(chance < 0.5, shortest + _below(2 * chance, n - shortest + 1), n)
+
+
 def train_cuts(
     user: np.ndarray,
     train_end: np.ndarray,
     config: LayoutConfig,
     chance: np.ndarray,
     vary_recent: bool,
+    sizes: np.ndarray | None = None,
 ) -> Cut:
     """Training windows, one per row; every event behind the first input is a target.
 
     user, train_end: int64 [B], users with at least two training events and how many they have.
-    chance: float64 [B, 5], uniform numbers in [0, 1).
+    chance: float64 [B, 5], uniform numbers in [0, 1). sizes: int64 [B] as for `lay_out`.
 
     A history that fits is taken whole. Of a longer one the last target is drawn so that every
     event is a target equally often, the newest and oldest ones more often. Without
@@ -114,7 +142,8 @@ def train_cuts(
     if config.mode != "compressed":
         start = np.maximum(end - slots, 0)
         return _train_cut(user, start, np.zeros_like(end), end - start)
-    n, low = config.segment_size, config.recent_min
+    n: Any = config.segment_size if sizes is None else sizes
+    low = config.recent_min
     origin = np.maximum(end - slots, 0) if vary_recent else np.zeros_like(end)
     complete = np.maximum((end - origin - low) // n, 0)
     recent = end - origin - complete * n
@@ -133,12 +162,12 @@ def train_cuts(
 
 
 def _train_cut(
-    user: np.ndarray, start: np.ndarray, segments: np.ndarray, recent: np.ndarray, n: int = 0
+    user: np.ndarray, start: np.ndarray, segments: np.ndarray, recent: np.ndarray, n: Any = 0
 ) -> Cut:
     return Cut(user, start, segments, recent, start + 1, start + segments * n + recent + 1)
 
 
-def _below(chance: np.ndarray, bound: np.ndarray) -> np.ndarray:
+def _below(chance: np.ndarray, bound: np.ndarray | int) -> np.ndarray:
     """Integers 0..bound-1 from uniform numbers in [0, 1)."""
     return np.minimum((chance * bound).astype(np.int64), bound - 1)
 

