@@ -1,0 +1,153 @@
+"""The model's functions as portable artifacts (`jax.export`), for servers without this package.
+
+    <folder>/compress.bin   (params, items [b, M], times [b, M], counts [b]) -> state
+    <folder>/extend.bin     (params, state, items [b, M], times [b, M], counts [b]) -> state
+    <folder>/score.bin      (params, state, now [b]) -> scores float32 [b, V + 1]
+    <folder>/recommend.bin  (params, state, now [b]) -> (scores [b, k], dense item ids [b, k])
+    <folder>/params.npz     the parameters, by name
+    <folder>/catalog.npz    raw ids of dense ids, popularity, time origin
+    <folder>/signature.json shapes and dtypes of all of it
+
+Parameters and states are flat dicts of arrays, the batch b is symbolic (any size), and the
+artifacts run on cpu, cuda and tpu: `jax.export.deserialize(bytes).call(params, ...)`. Items are
+dense ids, times int32 seconds from the catalog's origin.
+"""
+
+import json
+import os
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrec import states
+from jaxrec.runtime import leaves, workdir
+from jaxrec.serving.places import writing
+from jaxrec.serving.service import Recommender
+from jaxrec.types import KV, UserState
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+SIGNATURE = "signature.json"
+Arrays = dict[str, Any]
+
+
+def flat_state(state: UserState) -> Arrays:
+    """A batch of states as a dict: `kv.k` [L, B, C, N, H] ..., `events` [B]."""
+    kv = {f"kv.{name}": value for name, value in state.kv._asdict().items()}
+    return kv | {name: value for name, value in state._asdict().items() if name != "kv"}
+
+
+def nested_state(arrays: Mapping[str, Any]) -> UserState:
+    """The inverse of `flat_state`."""
+    kv = KV(*(arrays[f"kv.{name}"] for name in KV._fields))
+    return UserState(kv, *(arrays[name] for name in UserState._fields[1:]))
+
+
+def functions(rec: Recommender, k: int) -> dict[str, Callable[..., Any]]:
+    """The exported functions over flat dicts."""
+    model = rec.model
+    like = jax.eval_shape(model.init, jax.random.key(0))
+    names, tree = list(leaves.flatten(like)), jax.tree.structure(like)
+
+    def unpack(params: Arrays) -> Any:
+        return jax.tree.unflatten(tree, [params[name] for name in names])
+
+    def compress(params: Arrays, items: Any, times: Any, counts: Any) -> Arrays:
+        return flat_state(states.compress(model, unpack(params), items, times, counts))
+
+    def extend(params: Arrays, state: Arrays, items: Any, times: Any, counts: Any) -> Arrays:
+        nested = nested_state(state)
+        return flat_state(states.extend(model, unpack(params), nested, items, times, counts))
+
+    def score(params: Arrays, state: Arrays, now: Any) -> jax.Array:
+        return states.score(model, unpack(params), nested_state(state), now)
+
+    def recommend(params: Arrays, state: Arrays, now: Any) -> tuple[jax.Array, jax.Array]:
+        whole = jnp.iinfo(jnp.int32).max  # one block: how many queries there are is not known yet
+        return states.recommend(model, unpack(params), nested_state(state), now, k, block=whole)
+
+    return {"compress": compress, "extend": extend, "score": score, "recommend": recommend}
+
+
+def save(
+    rec: Recommender,
+    folder: str | os.PathLike[str],
+    *,
+    events: int = 128,
+    k: int = 100,
+    platforms: Sequence[str] = PLATFORMS,
+) -> pathlib.Path:
+    """Writes the artifacts; returns the folder.
+
+    events: M, new events of one call; longer histories are added in turn. k: length of the
+    lists of `recommend` (at most the catalog). Raises ValueError when they are not positive,
+    StoreError where a file cannot be written.
+    """
+    if events < 1 or k < 1:
+        raise ValueError(f"events={events}, k={k}: positive numbers are needed")
+    target = pathlib.Path(folder)
+    with writing(target):
+        target.mkdir(parents=True, exist_ok=True)
+    k = min(k, rec.catalog.num_items)
+    # The largest batch is a bound that the compiler may rely on.
+    (batch,) = jax.export.symbolic_shape("b", constraints=[f"b <= {2**20}"])
+    params = {n: _shape(x.shape, x.dtype) for n, x in leaves.flatten(rec.params).items()}
+    state = {
+        name: _shape([batch if size == -1 else size for size in shape], dtype)
+        for name, (shape, dtype) in _state_shapes(rec).items()
+    }
+    lines, counts = _shape((batch, events), jnp.int32), _shape((batch,), jnp.int32)
+    arguments = {
+        "compress": (params, lines, lines, counts),
+        "extend": (params, state, lines, lines, counts),
+        "score": (params, state, counts),
+        "recommend": (params, state, counts),
+    }
+    signature: dict[str, Any] = {
+        "platforms": list(platforms),
+        "events": events,
+        "k": k,
+        "functions": {},
+    }
+    for name, function in functions(rec, k).items():
+        exported = jax.export.export(jax.jit(function), platforms=platforms)(*arguments[name])
+        content = exported.serialize()
+        with writing(target / f"{name}.bin"):
+            (target / f"{name}.bin").write_bytes(content)
+        signature["functions"][name] = {
+            "inputs": [str(aval) for aval in exported.in_avals],
+            "outputs": [str(aval) for aval in exported.out_avals],
+        }
+    signature["params"] = {n: [list(x.shape), str(x.dtype)] for n, x in params.items()}
+    signature["state"] = {
+        n: [shape, str(dtype)] for n, (shape, dtype) in _state_shapes(rec).items()
+    }
+    values = {name: np.asarray(x) for name, x in leaves.flatten(rec.params).items()}
+    with writing(target):
+        with (target / "params.npz").open("wb") as stream:
+            np.savez(stream, **values)  # type: ignore[arg-type]
+        rec.catalog.save(target)
+        workdir.write_text(target / SIGNATURE, json.dumps(signature, indent=1) + "\n")
+    return target
+
+
+def _state_shapes(rec: Recommender) -> dict[str, tuple[list[int], Any]]:
+    """Name -> (shape, dtype) of a flat state; -1 is the batch."""
+    one, two = (
+        flat_state(jax.eval_shape(lambda batch=batch: states.empty(rec.model, batch)))
+        for batch in (1, 2)
+    )
+    return {
+        name: (
+            [a if a == b else -1 for a, b in zip(one[name].shape, two[name].shape, strict=True)],
+            one[name].dtype,
+        )
+        for name in one
+    }
+
+
+def _shape(shape: Sequence[Any], dtype: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(tuple(shape), dtype)

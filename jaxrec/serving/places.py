@@ -1,0 +1,22 @@
+"""Errors of writes say what could not be written."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+from jaxrec.runtime.checkpoint import CheckpointError
+from jaxrec.state_store.errors import StoreError
+
+
+@contextlib.contextmanager
+def writing(place: str | os.PathLike[str]) -> Iterator[None]:
+    """Raises StoreError with the place when the block cannot write there.
+
+    A full disk is an OSError without a name, or an error of TensorStore (ValueError) or Orbax.
+    """
+    try:
+        yield
+    except (StoreError, CheckpointError):
+        raise
+    except (OSError, ValueError, RuntimeError) as error:
+        raise StoreError(f"{os.fspath(place)}: cannot be written: {error}") from error

@@ -1,0 +1,120 @@
+"""A user's row in the store: the state in one of the forms, and optionally the items seen.
+
+Everything here is NumPy on the host: what decides whether the model has to run at all.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxrec import states
+from jaxrec.recommender import Model
+from jaxrec.state_store.forms import encode_state
+from jaxrec.state_store.rows import RowSpec
+from jaxrec.types import UserState
+
+Columns = Mapping[str, np.ndarray]
+SEEN = "seen"
+# Columns that move along with a token: the axis of the tokens, counted from the end.
+TOKEN_COLUMNS = {"kv.k": -3, "kv.v": -3, "kv.k_scale": -2, "kv.v_scale": -2}
+
+
+class Events(NamedTuple):
+    """New events of one user, in time order: int32 dense items 1..V and model times [M]."""
+
+    items: np.ndarray
+    times: np.ndarray
+
+
+class Merged(NamedTuple):
+    """The not compressed events of B users, new ones among them.
+
+    lines: events per user, in time order. late: int64 [B], new events older than what is
+    compressed already, left out.
+    """
+
+    lines: list[Events]
+    late: np.ndarray
+
+
+def row_spec(model: Model, form: str, keep_seen: int) -> RowSpec:
+    """What a row of this model holds; raises ValueError without compressed tokens."""
+    columns = encode_state(to_host(states.empty(model, 1)), form)
+    if keep_seen:
+        columns[SEEN] = np.zeros((1, keep_seen), np.int32)
+    return RowSpec.of(columns)
+
+
+def seen_capacity(spec: RowSpec) -> int:
+    """How many items per user a store remembers for `exclude_seen`."""
+    return next((field.shape[0] for field in spec.fields if field.name == SEEN), 0)
+
+
+def to_host(state: UserState) -> UserState:
+    """The same state as NumPy arrays."""
+    kv = type(state.kv)(*(np.asarray(x) for x in state.kv))
+    return UserState(kv, *(np.asarray(x) for x in state[1:]))
+
+
+def merge(columns: Columns, events: Sequence[Events]) -> Merged:
+    """Puts new events among the pending ones by time, behind those of the same time.
+
+    An event older than the newest compressed one cannot take its place any more: it is late.
+    """
+    lines, late = [], np.zeros(len(events), np.int64)
+    for row, new in enumerate(events):
+        items, times = new
+        if columns["kv.valid"][row, -1]:
+            fits = times >= columns["kv.times"][row, -1]
+            late[row] = len(times) - int(fits.sum())
+            items, times = items[fits], times[fits]
+        pending = int(columns["pending"][row])
+        items = np.concatenate([columns["items"][row, :pending], items])
+        times = np.concatenate([columns["times"][row, :pending], times])
+        order = np.argsort(times, kind="stable")
+        lines.append(Events(items[order], times[order]))
+    return Merged(lines, late)
+
+
+def completes(line: Events, segment_size: int, recent_min: int) -> int:
+    """Segments that are complete once a user's not compressed events are `line`."""
+    return max(len(line.items) - recent_min, 0) // segment_size
+
+
+def set_pending(columns: dict[str, np.ndarray], row: int, line: Events) -> None:
+    """Writes a line that completes no segment into its row; the model is not needed."""
+    added = len(line.items) - int(columns["pending"][row])
+    for name, values in (("items", line.items), ("times", line.times)):
+        columns[name][row] = 0
+        columns[name][row, : len(values)] = values
+    columns["pending"][row] = len(line.items)
+    columns["events"][row] += added
+
+
+def keep_codes(old: Columns, new: dict[str, np.ndarray], tokens: int) -> None:
+    """Puts the stored codes of tokens that are still there back into re-encoded columns.
+
+    old, new: columns before and after `extend`; tokens: per segment. A token is encoded once:
+    decoding and encoding it again at every update would let it drift.
+    """
+    added = (new["segments"] - old["segments"]) * tokens
+    for name, axis in TOKEN_COLUMNS.items():
+        if name not in new or not new[name].size:
+            continue
+        was, now = np.moveaxis(old[name], axis, 1), np.moveaxis(new[name], axis, 1)
+        for count in np.unique(added):
+            if count < now.shape[1]:
+                rows = np.flatnonzero(added == count)
+                now[rows, : now.shape[1] - count] = was[rows, count:]
+
+
+def remember(seen: np.ndarray, events: Sequence[Events]) -> np.ndarray:
+    """The newest distinct items of each user, int32 [B, X], newest first, 0 behind them."""
+    result = np.zeros_like(seen)
+    for row, (items, _) in enumerate(events):
+        both = np.concatenate([items[::-1], seen[row][seen[row] > 0]])
+        _, first = np.unique(both, return_index=True)
+        newest = both[np.sort(first)][: seen.shape[1]]
+        result[row, : len(newest)] = newest
+    return result

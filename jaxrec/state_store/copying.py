@@ -1,0 +1,82 @@
+"""Copies of a store, into any number of shards, that can be interrupted and continued.
+
+`copy.json` in the target tells what is copied and how far it got. It is written before the
+target becomes a store and deleted last, so that half a copy cannot be taken for a whole one.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import tensorstore as ts
+
+from jaxrec.state_store.errors import StoreError, UserId
+from jaxrec.state_store.metadata import COPY_FILE, Metadata, display, read_json, write_json
+from jaxrec.state_store.reader import StoreReader
+
+BATCH = 1024
+
+
+class Target(Protocol):
+    """A store that is open for writing."""
+
+    root: ts.KvStore
+
+    def write(self, user_ids: list[UserId], columns: Mapping[str, Any]) -> None: ...
+
+
+def announce(root: ts.KvStore, source: Metadata) -> None:
+    """Marks a place as the target of a copy that begins; a marker of the same copy stays."""
+    content, version = read_json(root, COPY_FILE)
+    if content is not None:
+        check_source(root, source)
+    else:
+        start = {"source": source.identity, "ranges": [], "shard": 0, "users": 0}
+        write_json(root, COPY_FILE, start, version)
+
+
+def check_source(root: ts.KvStore, source: Metadata) -> dict[str, Any]:
+    """Progress of the unfinished copy at `root`; StoreError when it is none of this store."""
+    content, _ = read_json(root, COPY_FILE)
+    if content is None:
+        raise StoreError(
+            f"{display(root)}: there already is a store, and not an unfinished copy; "
+            "choose another place"
+        )
+    if content.get("source") != source.identity:
+        raise StoreError(
+            f"{display(root, COPY_FILE)}: an unfinished copy of store {content.get('source')}, "
+            f"not of {source.identity}; finish that one, or choose another place"
+        )
+    return content
+
+
+def copy_users(source: StoreReader, target: Target, track: Callable[[int], None]) -> int:
+    """Copies what is left to copy and removes the marker; returns the users of all calls.
+
+    The marker moves behind a part of a shard once its rows are durable; rows of a part that
+    was interrupted are written again.
+    """
+    progress = check_source(target.root, source.metadata)
+    users = int(progress["users"])
+    for shard in range(int(progress["shard"]), source.num_shards):
+        # [next part, parts]: fixed when the shard is begun, as the source may grow meanwhile
+        part, parts = progress["ranges"] or (0, source.num_ranges(shard))
+        while part < parts:
+            for ids, columns in source.iterate_range(shard, part, parts, BATCH):
+                target.write(ids, columns)
+                users += len(ids)
+                track(users)
+            part += 1
+            progress = progress | {"ranges": [part, parts], "shard": shard, "users": users}
+            _save(target.root, progress)
+        progress = progress | {"ranges": [], "shard": shard + 1}
+        _save(target.root, progress)
+    try:
+        target.root.write(COPY_FILE, None).result()
+    except ValueError as error:
+        raise StoreError(f"{display(target.root, COPY_FILE)}: not deleted: {error}") from error
+    return users
+
+
+def _save(root: ts.KvStore, progress: dict[str, Any]) -> None:
+    write_json(root, COPY_FILE, progress)

@@ -1,0 +1,189 @@
+"""What a store is: `store.json`, and what it is bound to.
+
+Small JSON files carry a checksum of their own content, so a damaged one is an error that names
+the file instead of another meaning. They are written as a whole (temporary file and rename on
+local disks, one conditional put on object stores).
+"""
+
+import dataclasses
+import functools
+import json
+import os
+import zlib
+from typing import Any
+
+import tensorstore as ts
+
+from jaxrec.state_store.database import unlocked
+from jaxrec.state_store.errors import StoreError
+from jaxrec.state_store.rows import RowSpec
+
+FORMAT = 1
+STORE_FILE = "store.json"
+COPY_FILE = "copy.json"
+MAX_SHARDS = 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class Binding:
+    """What the rows of a store depend on; a store opens only with an equal one.
+
+    params: hash of the model's parameters. layout: digest of the segment layout.
+    vocabulary: digest of the item vocabulary. form: how states are encoded.
+    """
+
+    params: str
+    layout: str
+    vocabulary: str
+    form: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Metadata:
+    """The content of `store.json`; `identity` is a random name given at creation."""
+
+    identity: str
+    num_shards: int
+    binding: Binding
+    spec: RowSpec
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "identity": self.identity,
+            "num_shards": self.num_shards,
+            "binding": dataclasses.asdict(self.binding),
+            "row": self.spec.to_json(),
+        }
+
+
+def check_num_shards(num_shards: int) -> None:
+    """Raises ValueError when a store cannot have so many."""
+    if not 1 <= num_shards <= MAX_SHARDS:
+        raise ValueError(f"num_shards={num_shards}: allowed is 1 to {MAX_SHARDS}")
+
+
+def parse_metadata(content: dict[str, Any], where: str) -> Metadata:
+    """Raises StoreError when the format is another one or a key is missing."""
+    if content.get("format") != FORMAT:
+        raise StoreError(
+            f"{where}: format {content.get('format')!r} found, this version reads {FORMAT}; "
+            "rebuild the store"
+        )
+    try:
+        return Metadata(
+            identity=content["identity"],
+            num_shards=content["num_shards"],
+            binding=Binding(**content["binding"]),
+            spec=RowSpec.from_json(content["row"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"{where}: {type(error).__name__} {error}; rebuild the store") from error
+
+
+def check_binding(found: Metadata, binding: Binding, spec: RowSpec | None, where: str) -> None:
+    """Raises StoreError with both values of everything that differs."""
+    differences = [
+        f"{field.name}: store {getattr(found.binding, field.name)!r}, "
+        f"given {getattr(binding, field.name)!r}"
+        for field in dataclasses.fields(Binding)
+        if getattr(found.binding, field.name) != getattr(binding, field.name)
+    ]
+    if spec is not None and spec != found.spec:
+        stored = {field.name: (field.shape, field.dtype) for field in found.spec.fields}
+        given = {field.name: (field.shape, field.dtype) for field in spec.fields}
+        names = [name for name in stored | given if stored.get(name) != given.get(name)]
+        differences += [
+            f"row field {name}: store {stored.get(name)}, given {given.get(name)}" for name in names
+        ] or [f"row order: store {list(stored)}, given {list(given)}"]
+    if differences:
+        raise StoreError(
+            f"{where}: the store belongs to another model ({'; '.join(differences)}); "
+            "open it with that model or rebuild it"
+        )
+
+
+# -- places -------------------------------------------------------------------------------
+
+
+@functools.cache
+def process_context() -> ts.Context:
+    """The same for all of a process: a `memory://` place can be opened several times."""
+    return ts.Context({"memory_key_value_store": {}})
+
+
+def open_root(
+    url: str | os.PathLike | dict[str, Any], context: ts.Context | None = None
+) -> ts.KvStore:
+    """A local path, a TensorStore kvstore URL (gs://, s3://, file://...) or a JSON spec.
+
+    context: default `process_context`. Raises StoreError when it is no place.
+    """
+    context = context or process_context()
+    if isinstance(url, str) and not url.strip():
+        raise StoreError(f"{url!r} is not a place for a store: a path or a URL is needed")
+    if isinstance(url, str | os.PathLike) and "://" not in os.fspath(url):
+        spec: Any = {"driver": "file", "path": os.path.abspath(os.fspath(url)) + "/"}
+    else:
+        spec = os.fspath(url) if isinstance(url, os.PathLike) else url
+    try:
+        if isinstance(spec, str):
+            spec = ts.KvStore.Spec(spec).to_json()
+        root = ts.KvStore.open(unlocked(spec), context=context).result()
+    except (ValueError, KeyError) as error:
+        raise StoreError(f"{url}: not a place for a store: {error}") from error
+    return root if root.path.endswith("/") else root + "/"
+
+
+def local_path(root: ts.KvStore) -> str | None:
+    """The directory behind a local store, None elsewhere."""
+    spec = root.spec().to_json()
+    return spec["path"] if spec["driver"] == "file" else None
+
+
+def display(root: ts.KvStore, name: str = "") -> str:
+    """How errors name a place."""
+    return (local_path(root) or root.url) + name
+
+
+# -- small files ---------------------------------------------------------------------------
+
+
+def write_json(
+    root: ts.KvStore, name: str, content: dict[str, Any], if_equal: bytes | None = None
+) -> bool:
+    """Writes a file as a whole; False when it is not the version `if_equal` any more.
+
+    `if_equal` is a generation that `read_json` returned (that of an absent file included).
+    """
+    body = json.dumps(content, sort_keys=True)
+    text = json.dumps({"crc32": zlib.crc32(body.encode()), "content": content}, indent=1)
+    try:
+        stamp = root.write(name, text, if_equal=if_equal).result()
+    except ValueError as error:
+        raise StoreError(f"{display(root, name)}: cannot be written: {error}") from error
+    return bool(stamp.generation)
+
+
+def read_json(root: ts.KvStore, name: str) -> tuple[dict[str, Any] | None, bytes]:
+    """(content, generation), content None when there is no such file."""
+    where = display(root, name)
+    try:
+        result = root.read(name).result()
+    except ValueError as error:
+        raise StoreError(f"{where}: cannot be read: {error}") from error
+    if result.state == "missing":
+        return None, result.stamp.generation
+    try:
+        text = json.loads(result.value)
+        content = text["content"]
+        body = json.dumps(content, sort_keys=True)
+        intact = zlib.crc32(body.encode()) == text["crc32"]
+    except (ValueError, KeyError, TypeError):
+        intact = False
+    if not intact:
+        raise StoreError(
+            f"{where}: damaged ({len(result.value)} bytes): not the content that was written; "
+            "restore it from a snapshot or rebuild the store"
+        )
+    return content, result.stamp.generation

@@ -1,0 +1,123 @@
+"""Truncated, missing and bit-flipped files: an error that names the file, never another value."""
+
+import numpy as np
+import pytest
+
+from jaxrec.state_store import StoreError, metadata
+from jaxrec.state_store import database as db
+from tests.state_store.standin import columns, create, everything, reopen
+
+
+@pytest.fixture
+def damaged_store(tmp_path, monkeypatch):
+    """A closed store of many nodes, its users, and what a whole read of it gives."""
+    monkeypatch.setattr(db, "NODE_BYTES", 1024)
+    users = [*range(150), "a", "b"]
+    with create(tmp_path / "s", 2) as store:
+        store.write(users, columns(users, 1))
+        store.write(users[:20], columns(users[:20], 2))
+        store.delete([3])
+    return tmp_path / "s", users, everything(tmp_path / "s", users)
+
+
+def damages(raw, rng):
+    """Truncations, a missing file, single flipped bits."""
+    yield from (raw[:size] for size in sorted({0, 1, len(raw) // 2, len(raw) - 1}))
+    yield None
+    for place in rng.integers(0, len(raw) * 8, 12).tolist():
+        flipped = bytearray(raw)
+        flipped[place // 8] ^= 1 << place % 8
+        yield bytes(flipped)
+
+
+def test_every_damaged_file_is_named_or_does_no_harm(damaged_store):
+    where, users, whole = damaged_store
+    files = sorted(path for path in where.rglob("*") if path.is_file())
+    assert len(files) > 8
+    rng = np.random.default_rng(0)
+    named, messages = set(), []
+    for path in files:
+        raw = path.read_bytes()
+        for damage in damages(raw, rng):
+            path.unlink() if damage is None else path.write_bytes(damage)
+            try:
+                assert everything(where, users) == whole, path
+            except StoreError as error:
+                named.add(path)
+                messages.append((path.name, str(error)))
+        path.write_bytes(raw)
+    assert everything(where, users) == whole
+    assert [pair for pair in messages if pair[0] not in pair[1]] == []
+    unnamed = [path.name for path in files if path not in named]
+    # nothing that is read depends on locks and on files of older versions only
+    assert {"store.json", "current", "manifest.ocdbt"}.isdisjoint(unnamed)
+    assert len(named) >= 8
+
+
+def flip_row(where, user):
+    """Damages the stored row of one user; returns the file."""
+    raw_row = columns([user], 1)["x"].tobytes()
+    (path,) = [p for p in where.rglob("*") if p.is_file() and raw_row in p.read_bytes()]
+    raw = bytearray(path.read_bytes())
+    raw[raw.index(raw_row) + 7] ^= 16
+    path.write_bytes(raw)
+    return path
+
+
+def test_damaged_rows_are_listed_and_can_be_replaced(damaged_store):
+    where, users, _ = damaged_store
+    path = flip_row(where, 50)
+    flip_row(where, "a")
+    with reopen(where, mode="w") as store:
+        with pytest.raises(StoreError, match="checksum mismatch") as caught:
+            store.read([49, 50, 51])
+        assert caught.value.users == [50]
+        assert path.name in str(caught.value)
+        assert store.read([49, 51])[1].all()
+        with pytest.raises(StoreError, match="checksum") as caught:
+            store.update(users[40:60], lambda ids, rows, found: columns(ids, 9))
+        assert set(caught.value.users) == set(users[40:60])  # who was not written
+        assert store.read([49])[0]["version"].tolist() == [1]
+        with pytest.raises(StoreError, match=r"compaction was given up.*`damaged\(\)` lists"):
+            store.compact()
+        assert store.read([49])[1].all()
+        listed = dict(store.damaged())
+        assert set(listed) == {50, "a"}
+        assert path.name in listed[50]
+        store.write([50], columns([50], 2))
+        store.delete(["a"])
+        assert list(store.damaged()) == []
+        store.compact()
+        assert store.read([50, "a"])[1].tolist() == [True, False]
+
+
+def test_a_copy_of_damaged_rows_is_an_error(damaged_store, tmp_path):
+    where, _, _ = damaged_store
+    flip_row(where, 50)
+    with reopen(where) as store, pytest.raises(StoreError, match="checksum"):
+        store.copy(tmp_path / "copy")
+    with pytest.raises(StoreError, match="unfinished copy"):
+        reopen(tmp_path / "copy")
+
+
+def test_a_lost_database_is_not_an_empty_one(damaged_store):
+    where, users, _ = damaged_store
+    (manifest,) = where.glob("shard-00001/gen-*/manifest.ocdbt")
+    manifest.unlink()
+    for act in (
+        lambda store: store.read(users),
+        lambda store: store.stat(),
+        lambda store: list(store.iterate()),
+    ):
+        with reopen(where) as store, pytest.raises(StoreError, match=r"shard-00001/gen-.*manifest"):
+            act(store)
+    with pytest.raises(StoreError, match="manifest"):
+        reopen(where, mode="w")
+
+
+def test_another_format_is_refused(tmp_path):
+    create(tmp_path / "s").close()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metadata, "FORMAT", 2)
+        with pytest.raises(StoreError, match="format 1 found, this version reads 2"):
+            reopen(tmp_path / "s")
