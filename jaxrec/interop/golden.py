@@ -116,7 +116,7 @@ def _outputs(
         return model.forward(params, jnp.asarray(ids, jnp.int32), model.layout, lengths, times)[0]
 
     items, seq, mask = arrays["items"], arrays["seq"], arrays["mask"]
-    last = model.queries(encode(seq, seq != 0)[:, -1])
+    last = model.queries(params, encode(seq, seq != 0)[:, -1])
     found: dict[str, Any] = {
         "hidden": encode(items[:, :-1], mask),
         "scores": last @ model.item_table(params).T,

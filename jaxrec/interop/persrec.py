@@ -175,7 +175,7 @@ def nce_loss(
     count = jnp.ones(items[:, 1:].size, jnp.int32)
     others = jnp.asarray(negatives, jnp.int32).reshape(-1)
     total, weight = losses.sampled_softmax(
-        model.queries(y).reshape(-1, y.shape[-1]),
+        model.queries(params, y).reshape(-1, y.shape[-1]),
         vectors[items[:, 1:].reshape(-1)],
         vectors[others],
         jnp.full(others.shape, -1, jnp.int32),  # ids decide nothing, cosines do

