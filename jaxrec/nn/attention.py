@@ -13,13 +13,15 @@ Dimension letters: B users, T positions, C cached tokens, N heads, H head width,
 a run, P positions of one segment, K token keys.
 """
 
-from typing import Literal, NamedTuple, Protocol
+import functools
+from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec.layout import Run, SegmentLayout
+from jaxrec.layout import RawView, Run, SegmentLayout
+from jaxrec.nn import semi_local
 
 Kind = Literal["softmax", "pointwise"]
 
@@ -40,12 +42,18 @@ class Cached(NamedTuple):
 class Bias(Protocol):
     """What is added to the logits, computed block by block."""
 
-    def own(self, run: Run, start: int, stop: int) -> jax.Array:
-        """[B|1, s|1, N, stop - start, stop]: rows start..stop of a segment, keys 0..stop."""
+    def segments(self, run: Run, keys: np.ndarray) -> Any:
+        """What `block` needs of each segment of a run: a pytree of arrays [s, ...].
+
+        keys: indices of the earlier tokens on the key axis.
+        """
         ...
 
-    def earlier(self, run: Run, keys: np.ndarray) -> jax.Array:
-        """[B|1, s, N, P|1, K]: a run's positions against token keys (indices of the key axis)."""
+    def block(self, segment: Any, run: Run, start: int, stop: int) -> tuple[Any, Any]:
+        """Rows start..stop of one segment against its own keys 0..stop and earlier tokens.
+
+        segment: an entry of `segments`. [B|1, N|1, rows|1, stop|1], [B|1, N|1, rows|1, K|1].
+        """
         ...
 
     def dense(self) -> jax.Array:
@@ -79,8 +87,13 @@ def attend(
     have = 0 if cached is None else cached.k.shape[1]
     if have != layout.num_cached:
         raise ValueError(f"layout expects {layout.num_cached} cached tokens, got {have}")
+    if isinstance(layout, RawView) and backend != "dense":
+        raise ValueError(f"attention backend {backend!r}: a raw view needs dense")
     weigh = _softmax if kind == "softmax" else _pointwise
-    return BACKENDS[backend](q * scale, k, v, layout, valid, weigh, normalizer, bias, cached)
+    compute: Any = BACKENDS[backend]
+    if backend == "blocked" and isinstance(layout, semi_local.SemiLocalLayout):
+        compute = semi_local.attend
+    return compute(q * scale, k, v, layout, valid, weigh, normalizer, bias, cached)
 
 
 def _pointwise(logits, masks, normalizer):
@@ -122,45 +135,87 @@ def _dense(q, k, v, layout, valid, weigh, normalizer, bias, cached):
     return jnp.einsum("bnqk,bknh->bqnh", weights.astype(v.dtype), v)
 
 
+class _Segments(NamedTuple):
+    """A run's segments s, or one of them without the leading axis.
+
+    q, k, v: [s, B, N, P, H]; valid: [s, B, P]; seen: [s, K] which earlier tokens the rule lets
+    it see; bias: what `Bias.segments` returned.
+    """
+
+    q: jax.Array
+    k: jax.Array
+    v: jax.Array
+    valid: jax.Array
+    seen: jax.Array
+    bias: Any
+
+
 def _blocked(q, k, v, layout, valid, weigh, normalizer, bias, cached):
-    tokens = layout.token_positions
     outputs = []
     for run in layout.runs():
         keys, seen = earlier_tokens(layout, run)
-        take = tokens[: len(keys) - layout.num_cached]
-        token_k, token_v, token_valid = k[:, take], v[:, take], valid[:, take]
+        take = layout.token_positions[: len(keys) - layout.num_cached]
+        tokens = Cached(k[:, take], v[:, take], valid[:, take])
         if cached is not None:
-            token_k = jnp.concatenate([cached.k, token_k], axis=1)
-            token_v = jnp.concatenate([cached.v, token_v], axis=1)
-            token_valid = jnp.concatenate([cached.valid, token_valid], axis=1)
-        split = (q.shape[0], run.count, run.length)
-        window = slice(run.start, run.stop)
-        q_run, k_run, v_run = (x[:, window].reshape(*split, *x.shape[2:]) for x in (q, k, v))
-        valid_run = valid[:, window].reshape(split)
-        token_mask = seen[None, :, None, None, :] & token_valid[:, None, None, None, :]
-        token_bias = bias.earlier(run, keys) if bias is not None and len(keys) else None
-        rows = []
-        for a in range(0, run.length, CHUNK):
-            b = min(a + CHUNK, run.length)
-            q_rows = q_run[:, :, a:b]
-            own_bias = None if bias is None else bias.own(run, a, b)
-            logits = [_logits("bspnh,bsqnh->bsnpq", q_rows, k_run[:, :, :b], own_bias)]
-            causal = np.arange(b)[None] <= np.arange(a, b)[:, None]
-            masks = [causal[None, None, None] & valid_run[:, :, None, None, :b]]
-            if len(keys):
-                cut = token_bias
-                if cut is not None and cut.shape[3] > 1:
-                    cut = cut[:, :, :, a:b]
-                logits.append(_logits("bspnh,bknh->bsnpk", q_rows, token_k, cut))
-                masks.append(token_mask)
-            weights = weigh(logits, masks, normalizer)
-            row = jnp.einsum("bsnpq,bsqnh->bspnh", weights[0].astype(v.dtype), v_run[:, :, :b])
-            if len(keys):
-                row += jnp.einsum("bsnpk,bknh->bspnh", weights[1].astype(v.dtype), token_v)
-            rows.append(row)
-        out = rows[0] if len(rows) == 1 else jnp.concatenate(rows, axis=2)
-        outputs.append(out.reshape(q.shape[0], run.count * run.length, *out.shape[3:]))
+            both = zip(cached, tokens, strict=True)
+            tokens = Cached(*(jnp.concatenate(pair, axis=1) for pair in both))
+        tokens = Cached(jnp.swapaxes(tokens.k, 1, 2), jnp.swapaxes(tokens.v, 1, 2), tokens.valid)
+        learned = None if bias is None else bias.segments(run, keys)
+        qkv = (jnp.swapaxes(_cut(x, run), 2, 3) for x in (q, k, v))
+        segments = _Segments(*qkv, _cut(valid, run), jnp.asarray(seen), learned)  # type: ignore[call-arg]
+        one = functools.partial(_segment, run, tokens, weigh, normalizer, bias)
+        out = jnp.transpose(_over_segments(one, segments, run.count), (1, 0, 3, 2, 4))
+        outputs.append(out.reshape(q.shape[0], run.count * run.length, *q.shape[2:]))
     return outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, axis=1)
+
+
+def _cut(x, run):
+    """A run's positions of [B, T, ...] as [s, B, P, ...]."""
+    x = x[:, run.start : run.stop]
+    return jnp.swapaxes(x.reshape(-1, run.count, run.length, *x.shape[2:]), 0, 1)
+
+
+def _segment(run, tokens, weigh, normalizer, bias, own):
+    """[B, N, P, H] of one segment, `CHUNK` rows at a time."""
+    settings = run, tokens, weigh, normalizer, bias
+    parts = []
+    for start in range(0, run.length, CHUNK):
+        rows = functools.partial(_rows, start, min(start + CHUNK, run.length), *settings)
+        # weights are cheaper to compute again than to write out and read back
+        parts.append(jax.checkpoint(rows)(own))
+    return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=2)
+
+
+def _rows(start, stop, run, tokens, weigh, normalizer, bias, own):
+    """Queries start..stop of a segment against its own keys and earlier tokens."""
+    q, k, v = own.q[:, :, start:stop], own.k[:, :, :stop], own.v[:, :, :stop]
+    biases = (None, None) if bias is None else bias.block(own.bias, run, start, stop)
+    causal = np.arange(stop)[None] <= np.arange(start, stop)[:, None]
+    logits = [_logits("bnph,bnqh->bnpq", q, k, biases[0])]
+    masks = [causal[None, None] & own.valid[:, None, None, :stop]]
+    values = [v]
+    if tokens.k.shape[2]:
+        logits.append(_logits("bnph,bnqh->bnpq", q, tokens.k, biases[1]))
+        masks.append((own.seen[None] & tokens.valid)[:, None, None])
+        values.append(tokens.v)
+    weights = weigh(logits, masks, normalizer)
+    return sum(
+        jnp.einsum("bnpq,bnqh->bnph", weight.astype(v.dtype), value)
+        for weight, value in zip(weights, values, strict=True)
+    )
+
+
+def _over_segments(one, segments, count):
+    """`one` of every leading index: all at once where there are cores enough, else in turn.
+
+    One segment's weights fit a CPU's cache, those of all do not: in turn is several times faster
+    there. The choice is made when the program is compiled for its platform.
+    """
+    if count == 1:
+        return one(jax.tree.map(lambda x: x[0], segments))[None]
+    return jax.lax.platform_dependent(
+        segments, cpu=functools.partial(jax.lax.map, one), default=jax.vmap(one)
+    )
 
 
 def earlier_tokens(layout: SegmentLayout, run: Run) -> tuple[np.ndarray, np.ndarray]:

@@ -21,10 +21,12 @@ from jaxrec.types import Times
 TIME_BUCKETS = 128
 
 
-def time_bucket(seconds: jax.Array) -> jax.Array:
-    """int32 bucket 0..128 of a time difference in seconds (any sign)."""
-    # int32 differences of times up to 2^31 apart wrap around; floats do not
-    gap = jnp.maximum(jnp.abs(seconds), 1.0)
+def time_bucket(query: jax.Array, key: jax.Array) -> jax.Array:
+    """int32 bucket 0..128 of the distance of two int32 times in seconds, of any order."""
+    # Exact for every pair: a distance up to 2^32 - 1 wraps around in int32 and back in uint32.
+    # Differences of float32 times would be off by up to a minute after a few years.
+    distance = jnp.where(query >= key, query - key, key - query).astype(jnp.uint32)
+    gap = jnp.maximum(distance, 1).astype(jnp.float32)
     return jnp.minimum(jnp.log(gap) / 0.301, TIME_BUCKETS).astype(jnp.int32)
 
 
@@ -44,32 +46,34 @@ class RelativeBias:
     query_times: Any
     key_times: Any
 
-    def own(self, run: Run, start: int, stop: int) -> jax.Array:
-        total: Any = jnp.zeros((1, 1, 1, 1, 1))
-        if self.distance is not None:
-            gap = np.arange(start, stop)[:, None] - np.arange(stop)[None]
-            total = total + jnp.moveaxis(self.distance[np.maximum(gap, 0)], -1, 0)[None, None]
-        if self.time is not None:
-            window = slice(run.start, run.stop)
-            shape = (-1, run.count, run.length)
-            query = self.query_times[:, window].reshape(shape)[:, :, start:stop, None]
-            cached = self.layout.num_cached
-            key = self.key_times[:, cached + run.start : cached + run.stop].reshape(shape)
-            total = total + self._time(query, key[:, :, None, :stop])
-        return total
-
-    def earlier(self, run: Run, keys: np.ndarray) -> jax.Array:
-        total: Any = jnp.zeros((1, 1, 1, 1, 1))
+    def segments(self, run: Run, keys: np.ndarray) -> dict[str, Any]:
+        found: dict[str, Any] = {}
         if self.age is not None:
             query = np.arange(run.first, run.first + run.count)
-            index = self._age_index(query[:, None], keys[None])
-            total = total + jnp.moveaxis(self.age[index], -1, 1)[None, :, :, None]
+            found["age"] = jnp.asarray(self._age_index(query[:, None], keys[None]))  # [s, K]
         if self.time is not None:
-            window = slice(run.start, run.stop)
-            query_time = self.query_times[:, window].reshape(-1, run.count, run.length)
-            key = self.key_times[:, keys]
-            total = total + self._time(query_time[..., None], key[:, None, None, :])
-        return total
+            cached = self.layout.num_cached
+            own = self.key_times[:, cached + run.start : cached + run.stop]
+            shape = (-1, run.count, run.length)
+            for name, times in (("asked", self.query_times[:, run.start : run.stop]), ("own", own)):
+                found[name] = jnp.swapaxes(times.reshape(shape), 0, 1)  # [s, B, P]
+            earlier = self.key_times[:, keys][None]
+            found["earlier"] = jnp.broadcast_to(earlier, (run.count, *earlier.shape[1:]))
+        return found
+
+    def block(self, segment: Any, run: Run, start: int, stop: int) -> tuple[Any, Any]:
+        own: Any = jnp.zeros((1, 1, 1, 1))
+        earlier: Any = jnp.zeros((1, 1, 1, 1))
+        if self.distance is not None:
+            gap = np.arange(start, stop)[:, None] - np.arange(stop)[None]
+            own = own + jnp.moveaxis(self.distance[np.maximum(gap, 0)], -1, 0)[None]
+        if self.age is not None:
+            earlier = earlier + jnp.moveaxis(self.age[segment["age"]], -1, 0)[None, :, None]
+        if self.time is not None:
+            asked = segment["asked"][:, start:stop, None]
+            own = own + self._time(asked, segment["own"][:, None, :stop])
+            earlier = earlier + self._time(asked, segment["earlier"][:, None])
+        return own, earlier
 
     def dense(self) -> jax.Array:
         layout = self.layout
@@ -96,8 +100,7 @@ class RelativeBias:
 
     def _time(self, query: jax.Array, key: jax.Array) -> jax.Array:
         """[..., Q, 1] and [..., 1, K] seconds to [..., N, Q, K]."""
-        bucket = time_bucket(query.astype(jnp.float32) - key.astype(jnp.float32))
-        return jnp.moveaxis(self.time[bucket], -1, -3)
+        return jnp.moveaxis(self.time[time_bucket(query, key)], -1, -3)
 
 
 class BiasTables(nn.Module):

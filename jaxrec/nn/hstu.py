@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrec.nn.attention import attend
-from jaxrec.nn.stack import Block, make_cached
+from jaxrec.nn.stack import Block
 from jaxrec.types import Times
 
 
@@ -34,11 +34,20 @@ class HSTUBlock(Block):
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         config, hstu = self.config, self.config.hstu
         width = config.width
-        uvqk = nn.Dense(4 * width, use_bias=False, dtype=x.dtype, name="uvqk")(layer_norm(x))
-        if hstu.activation == "silu":
-            uvqk = nn.silu(uvqk)
-        u, v, q, k = jnp.split(uvqk, 4, axis=-1)
-        v, q, k = (self.split_heads(part) for part in (v, q, k))
+        dense = nn.Dense(4 * width, use_bias=False, dtype=x.dtype, name="uvqk")
+
+        def project(y: jax.Array) -> tuple[jax.Array, ...]:
+            uvqk = dense(layer_norm(y))
+            if hstu.activation == "silu":
+                uvqk = nn.silu(uvqk)
+            u, v, q, k = jnp.split(uvqk, 4, axis=-1)
+            return u, *(self.split_heads(part) for part in (v, q, k))
+
+        def of_tokens(y: jax.Array) -> tuple[jax.Array, jax.Array]:
+            _, v, _, k = project(y.astype(x.dtype))
+            return k, v
+
+        u, v, q, k = project(x)
         mixed = attend(
             q,
             k,
@@ -48,7 +57,7 @@ class HSTUBlock(Block):
             kind="pointwise",
             normalizer=hstu.normalizer or self.base.normalizer,
             bias=self.bias(hstu.position_bias, hstu.time_bias, times, past_times),
-            cached=make_cached(past, past_valid),
+            cached=self.earlier(past, past_valid, of_tokens),
             backend=config.attention,
         )
         mixed = u * layer_norm(mixed.reshape(u.shape))

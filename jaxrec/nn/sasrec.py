@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 
 from jaxrec.nn.attention import attend
-from jaxrec.nn.stack import Block, make_cached
+from jaxrec.nn.stack import Block
 from jaxrec.types import Times
 
 
@@ -37,8 +37,16 @@ class SASRecBlock(Block):
         def dense(name: str, y: jax.Array, size: int = width) -> jax.Array:
             return nn.Dense(size, dtype=x.dtype, name=name)(y)
 
-        inner = norm("attention_norm", x) if modern else x
-        q, k, v = (self.split_heads(dense(name, inner)) for name in ("query", "key", "value"))
+        first_norm = nn.LayerNorm(epsilon=1e-6, dtype=x.dtype, name="attention_norm")
+        key, value = (nn.Dense(width, dtype=x.dtype, name=name) for name in ("key", "value"))
+
+        def project(y: jax.Array) -> tuple[jax.Array, jax.Array]:
+            inner = first_norm(y.astype(x.dtype)) if modern else y.astype(x.dtype)
+            return self.split_heads(key(inner)), self.split_heads(value(inner))
+
+        inner = first_norm(x) if modern else x
+        q = self.split_heads(dense("query", inner))
+        k, v = project(x)
         mixed = attend(
             q,
             k,
@@ -48,7 +56,7 @@ class SASRecBlock(Block):
             kind="softmax",
             scale=self.head_width**-0.5,
             bias=self.bias(False, config.sasrec.time_bias, times, past_times),
-            cached=make_cached(past, past_valid),
+            cached=self.earlier(past, past_valid, project),
             backend=config.attention,
         )
         mixed = self.drop(dense("out", mixed.reshape(x.shape)))
@@ -60,7 +68,7 @@ class SASRecBlock(Block):
             y = self.drop(dense("ffn_out", hidden))
             x = x + nn.sigmoid(dense("residual_gate", x)) * y
         else:
-            x = norm("attention_norm", x + mixed)
+            x = first_norm(x + mixed)
             hidden = nn.relu(dense("ffn_in", x, config.sasrec.ffn_width or width))
             x = norm("ffn_norm", x + self.drop(dense("ffn_out", self.drop(hidden))))
         return x, self.tokens_of(k, v)

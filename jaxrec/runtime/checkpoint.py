@@ -39,6 +39,9 @@ _NEW = ".new"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+Adapt = Callable[[Mapping[str, Any], Mapping[str, Any]], Mapping[str, Any]]
+
+
 class CheckpointError(RuntimeError):
     """A checkpoint that cannot be written, read or used; names step, folder and leaf."""
 
@@ -91,7 +94,7 @@ def save(
         folder.mkdir(parents=True, exist_ok=True)
         clean(folder)
         with _quiet():
-            ocp.save_checkpointables(new, flat)
+            ocp.save_checkpointables(new.absolute(), flat)
         if not jax.process_index():
             record["files"] = {
                 str(path.relative_to(new)): _file_digest(path)
@@ -111,11 +114,14 @@ def save(
         raise CheckpointError(_save_failure(folder, step, error)) from error
 
 
-def restore(folder: pathlib.Path, step: int, like: Mapping[str, Any]) -> Restored:
+def restore(
+    folder: pathlib.Path, step: int, like: Mapping[str, Any], adapt: Adapt | None = None
+) -> Restored:
     """Checkpoint `step`, verified.
 
     like: name -> tree of arrays or ShapeDtypeStructs whose shapes, dtypes and shardings the
     result has (no sharding: the first local device). Trees that are not named are not read.
+    adapt: changes `like` by what is stored (`tree/leaf` -> (shape, dtype, ...)) before it is read.
     Raises CheckpointError: no such step, another structure (with a diff), corrupt (with the
     leaf).
     """
@@ -124,6 +130,7 @@ def restore(folder: pathlib.Path, step: int, like: Mapping[str, Any]) -> Restore
             f"no checkpoint {step} in {folder}: there are {steps(folder) or 'none'}"
         )
     record = _record(folder, step)
+    like = like if adapt is None else adapt(record["leaves"], like)
     wanted = {name: leaves.abstract(tree) for name, tree in like.items()}
     difference = leaves.difference(record["leaves"], wanted)
     if difference:
@@ -134,7 +141,7 @@ def restore(folder: pathlib.Path, step: int, like: Mapping[str, Any]) -> Restore
     _check_files(folder, step, record["files"], tuple(like))
     try:
         with _quiet():
-            flat = ocp.load_checkpointables(folder / str(step), wanted)
+            flat = ocp.load_checkpointables((folder / str(step)).absolute(), wanted)
     except Exception as error:
         raise CheckpointError(
             f"checkpoint {step} in {folder} cannot be read: {_first_line(error)}"
@@ -154,8 +161,10 @@ def restore(folder: pathlib.Path, step: int, like: Mapping[str, Any]) -> Restore
     return Restored(step, trees, record["meta"])
 
 
-def restore_latest(folder: pathlib.Path, like: Mapping[str, Any]) -> Restored | None:
-    """The newest good checkpoint; None when there is none at all.
+def restore_latest(
+    folder: pathlib.Path, like: Mapping[str, Any], adapt: Adapt | None = None
+) -> Restored | None:
+    """The newest good checkpoint (see `restore`); None when there is none at all.
 
     A corrupt one is reported in a warning, set aside as `<step>.corrupt` (so the run can
     write that step again) and the next older one is tried. Raises CheckpointError when every
@@ -164,14 +173,17 @@ def restore_latest(folder: pathlib.Path, like: Mapping[str, Any]) -> Restored | 
     errors = []
     for step in reversed(steps(folder)):
         try:
-            restored = restore(folder, step, like)
+            restored = restore(folder, step, like, adapt)
         except StructureError:
             raise
         except CheckpointError as error:
             errors.append(f"{error}")
             log.warning("%s; trying the next older checkpoint", error)
             continue
-        for bad in [s for s in steps(folder) if s > step]:
+        worse = [s for s in steps(folder) if s > step]
+        if jax.process_count() > 1:  # nobody may still be reading them
+            multihost_utils.sync_global_devices(f"restored {step}")
+        for bad in worse:
             _set_aside(folder, bad)
         return restored
     if errors:
@@ -192,11 +204,14 @@ def best_step(folder: pathlib.Path) -> int | None:
     return None
 
 
-def load_params(folder: pathlib.Path, like: Any, which: str = "best") -> tuple[int, Any]:
+def load_params(
+    folder: pathlib.Path, like: Any, which: str = "best", part: str = ""
+) -> tuple[int, Any]:
     """(step, parameters) for evaluation and serving: the averaged ones where a run keeps them.
 
     like: tree of arrays or ShapeDtypeStructs. which: best (the latest where nothing was
-    validated), latest, or a step number. Raises CheckpointError.
+    validated), latest, or a step number. part: parameters that are stored apart, `item_tower`.
+    Raises CheckpointError.
     """
     known = steps(folder)
     if not known:
@@ -209,6 +224,7 @@ def load_params(folder: pathlib.Path, like: Any, which: str = "best") -> tuple[i
         leaf.startswith("ema/") for leaf in _record(folder, step)["leaves"]
     )
     name = "ema" if averaged else "params"
+    name += f"_{part}" if part else ""
     return step, restore(folder, step, {name: like}).trees[name]
 
 

@@ -1,14 +1,18 @@
 """The device mesh and where every array lives on it.
 
-Two axes: `data` (the batch) and `model` (rows of item tables). What is split over which axis
-is said once, in `LOGICAL_AXES` and `PARAMETERS`; an unknown logical name raises instead of
-being left unsharded.
+Three axes. `model` splits the rows of item tables, `fsdp` splits large dense parameters, and the
+batch is split over all of them: no device computes what another one does, whatever holds the
+parameters. What is split over which axis is said once, in `LOGICAL_AXES`, `PARAMETERS` and
+`fsdp_dimension`; an unknown logical name raises instead of being left unsharded.
 """
 
+import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -16,43 +20,53 @@ from jaxrec.config import ConfigError, MeshConfig
 from jaxrec.runtime import leaves
 from jaxrec.types import Batch
 
-AXES = ("data", "model")
+AXES = ("data", "fsdp", "model")
 
-# logical axis name -> mesh axis (None: every device holds the whole axis)
-LOGICAL_AXES: dict[str, str | None] = {
-    "batch": "data",
+# logical axis name -> mesh axes (None: every device holds the whole axis)
+LOGICAL_AXES: dict[str, str | tuple[str, ...] | None] = {
+    "batch": AXES,
     "items": "model",  # rows of an item table
     "width": None,
 }
 
-# (text in a parameter's path, logical axes of its dimensions); every other parameter is
-# replicated. Optimizer state carries the parameter's path inside its own, so one table
-# places both.
+# (text in a parameter's path, logical axes of its first dimensions). Optimizer state carries
+# the parameter's path inside its own, so one table places both; a state with one number per row
+# has the first dimension alone.
 PARAMETERS: tuple[tuple[str, tuple[str, ...]], ...] = (("item_embedding", ("items", "width")),)
+
+# Smaller parameters are not worth a gather in every step: replicated. Elements.
+FSDP_MINIMUM = 2**14
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A (data, model) mesh over `devices` (default: all of them).
+    """A (data, fsdp, model) mesh over `devices` (default: all of them).
 
-    `mesh.data=0` takes the devices that `mesh.model` leaves. Sizes that do not divide the
-    devices raise ConfigError with the numbers. With both sizes given fewer devices than
+    `mesh.data=0` takes the devices that the other axes leave. Sizes that do not divide the
+    devices raise ConfigError with the numbers. With all sizes given fewer devices than
     there are may be used, in a single process only.
     """
     devices = jax.devices() if devices is None else list(devices)
-    count, model = len(devices), config.model
-    if config.data == 0 and count % model:
+    count, others = len(devices), config.fsdp * config.model
+    if config.data == 0 and count % others:
+        named = f"mesh.model={config.model}"
+        if config.fsdp > 1:
+            named = f"mesh.fsdp={config.fsdp} x {named} = {others}"
         raise ConfigError(
-            f"mesh.model={model}: must divide the number of devices, {count} "
+            f"{named}: must divide the number of devices, {count} "
             f"({devices[0].platform}), when mesh.data=0"
         )
-    data = config.data or count // model
-    if data * model > count or (data * model < count and jax.process_count() > 1):
+    data = config.data or count // others
+    if data * others > count or (data * others < count and jax.process_count() > 1):
+        fsdp = f" x mesh.fsdp={config.fsdp}" if config.fsdp > 1 else ""
         raise ConfigError(
-            f"mesh.data={data} x mesh.model={model} = {data * model} devices, but there are "
-            f"{count} ({devices[0].platform}); mesh.data=0 takes what mesh.model leaves"
+            f"mesh.data={data}{fsdp} x mesh.model={config.model} = {data * others} devices, but "
+            f"there are {count} ({devices[0].platform}); mesh.data=0 takes what the others leave"
         )
     return jax.make_mesh(
-        (data, model), AXES, axis_types=(AxisType.Auto,) * 2, devices=devices[: data * model]
+        (data, config.fsdp, config.model),
+        AXES,
+        axis_types=(AxisType.Auto,) * 3,
+        devices=devices[: data * others],
     )
 
 
@@ -72,43 +86,117 @@ def spec(*logical: str | None) -> PartitionSpec:
     return PartitionSpec(*axes)
 
 
+def has_item_rows(name: str) -> bool:
+    """Whether the leaf of this path has a row per item."""
+    return any(pattern in name and axes[0] == "items" for pattern, axes in PARAMETERS)
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """Every device holds the whole array."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def fsdp_dimension(shape: Sequence[int], devices: int) -> int | None:
+    """The dimension of a dense parameter that `mesh.fsdp` splits; None: it is replicated.
+
+    The longest of the last two that divides; an earlier one counts the layers of a scan, which
+    every device needs one by one.
+    """
+    if devices == 1 or len(shape) < 2 or math.prod(shape) < FSDP_MINIMUM:
+        return None
+    able = [dim for dim in (len(shape) - 1, len(shape) - 2) if shape[dim] % devices == 0]
+    return max(able, key=lambda dim: shape[dim], default=None)
+
+
+def splits_weights() -> bool:
+    """Whether the mesh of `jax.set_mesh` splits dense parameters."""
+    return jax.sharding.get_abstract_mesh().shape.get("fsdp", 1) > 1
+
+
+def whole(params: Any, layers: int, dtype: Any) -> Any:
+    """One layer's parameters, put together from `mesh.fsdp` where and when they are needed.
+
+    params: leaves without the axis of the `layers`. Split leaves come out as `dtype`, which is
+    what travels; their gradients are summed into the parts that the devices keep. Said out loud
+    because the compiler, left alone, moves activations of the whole batch instead of weights.
+    For where `splits_weights`.
+    """
+    devices = jax.sharding.get_abstract_mesh().shape["fsdp"]
+
+    def one(leaf: Any) -> Any:
+        cut = fsdp_dimension((layers, *leaf.shape), devices)
+        if not cut:  # None: not split; 0: by layers, of leaves with a single dimension
+            return leaf
+        return _gathered(leaf, PartitionSpec(*[None] * (cut - 1), "fsdp"), dtype)
+
+    return jax.tree.map(one, params)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _gathered(leaf: jax.Array, part: PartitionSpec, dtype: Any) -> jax.Array:
+    # said twice, so that it is converted before it travels
+    leaf = jax.lax.with_sharding_constraint(leaf.astype(dtype), part)
+    return jax.lax.with_sharding_constraint(leaf, PartitionSpec())
+
+
+def _gathered_forward(leaf: jax.Array, part: PartitionSpec, dtype: Any) -> Any:
+    return _gathered(leaf, part, dtype), None
+
+
+def _gathered_backward(part: PartitionSpec, dtype: Any, _: None, gradient: jax.Array) -> Any:
+    return (jax.lax.with_sharding_constraint(gradient, part).astype(jnp.float32),)
+
+
+_gathered.defvjp(_gathered_forward, _gathered_backward)
+
+
+def by_users(x: jax.Array) -> jax.Array:
+    """Activations [B, ...] kept with their users where `mesh.fsdp` splits weights (see `whole`)."""
+    if not splits_weights() or x.shape[0] % jax.sharding.get_abstract_mesh().size:
+        return x
+    return jax.lax.with_sharding_constraint(x, spec("batch"))
 
 
 def shardings(mesh: Mesh, tree: Any) -> Any:
     """The NamedSharding of every leaf of `tree` (arrays or ShapeDtypeStructs) by its path.
 
     Raises ConfigError when a table's rows do not divide by `mesh.model`, and when
-    `mesh.model` > 1 splits nothing.
+    `mesh.model` or `mesh.fsdp` > 1 splits nothing.
     """
-    size, split = mesh.shape["model"], 0
+    split: set[str] = set()
 
     def place(path: Any, leaf: Any) -> NamedSharding:
-        nonlocal split
         name = leaves.path_name(path)
         for pattern, logical in PARAMETERS:
             if pattern not in name:
                 continue
-            if len(leaf.shape) != len(logical):
+            if not 1 <= len(leaf.shape) <= len(logical):
                 raise ValueError(f"{name} has shape {tuple(leaf.shape)}, its rule {logical}")
-            partition = spec(*logical)
+            partition = spec(*logical[: len(leaf.shape)])
             for dim, axis in enumerate(partition):
                 if axis is not None and leaf.shape[dim] % mesh.shape[axis]:
                     raise ConfigError(
                         f"mesh.{axis}={mesh.shape[axis]}: must divide dimension {dim} of "
                         f"{name}, which has {leaf.shape[dim]} rows (shape {tuple(leaf.shape)})"
                     )
-            split += "model" in partition
+            split.update(axis for axis in partition if axis is not None)
             return NamedSharding(mesh, partition)
-        return replicated(mesh)
+        cut = fsdp_dimension(leaf.shape, mesh.shape["fsdp"])
+        if cut is None:
+            return replicated(mesh)
+        split.add("fsdp")
+        return NamedSharding(mesh, PartitionSpec(*[None] * cut, "fsdp"))
 
     placed = jax.tree_util.tree_map_with_path(place, tree)
-    if size > 1 and not split:
+    if mesh.shape["model"] > 1 and "model" not in split:
         raise ConfigError(
-            f"mesh.model={size}: splits nothing, no parameter path contains "
+            f"mesh.model={mesh.shape['model']}: splits nothing, no parameter path contains "
             f"{', '.join(pattern for pattern, _ in PARAMETERS)}; use mesh.model=1"
+        )
+    if mesh.shape["fsdp"] > 1 and "fsdp" not in split:
+        raise ConfigError(
+            f"mesh.fsdp={mesh.shape['fsdp']}: splits nothing, no dense parameter has "
+            f"{FSDP_MINIMUM} elements and a dimension that it divides; use mesh.fsdp=1"
         )
     return placed
 
@@ -120,10 +208,11 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 def check_batch_size(mesh: Mesh, batch_size: int, key: str) -> None:
     """Raises ConfigError when `batch_size` (the value of config `key`) does not divide."""
-    data = mesh.shape["data"]
-    if batch_size % data:
+    if batch_size % mesh.size:
+        shape = " x ".join(f"mesh.{axis}={size}" for axis, size in mesh.shape.items() if size > 1)
         raise ConfigError(
-            f"{key}={batch_size}: must be a multiple of the {data} devices along mesh.data"
+            f"{key}={batch_size}: must be a multiple of the {mesh.size} devices of the mesh "
+            f"({shape}): the batch is split over all of them"
         )
 
 

@@ -7,6 +7,10 @@ from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Any
 
+import jax
+
+from jaxrec.runtime import distributed
+
 
 class Preempted(Exception):
     """SIGTERM arrived where work can be given up at once; not an error."""
@@ -18,6 +22,9 @@ class Preemption:
     Inside `interrupting()` it raises Preempted as well: for work that can be repeated
     (validation, data preparation) and would outlast the time that a preempted machine has.
     Signals reach the main thread only; entered elsewhere it does nothing.
+
+    Of several processes none may leave alone what all have to do together: there
+    `interrupting()` does nothing, and long work calls `poll()` on every process instead.
     """
 
     def __init__(self) -> None:
@@ -46,9 +53,21 @@ class Preemption:
             self._interrupting = False
             raise Preempted
 
+    def poll(self) -> None:
+        """Raises Preempted on every process of several when SIGTERM reached one of them.
+
+        To be called by all of them; a single process is interrupted by the signal itself.
+        """
+        if jax.process_count() > 1 and distributed.any_process(self.requested):
+            self.requested = True
+            raise Preempted
+
     @contextlib.contextmanager
     def interrupting(self) -> Iterator[None]:
         """SIGTERM raises Preempted in this block, also when it came before it."""
+        if jax.process_count() > 1:
+            yield
+            return
         if self.requested:
             raise Preempted
         self._interrupting = True

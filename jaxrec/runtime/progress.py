@@ -29,6 +29,10 @@ class Progress:
                 total=total, initial=start, unit="step", file=self._stream, dynamic_ncols=True
             )
 
+    def start(self, step: int) -> None:
+        """Time left is reckoned from here on."""
+        self._start, self._since = step, time.monotonic()
+
     def update(self, step: int) -> None:
         """`step` steps are done."""
         if self._bar is not None:

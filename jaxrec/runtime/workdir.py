@@ -2,6 +2,7 @@
 
 config.json       the configuration of the run
 dataset.json      digests of its data and vocabulary
+catalog.npz       raw item ids, popularity and time origin (`jaxrec.serving.catalog`)
 environment.json  versions, devices and git revision of every start
 metrics.jsonl     one line per logged step
 checkpoints/      see `jaxrec.runtime.checkpoint`
@@ -14,8 +15,8 @@ import fnmatch
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from jaxrec import config as config_lib
 from jaxrec.config import Config
@@ -32,8 +33,14 @@ FREE = (
     "train.keep",
     "train.patience",
     "train.compilation_cache",
+    "train.continue_on_new_data",
+    "train.dry_run",
+    "train.profile_steps",
     "eval.*",
     "mesh.*",
+    "serving.*",
+    "model.texts.cache_dir",
+    "model.texts.rows",
     "data.cache_dir",
     "data.path",  # a moved file; its content is in the data digest
     "data.items_path",
@@ -44,6 +51,21 @@ FREE = (
 
 class WorkdirError(RuntimeError):
     """A folder that this run must not write to; names the folder and what differs."""
+
+
+class Ancestor(NamedTuple):
+    """Data that the present one was appended to: its digests (as in dataset.json), its items."""
+
+    digests: Mapping[str, str]
+    items: int
+
+
+class Claim(NamedTuple):
+    """changed: free keys that changed, in words. grown: the run's data was appended to since;
+    the folder still says the old one until `adopt`."""
+
+    changed: list[str]
+    grown: bool = False
 
 
 @contextlib.contextmanager
@@ -64,11 +86,17 @@ def lock(folder: pathlib.Path) -> Iterator[None]:
         yield
 
 
-def claim(folder: pathlib.Path, config: Config, digests: Mapping[str, str]) -> list[str]:
-    """Makes `folder` this run's, or checks that it is; returns which free keys changed.
+def claim(
+    folder: pathlib.Path,
+    config: Config,
+    digests: Mapping[str, str],
+    ancestors: Sequence[Ancestor] = (),
+) -> Claim:
+    """Makes `folder` this run's, or checks that it is.
 
-    digests: what of the data must stay the same (data, vocabulary). Raises WorkdirError when
-    the folder belongs to another configuration or data set, naming what differs.
+    digests: what of the data must stay the same (data, vocabulary). ancestors: what this data
+    was appended to; a run of one of them is continued with train.continue_on_new_data. Raises
+    WorkdirError when the folder belongs to another configuration or data set, naming what differs.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config_file, data_file = folder / "config.json", folder / "dataset.json"
@@ -81,32 +109,82 @@ def claim(folder: pathlib.Path, config: Config, digests: Mapping[str, str]) -> l
             )
         write_text(data_file, json.dumps(dict(digests), indent=2, sort_keys=True))
         write_text(config_file, config_lib.to_json(config))
-        return []
-    stored = _read(config_file)
+        return Claim([])
+    # a key that came after the run was started had its default then
+    stored = flatten(Config()) | _read(config_file)
+    known = _read(data_file) if data_file.exists() else {}
+    grown = known != dict(digests) and any(known == dict(a.digests) for a in ancestors)
     here = flatten(config)
-    lines = {
-        key: f"{key}={_show(stored, key)} there, {_show(here, key)} here"
-        for key in sorted({*stored, *here})
-        if _plain(stored.get(key)) != _plain(here.get(key)) or (key in stored) != (key in here)
-    }
-    barred = [line for key, line in lines.items() if not is_free(key)]
+    lines = _differences(stored, here)
+    free = ("data.append",) if grown else ()
+    barred = [line for key, line in lines.items() if not is_free(key) and key not in free]
     if barred:
         raise WorkdirError(
             f"workdir {folder} belongs to another configuration "
             f"({_essence(stored)} there, {_essence(here)} here): {'; '.join(barred)}. "
             "Name another --workdir, or give the old values"
         )
-    known = _read(data_file) if data_file.exists() else {}
+    if grown and not config.train.continue_on_new_data:
+        raise WorkdirError(
+            f"workdir {folder} was trained on this data before data.append="
+            f"{list(config.data.append)} was added: --config.train.continue_on_new_data=True goes "
+            "on with it and gives the new items rows; or name another --workdir"
+        )
     for name, value in digests.items():
-        if known.get(name) != value:
+        if known.get(name) != value and not grown:
             raise WorkdirError(
                 f"workdir {folder} belongs to another dataset: its {name} digest is "
                 f"{known.get(name)}, that of this data is {value}. Name another --workdir, or "
-                "give the data it was trained on"
+                f"give the data it was trained on{_advice(config)}"
             )
-    if lines:
+    if lines and not grown:
         write_text(config_file, config_lib.to_json(config))
-    return list(lines.values())
+    return Claim(list(lines.values()), grown)
+
+
+def check(folder: pathlib.Path, config: Config) -> None:
+    """Checks that `folder` holds a run whose model this configuration describes.
+
+    Keys that decide neither data nor model nor what is asked of it (`train.*` and `FREE`) may
+    differ. Raises WorkdirError naming those that must not.
+    """
+    load_config(folder)
+    lines = _differences(flatten(Config()) | _read(folder / "config.json"), flatten(config))
+    barred = [line for key, line in lines.items() if not is_free(key) and key[:6] != "train."]
+    if barred:
+        raise WorkdirError(
+            f"workdir {folder} holds a run of another configuration: {'; '.join(barred)}. Give the "
+            "values it was trained with, or name the folder of the run that you mean"
+        )
+
+
+def check_data(folder: pathlib.Path, digests: Mapping[str, str]) -> None:
+    """Checks that a run was trained on this data and split. Raises WorkdirError otherwise."""
+    file = folder / "dataset.json"
+    known = _read(file) if file.exists() else {}
+    for name, value in digests.items():
+        if known.get(name) != value:
+            raise WorkdirError(
+                f"workdir {folder} was trained on another dataset: its {name} digest is "
+                f"{known.get(name)}, that of this data is {value}. Give the data and the split "
+                "that it was trained on: what is held out here may have been trained on there"
+            )
+
+
+def adopt(folder: pathlib.Path, config: Config, digests: Mapping[str, str]) -> None:
+    """Makes a run of data before `ancestors`' later files one of this data (see `Claim.grown`)."""
+    # in this order: a process killed in between finds its run still grown, and comes here again
+    write_text(folder / "config.json", config_lib.to_json(config))
+    write_text(folder / "dataset.json", json.dumps(dict(digests), indent=2, sort_keys=True))
+
+
+def _advice(config: Config) -> str:
+    if not config.train.continue_on_new_data:
+        return ""
+    return (
+        ". train.continue_on_new_data goes on with the run's own data and later files behind it: "
+        "leave data.path as it was and name the later files in data.append"
+    )
 
 
 def load_config(folder: pathlib.Path) -> Config:
@@ -161,6 +239,15 @@ def _flat_json(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{name}"] = value
     return flat
+
+
+def _differences(stored: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, str]:
+    """Key -> what differs, in words."""
+    return {
+        key: f"{key}={_show(stored, key)} there, {_show(here, key)} here"
+        for key in sorted({*stored, *here})
+        if _plain(stored.get(key)) != _plain(here.get(key)) or (key in stored) != (key in here)
+    }
 
 
 def _plain(value: Any) -> Any:

@@ -1,5 +1,8 @@
 """AdamW with a warm-up schedule, and gradient clipping by the global norm."""
 
+import functools
+import re
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,7 +14,7 @@ from jaxrec.runtime import leaves
 
 # Leaves that weight decay pulls to zero: matrices and tables of vectors. Biases, norm scales,
 # relative attention biases, positions and compressed tokens are left alone.
-DECAYED = ("kernel", "item_embedding")
+DECAYED = ("kernel", "item_embedding", "shared_item_embedding")
 
 
 def schedule(config: TrainConfig) -> optax.Schedule:
@@ -44,10 +47,30 @@ def schedule(config: TrainConfig) -> optax.Schedule:
 
 def adamw(config: TrainConfig) -> optax.GradientTransformation:
     """AdamW (Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019)."""
-    return optax.adamw(
+    optimizer = optax.adamw(
         schedule(config),
         weight_decay=config.weight_decay,
         mask=decayed if config.weight_decay else None,
+    )
+    if not config.frozen:
+        return optimizer
+    # frozen leaves have no moments and take no memory beside themselves
+    return optax.partition(
+        {"moving": optimizer, "frozen": optax.set_to_zero()},
+        functools.partial(_labels, moves(config)),
+    )
+
+
+def moves(config: TrainConfig) -> Callable[[str], bool]:
+    """Whether the parameter of a path is trained: no pattern of `train.frozen` is found in it."""
+    patterns = [re.compile(pattern) for pattern in config.frozen]
+    return lambda name: not any(pattern.search(name) for pattern in patterns)
+
+
+def _labels(trained: Callable[[str], bool], params: Any) -> Any:
+    """Tree of `moving` and `frozen`."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: "moving" if trained(leaves.path_name(path)) else "frozen", params
     )
 
 

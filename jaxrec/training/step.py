@@ -1,5 +1,7 @@
 """One optimizer step as a jitted function of values."""
 
+import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -9,10 +11,15 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from jaxrec.config import TrainConfig
+from jaxrec import config as config_lib
+from jaxrec.config import Config, TrainConfig
+from jaxrec.nn import item_rows
+from jaxrec.nn.item_tower import ItemTower
 from jaxrec.runtime import leaves
 from jaxrec.runtime import mesh as mesh_lib
 from jaxrec.training import optimizer as optimizer_lib
+from jaxrec.training import tables, texts
+from jaxrec.training.gradient import mean_gradient
 from jaxrec.types import Batch, Params
 
 
@@ -50,7 +57,8 @@ class NonFiniteError(RuntimeError):
     """Loss or gradient is not a number: names the step and the culprit."""
 
 
-TrainStep = Callable[[TrainState, Batch, Any], tuple[TrainState, StepMetrics]]
+# the batch is a `texts.TextBatch` where an item tower is trained
+TrainStep = Callable[[TrainState, Any, Any], tuple[TrainState, StepMetrics]]
 
 
 def init_state(
@@ -65,6 +73,50 @@ def init_state(
     return TrainState(jnp.int32(0), params, optimizer.init(params), ema)
 
 
+class Assembled(NamedTuple):
+    """new: makes the state; like: its shapes and shardings; step: the jitted update."""
+
+    new: Callable[[], TrainState]
+    like: TrainState
+    step: Any
+
+
+def assemble(
+    config: Config,
+    init: Callable[[jax.Array], Params],
+    loss: Any,
+    negatives: Callable[[jax.Array, Any], Any] | None,
+    mesh: Mesh,
+    tower: ItemTower | None = None,
+) -> Assembled:
+    """State and step of a configuration on a mesh, whose devices need not be there.
+
+    negatives: needed by train.table_update other than adamw, see `make_table_step`; raises
+    ValueError where it is missing. tower: the item tower where it is trained, its parameters are
+    among those of `init` (`texts.TOWER`).
+    """
+    train = dataclasses.replace(config.train, frozen=config_lib.frozen(config))
+    by_rows = train.table_update != "adamw"
+    optimizer = (tables.optimizer if by_rows else optimizer_lib.adamw)(train)
+
+    def new() -> TrainState:
+        return init_state(init, optimizer, train, config.seed)
+
+    like = mesh_lib.abstract(mesh, new)
+    settings = optimizer, train, config.seed, mesh, jax.tree.map(lambda x: x.sharding, like)
+    if tower is not None:
+        gradient = texts.gradient_of(tower, optimizer_lib.moves(train))
+        step = make_step(loss, *settings, gradient=gradient, rows=texts.shardings(mesh))
+        return Assembled(new, like, step)
+    if not by_rows:
+        return Assembled(new, like, make_step(loss, *settings))
+    if negatives is None:
+        raise ValueError(f"train.table_update={train.table_update!r}: pass negatives")
+    shared = config.model.item_hash != "none"
+    rows_of = functools.partial(item_rows.rows_of, config.model) if shared else None
+    return Assembled(new, like, make_table_step(loss, negatives, *settings, rows_of=rows_of))
+
+
 def make_step(
     loss: Loss,
     optimizer: optax.GradientTransformation,
@@ -72,8 +124,12 @@ def make_step(
     seed: int,
     mesh: Mesh,
     state_shardings: TrainState,
+    gradient: Any = mean_gradient,
+    rows: Any = None,
 ) -> TrainStep:
     """Compiles on first use: (state, global batch, item_counts) -> (state, metrics).
+
+    gradient: as `mean_gradient`. rows: shardings of the batch (default: users over all devices).
 
     The loss is the mean over the *global* batch (loss sum / weight sum). The random key of a
     step is a function of (seed, step) alone, so a resumed run draws what the uninterrupted
@@ -82,16 +138,15 @@ def make_step(
     """
     rate = optimizer_lib.schedule(config)
 
-    def step(state: TrainState, batch: Batch, item_counts: Any) -> tuple[TrainState, StepMetrics]:
+    def step(state: TrainState, batch: Any, item_counts: Any) -> tuple[TrainState, StepMetrics]:
         rng = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), state.step)
 
-        def mean(params: Params) -> tuple[jax.Array, dict[str, jax.Array]]:
-            total, weight, metrics = loss(
-                params, batch, rng=rng, train=True, item_counts=item_counts
-            )
-            return total / jnp.where(weight > 0, weight, 1.0), metrics
+        def total(params: Params, part: Batch, key: jax.Array, **more: Any) -> Any:
+            return loss(params, part, rng=key, train=True, item_counts=item_counts, **more)
 
-        (value, metrics), gradients = jax.value_and_grad(mean, has_aux=True)(state.params)
+        value, metrics, gradients = gradient(
+            total, state.params, batch, rng, config.accumulate, mesh
+        )
         squares = optimizer_lib.squared_norms(gradients)
         norm = jnp.sqrt(jnp.sum(squares))
         clipped = optimizer_lib.clip(gradients, norm, config.clip)
@@ -112,6 +167,80 @@ def make_step(
         return TrainState(state.step + 1, *kept), StepMetrics(scalars, squares)
 
     everywhere = mesh_lib.replicated(mesh)
+    return jax.jit(
+        step,
+        in_shardings=(state_shardings, rows or mesh_lib.batch_sharding(mesh), everywhere),
+        out_shardings=(state_shardings, everywhere),
+        donate_argnums=0,
+    )
+
+
+def make_table_step(
+    loss: Callable[..., tuple[jax.Array, jax.Array, dict[str, jax.Array]]],
+    negatives: Callable[[jax.Array, Any], Any],
+    optimizer: optax.GradientTransformation,
+    config: TrainConfig,
+    seed: int,
+    mesh: Mesh,
+    state_shardings: TrainState,
+    rows_of: Callable[[Any], jax.Array] | None = None,
+) -> TrainStep:
+    """`make_step` that reads and writes only the rows of the item table that the step touches.
+
+    negatives: (key, item_counts) -> value whose `ids` int32 [M] are drawn; the loss gets it as
+    `negatives` in place of the counts, with ids that name rows of the table it is given: that
+    of the touched rows (`tables`). optimizer: `tables.optimizer`. rows_of:
+    of items that share rows, `item_rows.rows_of`.
+    """
+    rate = optimizer_lib.schedule(config)
+    everywhere = mesh_lib.replicated(mesh)
+
+    def step(state: TrainState, batch: Batch, item_counts: Any) -> tuple[TrainState, StepMetrics]:
+        rng = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), state.step)
+        drawn = negatives(rng, item_counts)
+        stored = tables.name_of(state.params)
+        table, rest = state.params[stored], tables.without(state.params)
+        ids = jnp.concatenate([batch.items.reshape(-1), drawn.ids])
+        ids = jax.lax.with_sharding_constraint(ids, everywhere)
+        used = tables.small(table, ids, mesh, rows_of)
+        count = batch.items.size
+        items = used.places[:count].reshape(batch.items.shape)
+        items = jax.lax.with_sharding_constraint(items, mesh_lib.batch_sharding(mesh))
+        small = batch._replace(items=items)
+        sampled = drawn._replace(ids=used.places[count:])
+
+        def total(params: Params, part: Batch, key: jax.Array) -> Any:
+            params = {**tables.without(params), tables.TABLE: used.of_items(params[stored])}
+            return loss(params, part, rng=key, train=True, item_counts=None, negatives=sampled)
+
+        given = {**rest, stored: used.touched.rows}
+        value, metrics, gradients = mean_gradient(total, given, small, rng, config.accumulate, mesh)
+        squares = optimizer_lib.squared_norms(gradients)
+        norm = jnp.sqrt(jnp.sum(squares))
+        sound = jnp.isfinite(value) & jnp.isfinite(norm)
+        clipped = optimizer_lib.clip(gradients, norm, config.clip)
+        updates, dense = optimizer.update(tables.without(clipped), state.opt_state["dense"], rest)
+        kept = jax.tree.map(
+            lambda new, old: jnp.where(sound, new, old),
+            (optax.apply_updates(rest, updates), dense),
+            (rest, state.opt_state["dense"]),
+        )
+        table, rows = tables.update(
+            table,
+            state.opt_state["rows"],
+            used.touched,
+            clipped[stored],
+            config=config,
+            rate=rate(state.step),
+            count=state.step,
+            sound=sound,
+            mesh=mesh,
+        )
+        params = {**kept[0], stored: table}
+        scalars = {"loss": value, "grad_norm": norm, "learning_rate": rate(state.step), **metrics}
+        new = TrainState(state.step + 1, params, {"dense": kept[1], "rows": rows}, None)
+        return new, StepMetrics(scalars, squares)
+
     return jax.jit(
         step,
         in_shardings=(state_shardings, mesh_lib.batch_sharding(mesh), everywhere),

@@ -1,12 +1,21 @@
 """Metrics of the steps since the last logged line, fetched without holding up the device."""
 
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from jaxrec.training.step import NonFiniteError, StepMetrics, culprit, is_sound
+
+
+class Work(NamedTuple):
+    """What one example costs a step: positions of the layout, FLOPs; peak FLOP/s of all devices
+    together, None where it is not known."""
+
+    positions: int
+    flops: float
+    peak: float | None
 
 
 class Window:
@@ -16,7 +25,8 @@ class Window:
     checkpoint, so a line whose steps lie on both sides of a kill is the same to the last bit.
     """
 
-    def __init__(self, values: list[dict[str, float]] | None = None):
+    def __init__(self, values: list[dict[str, float]] | None = None, work: Work | None = None):
+        self.work = work
         self.values: list[dict[str, float]] = list(values or [])
         self._pending: list[tuple[int, StepMetrics, int, int]] = []
         self._restart()
@@ -66,6 +76,12 @@ class Window:
             "events_per_s": self._events / seconds,
             "input_wait": min(1.0, self._waited / seconds),
         }
+        if self.work is not None:
+            positions, flops, peak = self.work
+            rates["tokens_per_s"] = positions * rates["examples_per_s"]
+            rates["flops_per_s"] = flops * rates["examples_per_s"]
+            if peak is not None:
+                rates["mfu"] = rates["flops_per_s"] / peak
         self.values = []
         self._restart()
         return means | rates

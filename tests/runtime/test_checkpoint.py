@@ -62,6 +62,15 @@ def test_round_trip(tmp_path):
     assert type(restored.trees["opt_state"]) is type(trees["opt_state"])
 
 
+def test_a_relative_folder(tmp_path, monkeypatch):
+    """As in `--workdir=runs/x`; Orbax reads absolute paths alone."""
+    monkeypatch.chdir(tmp_path)
+    trees = make_trees(3)
+    checkpoint.save(pathlib.Path("run/checkpoints"), 7, trees, {})
+    restored = checkpoint.restore(pathlib.Path("run/checkpoints"), 7, trees)
+    assert_equal(restored.trees, trees)
+
+
 def test_restores_onto_any_mesh(tmp_path):
     trees = make_trees()
     meshes = [

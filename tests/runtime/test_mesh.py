@@ -18,12 +18,20 @@ def params(rows=16, width=4):
 
 
 @pytest.mark.parametrize(
-    ("data", "model", "shape"), [(0, 1, (8, 1)), (0, 4, (2, 4)), (4, 2, (4, 2)), (2, 1, (2, 1))]
+    ("data", "fsdp", "model", "shape"),
+    [
+        (0, 1, 1, (8, 1, 1)),
+        (0, 1, 4, (2, 1, 4)),
+        (4, 1, 2, (4, 1, 2)),
+        (2, 1, 1, (2, 1, 1)),
+        (0, 2, 2, (2, 2, 2)),
+        (0, 8, 1, (1, 8, 1)),
+    ],
 )
-def test_sizes(data, model, shape):
-    mesh = mesh_lib.make_mesh(MeshConfig(data=data, model=model))
+def test_sizes(data, fsdp, model, shape):
+    mesh = mesh_lib.make_mesh(MeshConfig(data=data, fsdp=fsdp, model=model))
     assert tuple(mesh.shape.values()) == shape
-    assert mesh.axis_names == ("data", "model")
+    assert mesh.axis_names == ("data", "fsdp", "model")
 
 
 @pytest.mark.parametrize(
@@ -36,8 +44,15 @@ def test_indivisible_sizes_are_refused_with_the_numbers(data, model, numbers):
     assert all(number in str(error.value) for number in numbers)
 
 
+def test_indivisible_fsdp_is_refused_with_the_numbers():
+    with pytest.raises(ConfigError, match=r"mesh.fsdp=3 x mesh.model=2 = 6: .* 8"):
+        mesh_lib.make_mesh(MeshConfig(fsdp=3, model=2))
+    with pytest.raises(ConfigError, match=r"mesh.data=2 x mesh.fsdp=4 x mesh.model=2 = 16"):
+        mesh_lib.make_mesh(MeshConfig(data=2, fsdp=4, model=2))
+
+
 def test_unknown_logical_axis_raises():
-    assert mesh_lib.spec("batch", None) == P("data")
+    assert mesh_lib.spec("batch", None) == P(("data", "fsdp", "model"))
     assert mesh_lib.spec("items", "width") == P("model")
     with pytest.raises(ValueError, match=r"'itms'.*batch, items, width"):
         mesh_lib.spec("itms", "width")
@@ -73,20 +88,44 @@ def test_a_model_axis_that_splits_nothing_is_refused():
 def test_a_table_of_another_rank_than_its_rule_raises():
     mesh = mesh_lib.make_mesh(MeshConfig(data=2, model=4))
     with pytest.raises(ValueError, match="item_embedding has shape"):
-        mesh_lib.shardings(mesh, {"item_embedding": jnp.zeros(16)})
+        mesh_lib.shardings(mesh, {"item_embedding": jnp.zeros((16, 2, 2))})
+    per_row = mesh_lib.shardings(mesh, {"item_embedding": jnp.zeros(16)})
+    assert per_row["item_embedding"].spec == P("model")
 
 
-def test_batch_is_split_over_data():
+def test_large_dense_parameters_are_split_over_fsdp():
+    mesh = mesh_lib.make_mesh(MeshConfig(data=1, fsdp=4, model=2))
+    tree = {
+        "item_embedding": jnp.zeros((16, 4)),
+        "layers": {"kernel": jnp.zeros((4, 64, 256)), "wide": jnp.zeros((512, 64))},
+        "odd": jnp.zeros((255, 129)),
+        "small": jnp.zeros((8, 8)),
+    }
+    placed = leaves.flatten(mesh_lib.shardings(mesh, tree))
+    assert placed["layers/kernel"].spec == P(None, None, "fsdp")
+    assert placed["layers/wide"].spec == P("fsdp")
+    assert placed["odd"].spec == P()
+    assert placed["small"].spec == P()
+    assert placed["item_embedding"].spec == P("model")
+
+
+def test_an_fsdp_axis_that_splits_nothing_is_refused():
+    mesh = mesh_lib.make_mesh(MeshConfig(data=2, fsdp=4))
+    with pytest.raises(ConfigError, match=r"mesh.fsdp=4: splits nothing"):
+        mesh_lib.shardings(mesh, params())
+
+
+def test_batch_is_split_over_every_axis():
     mesh = mesh_lib.make_mesh(MeshConfig(data=4, model=2))
     rows = np.arange(8, dtype=np.int32)
     batch = Batch(*(np.stack([rows, rows], 1) for _ in range(4)), rows, rows)
     placed = mesh_lib.put_batch(mesh, batch)
     for here, there in zip(batch, placed, strict=True):
         np.testing.assert_array_equal(here, there)
-        assert there.sharding.shard_shape(there.shape)[0] == 2
-    mesh_lib.check_batch_size(mesh, 8, "train.batch_size")
-    with pytest.raises(ConfigError, match=r"train.batch_size=6.*4 devices"):
-        mesh_lib.check_batch_size(mesh, 6, "train.batch_size")
+        assert there.sharding.shard_shape(there.shape)[0] == 1
+    mesh_lib.check_batch_size(mesh, 16, "train.batch_size")
+    with pytest.raises(ConfigError, match=r"train.batch_size=12.*8 devices.*data=4 x mesh.model=2"):
+        mesh_lib.check_batch_size(mesh, 12, "train.batch_size")
 
 
 def test_created_where_it_lives():

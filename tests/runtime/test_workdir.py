@@ -18,13 +18,13 @@ DIGESTS = {"data": "d1", "vocabulary": "v1"}
 def test_the_same_run_comes_back(tmp_path):
     config = Config()
     config.eval.ks = (1, 10)
-    assert workdir.claim(tmp_path, config, DIGESTS) == []
-    assert workdir.claim(tmp_path, config, DIGESTS) == []
+    assert workdir.claim(tmp_path, config, DIGESTS).changed == []
+    assert workdir.claim(tmp_path, config, DIGESTS).changed == []
     assert workdir.load_config(tmp_path) == config
     # what JSON cannot tell apart is not a difference
     config.train.learning_rate = 1e-3 + 0
     config.model.dropout = float(config.model.dropout)
-    assert workdir.claim(tmp_path, config, DIGESTS) == []
+    assert workdir.claim(tmp_path, config, DIGESTS).changed == []
 
 
 def test_free_keys_may_change_and_are_named(tmp_path):
@@ -33,7 +33,7 @@ def test_free_keys_may_change_and_are_named(tmp_path):
     config.train.steps = 77
     config.eval.ks = (3,)
     config.data.cache_dir = "elsewhere"
-    changed = workdir.claim(tmp_path, config, DIGESTS)
+    changed = workdir.claim(tmp_path, config, DIGESTS).changed
     assert changed == [
         "data.cache_dir='' there, 'elsewhere' here",
         "eval.ks=[1, 5, 10, 50, 200] there, [3] here",
@@ -65,13 +65,37 @@ def test_another_dataset_is_refused_with_both_digests(tmp_path):
         workdir.claim(tmp_path, Config(), DIGESTS | {"vocabulary": "v2"})
 
 
-def test_a_key_that_the_stored_config_lacks_is_a_difference(tmp_path):
+def test_an_evaluation_needs_the_runs_model_and_data(tmp_path):
+    with pytest.raises(WorkdirError, match=r"no config.json: train there first"):
+        workdir.check(tmp_path, Config())
+    workdir.claim(tmp_path, Config(), DIGESTS)
+    before = sorted(path.read_text() for path in tmp_path.iterdir())
+    config = Config()
+    config.eval.ks, config.train.batch_size, config.data.workers = (3,), 8, 0
+    workdir.check(tmp_path, config)
+    workdir.check_data(tmp_path, DIGESTS)
+    config.model.hstu.normalizer = 7.0  # same shapes, other scores
+    config.data.holdout = 20
+    with pytest.raises(WorkdirError, match=r"holdout=1 there, 20 here; model.hstu.normalizer=0.0"):
+        workdir.check(tmp_path, config)
+    with pytest.raises(WorkdirError, match=r"trained on another dataset: its data .*d1.*d2"):
+        workdir.check_data(tmp_path, DIGESTS | {"data": "d2"})
+    assert sorted(path.read_text() for path in tmp_path.iterdir()) == before
+    (tmp_path / "dataset.json").unlink()
+    with pytest.raises(WorkdirError, match=r"data digest is None"):
+        workdir.check_data(tmp_path, DIGESTS)
+
+
+def test_a_key_that_came_after_the_start_had_its_default(tmp_path):
     workdir.claim(tmp_path, Config(), DIGESTS)
     values = json.loads((tmp_path / "config.json").read_text())
     del values["model"]["width"]
     (tmp_path / "config.json").write_text(json.dumps(values))
-    with pytest.raises(WorkdirError, match=r"model.width=missing there, 64 here"):
-        workdir.claim(tmp_path, Config(), DIGESTS)
+    config = Config()
+    assert workdir.claim(tmp_path, config, DIGESTS).changed == []
+    config.model.width = 128
+    with pytest.raises(WorkdirError, match=r"model.width=64 there, 128 here"):
+        workdir.claim(tmp_path, config, DIGESTS)
 
 
 def test_strange_and_damaged_folders(tmp_path):
@@ -124,3 +148,50 @@ def test_two_processes_cannot_train_in_one_folder(tmp_path):
         child.communicate()
     with workdir.lock(tmp_path):  # a killed process lets go
         pass
+
+
+def test_data_that_was_appended_to_needs_a_word(tmp_path):
+    """Refused with the name of the flag, taken with it, and other data never."""
+    config, later = Config(), {"data": "d2", "vocabulary": "v2"}
+    before = [workdir.Ancestor(DIGESTS, 7)]
+    workdir.claim(tmp_path, config, DIGESTS)
+    config.data.append = ("day2.parquet",)
+    with pytest.raises(WorkdirError, match=r"train\.continue_on_new_data=True"):
+        workdir.claim(tmp_path, config, later, before)
+    config.train.continue_on_new_data = True
+    strangers = [workdir.Ancestor(DIGESTS | {"vocabulary": "other"}, 7)]
+    with pytest.raises(WorkdirError, match=r"data\.append=\[\] there, \['day2"):
+        workdir.claim(tmp_path, config, later, strangers)
+    config.data.append = ()
+    with pytest.raises(WorkdirError, match=r"another dataset.*later files in data\.append"):
+        workdir.claim(tmp_path, config, later, strangers)
+    config.data.append = ("day2.parquet",)
+    for _ in range(2):  # a process killed before `adopt` finds the same
+        claim = workdir.claim(tmp_path, config, later, before)
+        assert claim.grown
+        assert any("data.append" in line for line in claim.changed)
+    workdir.adopt(tmp_path, config, later)
+    assert workdir.claim(tmp_path, config, later, before) == ([], False)
+    config.model.width = 9
+    with pytest.raises(WorkdirError, match=r"model\.width"):
+        workdir.claim(tmp_path, config, later, before)
+
+
+def test_killed_while_adopting(tmp_path, monkeypatch):
+    config, later = Config(), {"data": "d2", "vocabulary": "v2"}
+    before = [workdir.Ancestor(DIGESTS, 7)]
+    workdir.claim(tmp_path, config, DIGESTS)
+    config.data.append, config.train.continue_on_new_data = ("day2.parquet",), True
+    write = workdir.write_text
+    for file in ("config.json", "dataset.json"):
+
+        def killed(path, text, file=file):
+            if path.name == file:
+                raise KeyboardInterrupt
+            write(path, text)
+
+        monkeypatch.setattr(workdir, "write_text", killed)
+        with pytest.raises(KeyboardInterrupt):
+            workdir.adopt(tmp_path, config, later)
+        monkeypatch.undo()
+        assert workdir.claim(tmp_path, config, later, before).grown

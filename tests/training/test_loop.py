@@ -299,7 +299,8 @@ def test_refusals(whole, tmp_path):
 def test_plain_lines(whole, tmp_path, capsys):
     standin.fit(tmp_path, standin.make_config(steps=10))
     text = capsys.readouterr().err.splitlines()
-    assert text[0].startswith("step 5/10  loss ")
-    assert "steps/s" in text[0]
-    assert text[0].endswith(" left")
-    assert text[1].startswith("step 8  validation ndcg@10 ")
+    assert text[0].startswith("first step (compilation) took ")
+    assert text[1].startswith("step 5/10  loss ")
+    assert "steps/s" in text[1]
+    assert text[1].endswith(" left")
+    assert text[2].startswith("step 8  validation ndcg@10 ")

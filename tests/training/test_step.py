@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxrec.config import MeshConfig
+from jaxrec.config import ConfigError, MeshConfig, validate
 from jaxrec.runtime import mesh as mesh_lib
 from jaxrec.training import optimizer as optimizer_lib
 from jaxrec.training import step as step_lib
@@ -130,3 +130,30 @@ def test_a_parameter_that_is_not_finite_is_the_culprit(single):
     params["encoder"]["kernel"] = params["encoder"]["kernel"].at[0, 0].set(jnp.nan)
     text = step_lib.culprit(trace[0], params)
     assert text == "parameters that are not finite: encoder/kernel"
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 2)])
+def test_a_batch_in_parts_has_the_gradient_of_the_whole(shape):
+    """Without randomness; weights differ between parts, so a mean of means would be wrong."""
+
+    def plain(params, batch, *, rng, train, item_counts):
+        total, weight, _ = standin.loss(
+            params, batch, rng=rng, train=False, item_counts=item_counts
+        )
+        return total, weight, {"targets": weight}
+
+    mesh = mesh_lib.make_mesh(MeshConfig(data=shape[0], model=shape[1]))
+    whole, trace = run(standin.make_config(), mesh, 2, plain)
+    parts, other = run(standin.make_config(accumulate=2), mesh, 2, plain)
+    for a, b in zip(trace, other, strict=True):
+        assert set(a.scalars) == set(b.scalars)
+        for name in a.scalars:
+            np.testing.assert_allclose(a.scalars[name], b.scalars[name], rtol=1e-5)
+    for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(parts.params), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_parts_that_do_not_divide_are_refused():
+    config = standin.make_config(accumulate=3)
+    with pytest.raises(ConfigError, match=r"train.accumulate=3: must divide train.batch_size=8"):
+        validate(config)

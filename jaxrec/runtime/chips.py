@@ -1,0 +1,25 @@
+"""Peak arithmetic of accelerators, to say how much of it a run uses."""
+
+import jax
+
+# device_kind (its beginning) -> bfloat16 FLOP/s with dense operands, by the makers' data sheets
+PEAK_FLOPS = {
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5p": 459e12,
+    "TPU v5": 459e12,
+    "TPU v6 lite": 918e12,
+    "TPU v6e": 918e12,
+    "NVIDIA A100": 312e12,
+    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA H200": 989e12,
+}
+
+
+def peak_flops(device: jax.Device) -> float | None:
+    """FLOP/s of one device; None where it is not known (a CPU: it depends on too much)."""
+    kind = device.device_kind
+    names = [name for name in PEAK_FLOPS if kind.startswith(name)]
+    return PEAK_FLOPS[max(names, key=len)] if names else None
