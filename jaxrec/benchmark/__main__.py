@@ -1,0 +1,46 @@
+"""What compression saves: every method side by side in one run.
+
+    python -m jaxrec.benchmark --config=configs/bench_quick.py --output=runs/bench
+
+Writes rows.json (stored as it goes; the same command continues), report.json, report.md and
+plots. `--config.key=value` overrides a setting. See docs/benchmark.md.
+"""
+
+import argparse
+import dataclasses
+import importlib.metadata
+import pathlib
+import sys
+
+from jaxrec.benchmark import grid, grid_config, grid_report, timing
+from jaxrec.config import ConfigError
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m jaxrec.benchmark", description=__doc__.split("\n\n")[0]
+    )
+    parser.add_argument("--config", required=True, help="FILE.py[:argument], configs/bench_*.py")
+    parser.add_argument("--output", required=True, help="folder of rows, report and plots")
+    args, overrides = parser.parse_known_args()
+    try:
+        config = grid_config.load(args.config, overrides)
+    except ConfigError as error:
+        parser.error(str(error))
+    folder = pathlib.Path(args.output)
+    rows = grid.run(config, folder)
+    facts = timing.report("grid", rows, timing=grid.TIMING, config=dataclasses.asdict(config))
+    facts["command"] = " ".join(["python -m jaxrec.benchmark", *sys.argv[1:]])
+    names = ("jax", "jaxlib", "flax", "optax", "numpy")
+    facts["versions"] = {name: importlib.metadata.version(name) for name in names}
+    grid.write_json(folder / "report.json", facts)
+    (folder / "report.md").write_text(grid_report.markdown(facts))
+    try:
+        grid_report.plot(rows, folder)
+    except ConfigError as error:  # figures are worth having without plots
+        print(f"no plots: {error}", file=sys.stderr)
+    print(folder / "report.md")
+
+
+if __name__ == "__main__":
+    main()

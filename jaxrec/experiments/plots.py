@@ -1,0 +1,130 @@
+"""Plots of a table: PNG and SVG, drawn by matplotlib (`pip install jaxrec[plot]`)."""
+
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from jaxrec.benchmark import drawing
+from jaxrec.benchmark.drawing import COLOURS, MARKS
+
+
+def check() -> None:
+    """Raises ConfigError where plots cannot be drawn, before hours of work."""
+    with drawing.style():
+        pass
+
+
+def draw(plot: dict[str, Any], rows: Sequence[dict[str, Any]]) -> Any:
+    """The matplotlib figure of one plot (`table.Line` as a dict) of a table's rows.
+
+    Raises ConfigError where matplotlib is not installed.
+    """
+    kept = [r for r in rows if r.get(plot["x"]) is not None and r.get(plot["y"]) is not None]
+    with drawing.style() as matplotlib:
+        figure = matplotlib.figure.Figure(figsize=(5.6, 3.6))
+        axes = figure.subplots()
+        shape = {"line": _lines, "bar": _bars, "heat": _heat}[plot["kind"]]
+        shape(axes, plot, kept)
+        axes.set_title(plot["title"], loc="left", fontsize=11, fontweight="bold")
+        axes.set_xlabel(plot["x_label"])
+        if plot["kind"] != "heat":
+            axes.set_ylabel(plot["y_label"])
+            if plot["zero"]:
+                axes.set_ylim(bottom=0)
+    return figure
+
+
+def _series(plot: dict[str, Any], rows: Sequence[dict[str, Any]]) -> dict[str, list[dict]]:
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(str(row.get(plot["series"], "")), []).append(row)
+    return found
+
+
+def _errors(rows: Sequence[dict[str, Any]], y: str) -> list[list[float]] | None:
+    if any(r.get(f"{y}_low") is None or r.get(f"{y}_high") is None for r in rows):
+        return None
+    below = [max(0.0, r[y] - r[f"{y}_low"]) for r in rows]
+    return [below, [max(0.0, r[f"{y}_high"] - r[y]) for r in rows]]
+
+
+def _lines(axes: Any, plot: dict[str, Any], rows: Sequence[dict[str, Any]]) -> None:
+    x, y = plot["x"], plot["y"]
+    series = _series(plot, rows)
+    for number, (name, points) in enumerate(series.items()):
+        points = sorted(points, key=lambda r: r[x])
+        place = [r[x] for r in points]
+        if plot["log"]:  # a little apart, so that intervals can be told from each other
+            place = [p * (1 + 0.015 * (number - (len(series) - 1) / 2)) for p in place]
+        axes.errorbar(
+            place,
+            [r[y] for r in points],
+            yerr=_errors(points, y),
+            color=COLOURS[number % len(COLOURS)],
+            marker=MARKS[number % len(MARKS)],
+            markersize=5,
+            linewidth=1.6,
+            elinewidth=1,
+            capsize=3,
+            label=name,
+        )
+    ticks = sorted({r[x] for r in rows})
+    if plot["log"]:
+        axes.set_xscale("symlog" if ticks and min(ticks) <= 0 else "log", base=2)
+    if 0 < len(ticks) <= 10 and (plot["log"] or all(isinstance(tick, int) for tick in ticks)):
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
+    if len(series) > 1:
+        axes.legend(frameon=False, fontsize=9)
+
+
+def _bars(axes: Any, plot: dict[str, Any], rows: Sequence[dict[str, Any]]) -> None:
+    x, y = plot["x"], plot["y"]
+    series = _series(plot, rows)
+    labels = list(dict.fromkeys(str(r[x]) for r in rows))
+    wide = 0.8 / max(1, len(series))
+    for number, (name, points) in enumerate(series.items()):
+        place = [labels.index(str(r[x])) + (number - (len(series) - 1) / 2) * wide for r in points]
+        axes.bar(
+            place,
+            [r[y] for r in points],
+            wide * 0.92,
+            yerr=_errors(points, y),
+            color=COLOURS[number % len(COLOURS)],
+            error_kw={"elinewidth": 1, "capsize": 3},
+            label=name,
+        )
+    axes.set_xticks(range(len(labels)), labels)
+    axes.grid(False, axis="x")
+    if len(series) > 1:  # above the bars, in a row of its own
+        axes.set_ylim(top=axes.get_ylim()[1] * 1.15)
+        axes.legend(frameon=False, fontsize=9, loc="upper left", ncols=len(series))
+
+
+def _heat(axes: Any, plot: dict[str, Any], rows: Sequence[dict[str, Any]]) -> None:
+    if not rows:
+        return
+    series = _series(plot, rows)
+    across = list(dict.fromkeys(r[plot["x"]] for r in rows))
+    table = [[float("nan")] * len(across) for _ in series]
+    for line, points in zip(table, series.values(), strict=True):
+        for row in points:
+            line[across.index(row[plot["x"]])] = row[plot["y"]]
+    image = axes.imshow(table, aspect="auto", cmap="viridis")
+    axes.set_xticks(range(len(across)), [str(a) for a in across])
+    axes.set_yticks(range(len(series)), list(series))
+    axes.grid(False)
+    axes.figure.colorbar(image, ax=axes, label=plot["y_label"])
+
+
+def names(table: dict[str, Any]) -> list[str]:
+    """File names, without ending, of a table's plots."""
+    first = table["experiment"]
+    return [first if not i else f"{first}_{i + 1}" for i in range(len(table["plots"]))]
+
+
+def write(folder: pathlib.Path, table: dict[str, Any]) -> list[str]:
+    """PNG and SVG of every plot of a table; returns their names without ending."""
+    for name, plot in zip(names(table), table["plots"], strict=True):
+        drawing.save(draw(plot, table["rows"]), folder, name)
+    return names(table)

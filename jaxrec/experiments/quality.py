@@ -1,0 +1,299 @@
+"""Quality of trained runs: length, tokens, segments, placement, longer."""
+
+from collections.abc import Sequence
+
+from jaxrec import cost
+from jaxrec.config import Config
+from jaxrec.experiments import statistics
+from jaxrec.experiments.runs import Lab, with_values
+from jaxrec.experiments.table import Cell, Experiment, Line, Values, spread
+from jaxrec.layout import SegmentLayout
+from jaxrec.report import Ranks
+
+METRICS = ("recall", "ndcg")
+K = 10
+
+
+def columns(
+    ranks: Sequence[Ranks],
+    samples: int,
+    against: Sequence[Ranks] | None = None,
+    name: str = "full",
+) -> Values:
+    """Columns of one setting, ranks by seed, and its ratio to another one called `name`."""
+    found: Values = {}
+    for metric in METRICS:
+        table = statistics.values(ranks, metric, K)
+        found |= spread(f"{metric}@{K}", statistics.interval(table, samples))
+        found[f"{metric}@{K}_seeds"] = table.mean(1).tolist()
+        if against is not None:
+            base = statistics.values(against, metric, K)
+            found |= spread(f"{metric}_of_{name}", statistics.ratio(table, base, samples))
+    return found | {"users": int(table.shape[1]), "targets": len(ranks[0].rank)}
+
+
+def measured(lab: Lab, config: Config, row: str, against: Config | None = None) -> Values:
+    """Columns of a run over the seeds, and its ratio to the full-history run `against`.
+
+    config: of any seed; row: see `Lab.ranks`.
+    """
+
+    def of_seeds(config: Config, row: str) -> list[Ranks]:
+        return [lab.ranks(with_values(config, seed=seed), row) for seed in lab.seeds]
+
+    other = None if against is None else of_seeds(against, "full")
+    return columns(of_seeds(config, row), lab.config.experiments.bootstrap, other)
+
+
+def price(config: Config, row: str, against: Config | None = None) -> Values:
+    """What a request costs, also as a share of full history's cost.
+
+    against: layout whose events that full history covers; default the row's own.
+    """
+    layout, state = SegmentLayout.from_config(config.layout), None
+    events = layout.num_items
+    if row == "compressed":
+        layout, state = layout.request(), cost.state_bytes(config.model, layout)
+    flops = cost.forward_flops(config.model, layout)
+    covered = (against or config).layout.history
+    whole = cost.forward_flops(config.model, SegmentLayout.full(covered))
+    return {
+        "history": events,
+        "mflop_request": flops / 1e6,
+        "flops_of_full": flops / whole,
+        "state_bytes": state,
+    }
+
+
+ROWS = {"compressed": "compressed", "full": "full", "recent": "recent-only"}  # of layout.mode
+
+
+def _cell(
+    lab: Lab, name: str, config: Config, facts: Values, against: Config | None = None
+) -> Cell:
+    """A row of the model that `config` trains, compared with the full history `against`."""
+    row = ROWS[config.layout.mode]
+
+    def make() -> Values:
+        found = measured(lab, config, row, against)
+        return {"name": name, **facts, **price(config, row, against), **found}
+
+    return Cell(name, make)
+
+
+def full_of(config: Config) -> Config:
+    """The full-history run over as many events.
+
+    Keys that only a compressed layout reads are set alike, so that runs are shared.
+    """
+    return with_values(config, layout__mode="full", layout__tokens=1)
+
+
+def recent_of(config: Config) -> Config:
+    """The run that knows the recent window alone."""
+    return with_values(config, layout__mode="recent", layout__tokens=1, layout__max_segments=1)
+
+
+QUALITY = f"recall@{K}"
+
+
+def _plots(x: str, label: str, title: str, log: bool = True) -> list[Line]:
+    return [Line(title, x, QUALITY, label, f"Recall@{K}", log=log)]
+
+
+def length(lab: Lab) -> Experiment:
+    cells = []
+    for count in lab.config.experiments.lengths:
+        config = with_values(lab.base, layout__max_segments=count)
+        full = full_of(config)
+        events = config.layout.history
+        facts = {"segments": count}
+        cells.append(
+            _cell(
+                lab,
+                f"compressed {events}",
+                config,
+                {"series": "compressed"} | facts,
+                full,
+            )
+        )
+        cells.append(_cell(lab, f"full {events}", full, {"series": "full"} | facts, full))
+    recent = recent_of(lab.base)
+    alone: Values = {"series": "recent window alone", "segments": 0}
+    cells.insert(0, _cell(lab, "recent window", recent, alone, full_of(lab.base)))
+    return Experiment(
+        "length",
+        "Quality against history length",
+        "Does a longer history help, and does compression keep what it brings?",
+        "One run per length and seed, compressed and full, with the same settings and steps; "
+        "segments are as long everywhere, a longer history has more of them.",
+        "The two lines lie together where compression loses nothing; both rise while older "
+        "events still tell something.",
+        cells,
+        [
+            *_plots("history", "history, events", "Quality against history length"),
+            Line(
+                "Work of a request",
+                "history",
+                "mflop_request",
+                "history, events",
+                "MFLOP per request",
+                log=True,
+                zero=True,
+            ),
+        ],
+    )
+
+
+def tokens(lab: Lab) -> Experiment:
+    full = full_of(lab.base)
+    cells = [
+        _cell(
+            lab,
+            f"k={k}",
+            with_values(lab.base, layout__tokens=k),
+            {"series": "compressed", "tokens": k},
+            full,
+        )
+        for k in lab.config.experiments.tokens
+    ]
+    return Experiment(
+        "tokens",
+        "Tokens per segment",
+        "How many tokens does a segment need?",
+        "One run per number of tokens and seed; segments and steps are the same.",
+        "Where the line is flat more tokens buy nothing; each one makes the state longer. The "
+        "ratio is to the full history of the same events.",
+        cells,
+        [
+            Line(
+                "Tokens per segment",
+                "tokens",
+                "recall_of_full",
+                "tokens per segment",
+                f"Recall@{K} / full history",
+                log=True,
+            )
+        ],
+    )
+
+
+def segments(lab: Lab) -> Experiment:
+    base = lab.base
+    cells = []
+    for count in lab.config.experiments.segments:
+        config = equal_history(base, count, base.layout.tokens)
+        facts = {
+            "series": "compressed",
+            "segments": count,
+            "segment_size": config.layout.segment_size,
+        }
+        cells.append(_cell(lab, f"{count} segments", config, facts, full_of(base)))
+    return Experiment(
+        "segments",
+        "Number of segments at equal history",
+        "Is it better to compress in many small pieces or in a few large ones?",
+        "The history of the base layout is cut into as many segments; each has the same number "
+        "of tokens. The recent window is as long as a segment, so many segments also mean fewer "
+        "raw events at a request, and a cheaper one.",
+        "Left: few, long segments and a long recent window; right: the opposite. Compare quality "
+        "with the work of a request in the table.",
+        cells,
+        [
+            Line(
+                "Segments at equal history",
+                "segments",
+                "recall_of_full",
+                "segments",
+                f"Recall@{K} / full history",
+                log=True,
+            )
+        ],
+    )
+
+
+def equal_history(base: Config, count: int, tokens: int) -> Config:
+    """`base` with another number of segments over (nearly) as many events."""
+    if count == base.layout.max_segments:
+        return with_values(base, layout__tokens=tokens)
+    size = max(1, round((base.layout.history - base.layout.recent_min + 1) / (count + 1)))
+    return with_values(
+        base, layout__max_segments=count, layout__segment_size=size, layout__tokens=tokens
+    )
+
+
+def placement(lab: Lab) -> Experiment:
+    base = lab.base
+    total = base.layout.max_segments * base.layout.tokens
+    full = full_of(base)
+    cells = []
+    for name, count in (
+        ("at the end", 1),
+        ("per segment", base.layout.max_segments),
+        ("interleaved", total),
+    ):
+        config = equal_history(base, count, total // count)
+        facts = {
+            "series": "compressed",
+            "placement": name,
+            "segments": count,
+            "tokens": total // count,
+            "segment_size": config.layout.segment_size,
+        }
+        cells.append(_cell(lab, name, config, facts, full))
+    return Experiment(
+        "placement",
+        "Placement of the tokens",
+        "Where should the tokens stand: all behind the history, behind segments, between events?",
+        f"{total} tokens in all, over as many events: in one block, behind "
+        f"{base.layout.max_segments} segments, or one by one between short runs of events. The "
+        "recent window is as long as a segment.",
+        "Bars are quality relative to the full history; the table gives what a request costs.",
+        cells,
+        [
+            Line(
+                "Placement of the tokens",
+                "placement",
+                "recall_of_full",
+                "tokens stand",
+                f"Recall@{K} / full history",
+                kind="bar",
+            )
+        ],
+    )
+
+
+def longer(lab: Lab) -> Experiment:
+    base = lab.base
+    trained = base.layout.max_segments
+    cells = []
+    for count in served_counts(trained, lab.config.experiments.longer):
+        config = with_values(base, layout__max_segments=count)
+        facts = {"series": "served longer than trained", "segments": count}
+
+        def make(count: int = count, facts: Values = facts, events: int = config.layout.history):
+            found = measured(lab, base, f"served {count}")
+            return {"name": f"served {count}", **facts, "history": events, **found}
+
+        cells.append(Cell(f"served {count}", make))
+        if count in (trained, *lab.config.experiments.lengths):
+            name = f"trained {count}"
+            facts = {"series": "trained at that length", "segments": count}
+            cells.append(_cell(lab, name, config, facts))
+    return Experiment(
+        "longer",
+        "Longer histories than in training",
+        f"What happens to a model trained with {trained} segments when it is served with more?",
+        "The same run with fewer and more complete segments laid out before the recent window; a "
+        f"position sees the tokens of the {trained} segments before it, so older events arrive "
+        "through the tokens between. Beside it runs that were trained with so many segments "
+        "(those of `length`).",
+        "A line that does not fall behind the trained length says that a state may go on being "
+        "extended for ever.",
+        cells,
+        _plots("segments", "segments served", "Longer histories than in training"),
+    )
+
+
+def served_counts(trained: int, factors: Sequence[float]) -> list[int]:
+    return sorted({max(1, round(trained * factor)) for factor in factors})

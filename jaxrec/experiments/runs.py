@@ -1,0 +1,264 @@
+"""Trained runs behind the experiments: cached by configuration, evaluated once.
+
+    <runs>/<digest>/            a run's folder as `train.py` makes it
+    <runs>/<digest>/ranks/      ranks of what was evaluated, one .npz per question
+
+Two experiments that ask for the same configuration share its run; a killed training goes on.
+"""
+
+import copy
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxrec import commands, evaluation, recommender
+from jaxrec import config as config_lib
+from jaxrec.config import Config
+from jaxrec.data import pipeline
+from jaxrec.data.prepared import Prepared
+from jaxrec.experiments.settings import ExperimentsConfig
+from jaxrec.report import Ranks
+from jaxrec.runtime import mesh as mesh_lib
+from jaxrec.runtime import workdir
+from jaxrec.runtime.checkpoint import steps
+from jaxrec.runtime.preemption import Preempted, Preemption
+from jaxrec.training.loop import fit
+
+Say = Callable[[str], None]
+DONE = "finished.json"
+# keys that a run may change and go on, and that decide which of its parameters are evaluated
+DECIDING = (
+    "train.steps",
+    "train.eval_every",
+    "train.patience",
+    "data.path",
+    "data.items_path",
+)
+
+
+class MissingRun(workdir.WorkdirError):
+    """A run that is needed and may not be trained now."""
+
+
+def plain(config: Config) -> Config:
+    """The run's part of a configuration, as a value of its own."""
+    fields = {f.name: copy.deepcopy(getattr(config, f.name)) for f in dataclasses.fields(Config)}
+    return Config(**fields)
+
+
+def with_values(config: Config, **changes: Any) -> Config:
+    """A copy with other values: `with_values(config, layout__tokens=8)`.
+
+    Raises ConfigError where a value cannot work.
+    """
+    changed = plain(config)
+    for key, value in changes.items():
+        *groups, name = key.split("__")
+        setattr(functools.reduce(getattr, groups, changed), name, value)
+    return config_lib.validate(changed)
+
+
+def name_of(config: Config) -> str:
+    """Digest of what decides a run's parameters: not how it is watched, evaluated, or where.
+
+    Keys at their default are left out, so that runs keep their names when a key is added.
+    """
+    flat, usual = workdir.flatten(plain(config)), workdir.flatten(Config())
+    kept = {k: v for k, v in flat.items() if k in DECIDING or not workdir.is_free(k)}
+    return config_lib.digest({k: v for k, v in kept.items() if v != usual[k]})
+
+
+class Lab:
+    """Runs, their ranks and the users that all experiments evaluate.
+
+    train: whether missing runs are trained (else MissingRun). fresh: ranks are made again and
+    not kept, for `verify`.
+    """
+
+    def __init__(
+        self,
+        config: ExperimentsConfig,
+        runs: pathlib.Path,
+        say: Say = print,
+        train: bool = True,
+        fresh: bool = False,
+    ):
+        self.config, self.folder, self.say = config, runs, say
+        self.train, self.fresh = train, fresh
+        self.base = plain(config)
+        self._trained: set[str] = set()
+        self._sessions: dict[str, commands.Session] = {}
+        self._users: dict[str, np.ndarray] = {}
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return self.config.experiments.seeds
+
+    def place(self, config: Config) -> pathlib.Path:
+        """The folder of a run."""
+        return self.folder / name_of(config)
+
+    def session(self, config: Config) -> commands.Session:
+        """Data, model and checkpoints of a trained run; trains it first where it is missing."""
+        name = name_of(config)
+        folder = self.folder / name
+        self._share_compiled(config)
+        if not config.data.cache_dir:
+            config = with_values(config, data__cache_dir=str(self.folder / "data"))
+        if name not in self._trained:
+            finished = (folder / DONE).is_file() and bool(steps(folder / commands.CHECKPOINTS))
+            if not finished and not self.train:
+                raise MissingRun(
+                    f"{folder}: no finished run of this configuration ({essence(config)}); name "
+                    "the folder of runs with --runs, or run the experiment again to train it"
+                )
+            if not finished:
+                self._fit(config, folder)
+            self._trained.add(name)
+        if name not in self._sessions:
+            if len(self._sessions) > 8:  # parameters and compiled functions are not small
+                self._sessions.clear()
+            session = commands.Session(config, folder)
+            workdir.claim(folder, config, session.digests)  # of this data and configuration
+            self._sessions[name] = session
+        return self._sessions[name]
+
+    def _share_compiled(self, config: Config) -> None:
+        """The seeds of a setting, and later starts, compile once."""
+        if jax.config.values.get("jax_compilation_cache_dir") is None:
+            cache = config.train.compilation_cache or str((self.folder / "compiled").absolute())
+            jax.config.update("jax_compilation_cache_dir", cache)
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+    def _fit(self, config: Config, folder: pathlib.Path) -> None:
+        self.say(f"training {folder.name}: {essence(config)}")
+        folder.mkdir(parents=True, exist_ok=True)
+        with Preemption() as preemption:
+            mesh = mesh_lib.make_mesh(config.mesh)
+            with preemption.interrupting():
+                session = commands.Session(config, folder, mesh, preemption.poll)
+            result = fit(
+                config,
+                folder,
+                init=session.init(),
+                loss=functools.partial(session.model.loss, item_dropout=config.train.item_dropout),
+                batches=session.train_batches,
+                evaluate=session.validation(),
+                item_counts=session.sampling,
+                negatives=session.model.negatives,
+                mesh=mesh,
+                preemption=preemption,
+                digests=session.digests,
+                claimed=session.save_catalog,
+            )
+        if result.stopped == "preempted":
+            raise Preempted
+        workdir.write_text(folder / DONE, f'{{"step": {result.step}}}\n')
+
+    def users(self, prepared: Prepared) -> np.ndarray:
+        """Dense indices of the evaluated users, the same for every run on this data."""
+        settings = self.config.experiments
+        if prepared.digest not in self._users:
+            tested = prepared.boundaries.validation_end < prepared.lengths
+            able = np.flatnonzero(tested & (prepared.lengths >= settings.min_events))
+            if not len(able):
+                raise config_lib.ConfigError(
+                    f"experiments.min_events={settings.min_events}: no user has so many events "
+                    "and, with data.holdout, targets to test; the longest history has "
+                    f"{int(prepared.lengths.max())} events"
+                )
+            order = np.random.default_rng(0).permutation(able)
+            self._users[prepared.digest] = np.sort(order[: settings.users or None])
+        return self._users[prepared.digest]
+
+    def ranks(self, config: Config, row: str) -> Ranks:
+        """Ranks of every test target of the evaluated users by a run.
+
+        row: compressed, masked, recent-only or full, as in `evaluation`; `served N`: N complete
+        segments laid out, by masked forwards. Targets come in the order of `Ranks.user`.
+        """
+
+        def make() -> dict[str, np.ndarray]:
+            session = self.session(config)
+            subject = session.subject()
+            model = subject.model
+            chosen = self.users(session.prepared)
+            if row.startswith("served "):
+                count = int(row.removeprefix("served "))
+                model, batches = served(session, chosen, count)
+            else:
+                batches = session.eval_batches(chosen, recent_only=row == "recent-only")
+            found = evaluation.model_ranks(
+                evaluation.predictor(row, model),
+                subject.params,
+                model.item_table(subject.params),
+                batches,
+                own=evaluation.own_items(model),
+                chunk=session.config.eval.chunk,
+                lists=False,
+            )
+            columns = found._asdict()
+            del columns["lists"]
+            return columns
+
+        return Ranks(**self.kept(config, row, make), lists=None)
+
+    def kept(
+        self, config: Config, what: str, make: Callable[[], dict[str, np.ndarray]]
+    ) -> dict[str, np.ndarray]:
+        """Arrays that a run's evaluation makes once; the folder of the run keeps them.
+
+        what: the question, in words that tell it from every other.
+        """
+        settings = self.config.experiments
+        key = config_lib.digest(what, settings.users, settings.min_events, config.eval.split)
+        name = name_of(config)
+        file = self.folder / name / "ranks" / f"{key}.npz"
+        if file.is_file() and not self.fresh:
+            with np.load(file) as stored:
+                return dict(stored)
+        self.session(config)
+        self.say(f"evaluating {name}: {what}")
+        made = make()
+        if not self.fresh:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            temporary = file.with_suffix(".tmp.npz")
+            np.savez(temporary, **made)  # type: ignore[arg-type]
+            temporary.replace(file)
+        return made
+
+
+def served(session: commands.Session, users: np.ndarray, count: int) -> tuple[Any, Any]:
+    """The model over `count` complete segments, and the test batches laid out so.
+
+    A position still sees the `max_segments` segments before it, as in training: events of older
+    ones come through the tokens in between.
+    """
+    config = session.config
+    layout = session.layout.with_segments(count)
+    model = recommender.build(config.model, config.loss, layout, session.model.num_items)
+    batches = pipeline.eval_batches(
+        session.prepared,
+        config.layout,
+        config.eval.split,
+        config.eval.batch_size,
+        users=users,
+        num_segments=count,
+    )
+    return model, batches
+
+
+def essence(config: Config) -> str:
+    """A run in a few words, for progress and errors."""
+    layout, data = config.layout, config.data
+    text = f"{data.dataset}, {layout.mode}, {layout.max_segments} x {layout.segment_size}"
+    if layout.mode == "compressed":
+        text += f" + {layout.tokens} tokens"
+    if config.model.state != "kv":
+        text += f", state {config.model.state}"
+    return f"{text}, seed {config.seed}, {config.train.steps} steps"

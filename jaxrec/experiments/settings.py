@@ -1,0 +1,253 @@
+"""What the experiments vary, beside the configuration of a run that they start from.
+
+A file in `configs/experiments_*.py` returns an `ExperimentsConfig`: a run's `Config` with the
+group `experiments`. `--config.KEY=VALUE` overrides any key of either.
+"""
+
+import argparse
+import ast
+import copy
+import dataclasses
+import difflib
+import importlib.util
+import json
+import pathlib
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from jaxrec import config as config_lib
+from jaxrec.config import Config, ConfigError, SyntheticConfig
+
+# keys that say where things lie: no part of a record, other machines have other folders
+PLACES = ("data.cache_dir", "train.compilation_cache")
+
+
+@dataclasses.dataclass
+class ProbeData(SyntheticConfig):
+    """Fewer items than `SyntheticConfig`: chance is higher, and a return less to learn.
+
+    How many steps a model needs to learn what returns depends on its size; 700 steps of the quick
+    configuration were too few for its tokens (Recall@10 at chance).
+    """
+
+    users: int = 1500
+    items: int = 121
+    events: int = 160
+    interests: int = 12
+    gap: int = 48
+
+
+@dataclasses.dataclass
+class ProbeConfig:
+    """The synthetic data of `probe`, and how a model is trained on it."""
+
+    data: ProbeData = dataclasses.field(default_factory=ProbeData)
+    holdout: int = 20  # events per user that are tested
+    segment_size: int = 24
+    max_segments: int = 4
+    tokens: int = 4
+    batch_size: int = 16
+    learning_rate: float = 5e-3
+    steps: int = 800
+    edges: tuple[int, ...] = (56, 64, 72)  # of the buckets of distance, events
+
+
+@dataclasses.dataclass
+class ExperimentsSettings:
+    seeds: tuple[int, ...] = (0, 1, 2)  # one training run each, for every setting
+    users: int = 1000  # evaluated users, drawn once; 0: all with `min_events`
+    min_events: int = 0  # users with fewer events are not evaluated
+    bootstrap: int = 1000  # resamples of seeds and users
+    # numbers of segments: histories of (segments + 1) x layout.segment_size - 1 events
+    lengths: tuple[int, ...] = (1, 2, 4, 8)
+    tokens: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    segments: tuple[int, ...] = (1, 2, 4, 8, 16)
+    ages: tuple[int, ...] = (0, 1, 2, 5, 10, 20, 50, 100)  # events that a state is behind
+    last: int = 5  # newest events per user that staleness and forms ask for
+    longer: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0)  # served segments / trained ones
+    components: int = 6  # of the factorisation of attention
+    # rows of `ablations`, "NAME: KEY=VALUE; KEY=VALUE"; the first is the base of the others
+    ablations: tuple[str, ...] = ()
+    probe: ProbeConfig = dataclasses.field(default_factory=ProbeConfig)
+
+
+@dataclasses.dataclass
+class ExperimentsConfig(Config):
+    experiments: ExperimentsSettings = dataclasses.field(default_factory=ExperimentsSettings)
+
+
+def validate(config: Any) -> ExperimentsConfig:
+    """The configuration when every value can work; raises ConfigError naming the key."""
+    if not isinstance(config, ExperimentsConfig):
+        raise ConfigError(
+            f"--config: get_config returned a {type(config).__name__}, needed is an "
+            "ExperimentsConfig, as in configs/experiments_quick.py"
+        )
+    config_lib.validate(config)
+    found = config.experiments
+    config_lib._check_types(found, ExperimentsSettings(), "experiments.")
+    least = {"users": 0, "min_events": 0, "bootstrap": 1, "last": 1, "components": 1}
+    for key, low in least.items():
+        _at_least(f"experiments.{key}", getattr(found, key), low)
+    lows = {"seeds": 0, "lengths": 1, "tokens": 1, "segments": 1, "ages": 0, "longer": 0.01}
+    for key, bound in lows.items():
+        _numbers(f"experiments.{key}", getattr(found, key), bound, key == "longer")
+    _numbers("experiments.probe.edges", found.probe.edges, 1, False)
+    for key in ("holdout", "segment_size", "max_segments", "tokens", "batch_size", "steps"):
+        _at_least(f"experiments.probe.{key}", getattr(found.probe, key), 1)
+    if config.data.split != "last":
+        raise ConfigError(
+            f"data.split={config.data.split!r}: experiments ask every user for the newest events, "
+            "'last' is needed"
+        )
+    if found.last > config.data.holdout:
+        raise ConfigError(
+            f"experiments.last={found.last}: at most data.holdout={config.data.holdout}, older "
+            "events are trained on"
+        )
+    if config.layout.mode != "compressed":
+        raise ConfigError(
+            f"layout.mode={config.layout.mode!r}: experiments start from 'compressed' and train "
+            "the other modes themselves"
+        )
+    return config
+
+
+def _at_least(key: str, value: Any, low: float) -> None:
+    if value < low:
+        raise ConfigError(f"{key}={value!r}: allowed is {low} and more")
+
+
+def _numbers(key: str, values: tuple[Any, ...], low: float, fractions: bool) -> None:
+    kinds = (int, float) if fractions else (int,)
+    bad = [v for v in values if isinstance(v, bool) or not isinstance(v, kinds) or v < low]
+    if not values or bad or list(values) != sorted(set(values)):
+        what = "numbers" if fractions else "integers"
+        raise ConfigError(f"{key}={values!r}: increasing {what} from {low} on are needed")
+
+
+def load(file: str, overrides: Sequence[str] = ()) -> ExperimentsConfig:
+    """The configuration that `FILE.py[:ARGUMENT]` returns, with `--config.KEY=VALUE` applied."""
+    name, _, argument = file.partition(":")
+    path = pathlib.Path(name)
+    if not path.is_file() or path.suffix != ".py":
+        known = sorted(str(p) for p in path.parent.glob("experiments_*.py"))
+        here = f"; there are {', '.join(known)}" if known else ""
+        raise ConfigError(f"--config={path}: not a Python file{here}")
+    spec = importlib.util.spec_from_file_location(f"_experiments_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise ConfigError(f"--config={path}: the file has no function get_config()")
+    config = module.get_config(argument) if argument else module.get_config()
+    for text in overrides:
+        override(config, text)
+    return validate(config)
+
+
+def override(config: Any, text: str) -> None:
+    """Applies one `--config.KEY=VALUE`. Raises ConfigError for a key that is not there."""
+    match = re.fullmatch(r"--config\.([\w.]+)=(.*)", text, re.DOTALL)
+    if match is None:
+        raise ConfigError(f"{text!r}: unknown argument; keys are set by --config.KEY=VALUE")
+    key, raw = match.groups()
+    node, walked = config, ""
+    *groups, last = key.split(".")
+    for part in [*groups, last]:
+        names = [f.name for f in dataclasses.fields(node)] if dataclasses.is_dataclass(node) else []
+        if part not in names:
+            close = difflib.get_close_matches(part, names, 1)
+            hint = f" Did you mean {walked}{close[0]}?" if close else ""
+            known = f"known are {', '.join(names)}" if names else f"{walked[:-1]} is one value"
+            raise ConfigError(f"unknown config key {walked}{part}: {known}.{hint}")
+        parent, node, walked = node, getattr(node, part), f"{walked}{part}."
+    if dataclasses.is_dataclass(node):
+        raise ConfigError(f"{key} is a group: set one of its keys")
+    setattr(parent, last, _value(key, raw, node))
+
+
+def _value(key: str, raw: str, old: Any) -> Any:
+    if isinstance(old, str):
+        return raw
+    try:
+        value = ast.literal_eval(raw)
+    except (ValueError, SyntaxError) as error:
+        raise ConfigError(f"{key}={raw!r}: a {type(old).__name__} is needed") from error
+    if isinstance(old, tuple):
+        return tuple(value) if isinstance(value, tuple | list) else (value,)
+    return float(value) if type(old) is float and type(value) is int else value
+
+
+def record(config: ExperimentsConfig) -> dict[str, Any]:
+    """The configuration as a JSON value, without places (`PLACES`)."""
+    kept = copy.deepcopy(config)
+    for key in PLACES:
+        group, name = key.split(".")
+        setattr(getattr(kept, group), name, "")
+    return json.loads(config_lib.to_json(kept))
+
+
+def rebuild(values: dict[str, Any]) -> ExperimentsConfig:
+    """The inverse of `record`; raises ConfigError on an unknown key."""
+    return validate(config_lib._build(ExperimentsConfig, values, ""))
+
+
+def digest(config: ExperimentsConfig) -> str:
+    """12 hex digits of what decides the numbers of all experiments."""
+    return config_lib.digest(record(config))
+
+
+def command(arguments: Sequence[str]) -> str:
+    """The command line to repeat, without machine's folders."""
+    places = tuple(f"--config.{key}=" for key in PLACES)
+    kept, skip = [], False
+    for text in arguments:
+        if skip:
+            skip = False
+        elif text in ("--runs", "--bench"):
+            skip = True
+        elif text.startswith((*places, "--runs=")):
+            continue
+        else:
+            kept.append(relative(text))
+    return " ".join(["python -m jaxrec.experiments", *kept])
+
+
+def relative(text: str) -> str:
+    """`PATH` or `--flag=PATH` as a command names it: from the working folder, or the name alone."""
+    name, equals, value = text.partition("=")
+    path = pathlib.Path(value if equals else text)
+    if not path.is_absolute():
+        return text
+    here = pathlib.Path.cwd()
+    short = str(path.relative_to(here)) if path.is_relative_to(here) else path.name
+    return f"{name}={short}" if equals else short
+
+
+def parser(names: Iterable[str] = ()) -> argparse.ArgumentParser:
+    """Arguments of `python -m jaxrec.experiments`, with the experiments' names for --help."""
+    made = argparse.ArgumentParser(
+        prog="python -m jaxrec.experiments",
+        description="Trains, evaluates, tabulates and plots; see docs/experiments.md.\n\n"
+        "  NAME --config=configs/experiments_quick.py --output=DIR   one experiment, or `all`\n"
+        "  report --output=DIR [--bench=BENCHDIR]                    the page of the tables\n"
+        "  verify FILE.json [--row=NAME]                             rows made again, compared",
+        epilog="--config.KEY=VALUE overrides any key, --config.experiments.seeds=0,1,2 among "
+        "them. Trained runs\nare kept below --runs and shared; the same command goes on after "
+        "it was stopped.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    made.add_argument("name", help=", ".join([*names, "all", "report", "verify"]))
+    made.add_argument("file", nargs="?", default="", help="verify: the results file")
+    made.add_argument("--config", default="", help="configs/experiments_*.py")
+    made.add_argument("--output", default="", help="folder of tables, plots and the page")
+    made.add_argument("--runs", default="runs/experiments", help="trained runs, shared")
+    made.add_argument("--bench", default="", help="report: folder of `jaxrec.benchmark`")
+    made.add_argument("--row", default="", help="verify: this row alone")
+    made.add_argument("--tolerance", type=float, default=1e-6, help="verify: relative")
+    made.add_argument("--train", action="store_true", help="verify: train runs that are missing")
+    return made

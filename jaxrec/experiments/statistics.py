@@ -1,0 +1,59 @@
+"""Means over users and seeds, and their intervals: both are resampled, crossed and paired.
+
+A setting's values are [seeds, users]: what a user's targets gained on average in the run of a
+seed. A resample draws seeds and users with replacement; two settings are compared on the same
+draws, so what makes a user easy for both cancels.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxrec import report
+from jaxrec.metrics import Interval
+from jaxrec.report import Ranks
+
+LEVEL = 0.95
+
+
+def values(ranks: Sequence[Ranks], metric: str, k: int) -> np.ndarray:
+    """[seeds, users] of one setting's ranks by seed. Raises ValueError for other users."""
+    users, rows = None, []
+    for one in ranks:
+        found, mean = report.per_user(one, metric, k)
+        if users is not None and not np.array_equal(users, found):
+            raise ValueError("the seeds of a setting evaluated different users")
+        users = found
+        rows.append(mean)
+    return np.stack(rows)
+
+
+def draws(table: np.ndarray, samples: int, seed: int = 0) -> np.ndarray:
+    """[samples] means of seeds and users drawn with replacement from [seeds, users]."""
+    rng = np.random.default_rng(seed)
+    seeds, users = table.shape
+    by_seed = rng.multinomial(seeds, np.full(seeds, 1 / seeds), samples)
+    by_user = rng.multinomial(users, np.full(users, 1 / users), samples)
+    return ((by_seed @ table) * by_user).sum(1) / (seeds * users)
+
+
+def interval(table: np.ndarray, samples: int) -> Interval:
+    """Mean over seeds and users and its 95 % interval."""
+    return _interval(table.mean(), draws(table, samples))
+
+
+def ratio(a: np.ndarray, b: np.ndarray, samples: int) -> Interval:
+    """mean(a) / mean(b), paired; raises ValueError for other seeds or users."""
+    if a.shape != b.shape:
+        raise ValueError(f"settings of other seeds or users: {a.shape} and {b.shape}")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return _interval(a.mean() / b.mean(), draws(a, samples) / draws(b, samples))
+
+
+def _interval(center: float, sampled: np.ndarray) -> Interval:
+    known = sampled[np.isfinite(sampled)]
+    if not len(known):
+        return Interval(float(center), float("nan"), float("nan"))
+    tail = 50 * (1 - LEVEL)
+    low, high = np.percentile(known, [tail, 100 - tail])
+    return Interval(float(center), float(low), float(high))

@@ -1,0 +1,117 @@
+"""Compiling for a TPU slice on a machine without one: it fits, and no table travels."""
+
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from jaxrec.benchmark import aot
+from jaxrec.config import ConfigError
+
+ROOT = pathlib.Path(__file__).parents[2]
+RECIPE = """
+from configs import pod_hllm, pod_hstu
+
+def get_config(name="pod_hstu", batch=16):
+    config = {"pod_hstu": pod_hstu, "pod_hllm": pod_hllm}[name.split("+")[0]].get_config()
+    if name == "pod_hllm":
+        config.model.llama.kv_heads, config.model.llama.ffn_width = 1, 512
+        config.mesh.fsdp, config.mesh.model = 4, 4
+    if name == "pod_hstu+hash":
+        config.model.item_hash, config.model.item_rows = "hash", 2**16 - 1
+    config.layout.segment_size, config.layout.tokens, config.layout.max_segments = 8, 2, 2
+    config.model.width, config.model.item_width, config.model.layers = 128, 64, 2
+    config.model.heads = 2
+    if name == "pod_hllm":
+        config.model.item_width = 128
+    config.loss.negatives = 128
+    config.train.batch_size = config.eval.batch_size = int(batch)
+    config.eval.chunk = 4096
+    return config
+"""
+
+
+def report(tmp_path, name, items):
+    """What the command says of a small version of a recipe on 16 chips."""
+    recipe, output = tmp_path / "recipe.py", tmp_path / "aot.json"
+    recipe.write_text(RECIPE)
+    path = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "jaxrec.benchmark.aot", "--topology=v5e:4x4"),
+            *(f"--config={recipe}:{name}", f"--items={items}", f"--output={output}"),
+        ],
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(path)},
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "train: fits" in done.stdout
+    result = json.loads(output.read_text())
+    assert [row["function"] for row in result["rows"]] == ["train", "compress", "score"]
+    return result
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs jaxrec[tpu-aot]")
+def test_rows_that_items_share_are_all_that_a_chip_holds(tmp_path):
+    items = 2**24
+    result = report(tmp_path, "pod_hstu+hash", items)
+    assert result["items"] == items
+    table = 2**16 * 64 * 4
+    for row in result["rows"]:
+        assert row["memory"]["total"] < items * 64 * 4 // 16  # of a table with a row per item
+        assert table // 16 < row["memory"]["arguments"]
+    for row in result["rows"][:2]:
+        for one in row["largest_collectives"]:
+            assert all(2**16 not in shape for shape in one["shapes"]), one
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs jaxrec[tpu-aot]")
+@pytest.mark.parametrize(("name", "width", "model"), [("pod_hstu", 64, 16), ("pod_hllm", 128, 4)])
+def test_the_item_table_stays_where_it_is(name, width, model, tmp_path):
+    items = 2**20 - 1
+    result = report(tmp_path, name, items)
+    part = (items + 1) * width * 4 // model  # of the table, on each chip
+    for row in result["rows"]:
+        assert row["memory"]["arguments"] >= part
+        for one in row["largest_collectives"]:
+            assert all(items + 1 not in shape for shape in one["shapes"]), one
+            assert one["bytes"] < part, one
+    assert result["rows"][0]["collectives"]["all-reduce"]["bytes"] > 0
+
+
+@pytest.mark.parametrize(
+    ("topology", "words"), [("v9:1", r"v9:1.*allowed are v4, v5e, v5p, v6e"), ("", "allowed are")]
+)
+def test_unknown_chips_are_refused(topology, words):
+    with pytest.raises(ConfigError, match=words):
+        aot.devices_of(topology)
+
+
+def test_without_the_compiler_the_extra_is_named(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"pip install 'jaxrec\[tpu-aot\]'"):
+        aot.devices_of("v5e:4x4")
+
+
+def test_a_recipe_that_is_not_there(tmp_path):
+    with pytest.raises(ConfigError, match=r"nothing.py: not a Python file"):
+        aot.load_config(str(tmp_path / "nothing.py"))
+
+
+def test_roofline_names_what_decides():
+    found = {
+        "xla_flops": 0.0,
+        "xla_bytes_accessed": 819e9,
+        "collectives": {"all-reduce": {"count": 1, "bytes": 200e9}},
+    }
+    times = aot.roofline(197e12 * 4, found, aot.CHIPS["v5e"], devices=4)
+    assert (times["compute_s"], times["memory_s"], times["network_s"]) == (1.0, 1.0, 2.0)
+    assert (times["step_s"], times["bound"]) == (2.0, "network")

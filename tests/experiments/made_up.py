@@ -1,0 +1,109 @@
+"""Tables and a benchmark's report with made-up numbers, as the programs write them."""
+
+import dataclasses
+import json
+
+import numpy as np
+
+from jaxrec.benchmark import grid, grid_config, timing
+from jaxrec.benchmark.grid_methods import Shape
+from jaxrec.experiments import table
+from jaxrec.experiments.table import Cell, Experiment, Line
+from jaxrec.metrics import Interval
+from tests.experiments import tiny
+
+PROTOCOL = {"dataset": "synthetic", "seeds": [0, 1], "users": "10 of those with 20 events"}
+SHAPES = ((20, 5), (40, 10))
+
+
+def length_rows():
+    rows = [{"name": "recent window", "series": "recent window alone", "history": 6}]
+    for events, ratio in ((12, 1.01), (24, 0.9625)):
+        share = Interval(ratio, ratio - 0.03, ratio + 0.02)
+        shares = {**table.spread("recall_of_full", share), **table.spread("ndcg_of_full", share)}
+        shares |= {"flops_of_full": 3 / events, "state_bytes": 8 * events}
+        rows += [
+            {"name": f"compressed {events}", "series": "compressed", "history": events, **shares},
+            {"name": f"full {events}", "series": "full", "history": events},
+        ]
+    for number, row in enumerate(rows):
+        recall = 0.1 + number / 100
+        row |= table.spread("recall@10", Interval(recall, recall - 0.01, recall + 0.01))
+        row |= {"mflop_request": 0.5 + number, "users": 10, "recall@10_seeds": [recall, recall]}
+    return rows
+
+
+def written(folder, name, rows, plots, **changes):
+    """A table as `python -m jaxrec.experiments` writes it."""
+    cells = [Cell(row["name"], dict) for row in rows]
+    texts = (f"Table of {name}", f"What does {name} say?", "A method & <a way>.", "Read `it`.")
+    experiment = Experiment(name, *texts, cells, plots)
+    command = f"python -m jaxrec.experiments {name} --config=x.py --output=results/x"
+    made = table.result(experiment, rows, tiny.config(), PROTOCOL, command) | changes
+    folder.mkdir(parents=True, exist_ok=True)
+    table.write(folder, made)
+    return made
+
+
+def length(folder):
+    line = Line("Length", "history", "recall@10", "history, events", "Recall@10", log=True)
+    return written(folder, "length", length_rows(), [line])
+
+
+def placement(folder):
+    """Bars; made on another machine."""
+    rows = [
+        {"name": n, "placement": n, "series": "compressed", "ndcg@10": v}
+        for n, v in (("at the end", 0.1), ("per segment", 0.2))
+    ]
+    bar = Line("Placement", "placement", "ndcg@10", "tokens stand", "NDCG@10", kind="bar")
+    machine = {"devices": ["gpu"], "cpu_count": 16, "platform": "Linux x86_64"}
+    return written(folder, "placement", rows, [bar], machine=machine)
+
+
+def experts(folder):
+    """A heat map; rows in two parts."""
+    rows = [
+        {"name": f"{a} {b}", "part": "similarity", "x": a, "series": f"token {b}", "value": a * b}
+        for a in range(3)
+        for b in range(2)
+    ]
+    rows.append({"name": "mass", "part": "attention", "mass": 0.5})
+    heat = Line("Similarity", "x", "value", "token", "cosine", kind="heat")
+    return written(folder, "experts", rows, [heat])
+
+
+def bench_rows(config):
+    """Every request twice as long as its FLOPs say; the longest full history does not fit."""
+    rows = []
+    for shape in (Shape(*shape) for shape in config.shapes):
+        for cell in grid.cells(config):
+            row = grid.blank(shape, cell, 1)
+            rows.append(row)
+            if cell[0] == "full" and shape.history == 40:
+                grid.fail(row, MemoryError("the plan needs 9 bytes"))
+                continue
+            cost = {"full": 100.0, "recent": 10.0}.get(cell[0], 20.0 + cell[1])
+            taken = cost / 50 * np.array([1.0, 1.1, 0.9])
+            row |= {"flops_analytic": cost, "flops_xla": cost, "peak_bytes": 10 * int(cost)}
+            row |= {"state_bytes": int(cost), "rounds_ms": taken.tolist(), "users_per_s": 5.0}
+            row |= {f"p{q}_ms": float(np.percentile(taken, q)) for q in (50, 90, 99)}
+            row |= {"train_rounds_ms": (8 * taken).tolist(), "train_step_ms": 8 * cost / 50}
+            if shape.history == 20:
+                row |= {"train_ratio": cost / 100, "time_ratio": 2 * cost / 100}
+                row |= {"time_ratio_quartiles": [1.9 * cost / 100, 2.2 * cost / 100]}
+                row |= {"flops_ratio_analytic": cost / 100, "flops_ratio_xla": cost / 100}
+    return rows
+
+
+def bench(folder):
+    """`report.json` as `python -m jaxrec.benchmark` writes it."""
+    config = grid_config.validate(grid_config.GridConfig(shapes=SHAPES, tokens=(1, 4)))
+    made = timing.report(
+        "grid", bench_rows(config), timing=grid.TIMING, config=dataclasses.asdict(config)
+    )
+    made["command"] = "python -m jaxrec.benchmark --config=configs/bench_cpu.py --output=results/b"
+    made["versions"] = {"jax": "0.0.1"}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "report.json").write_text(json.dumps(made))
+    return made

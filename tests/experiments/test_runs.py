@@ -1,0 +1,124 @@
+"""Runs are trained once, shared between experiments and found again after a stop."""
+
+import numpy as np
+import pytest
+
+from jaxrec.config import ConfigError
+from jaxrec.experiments import quality, runs
+from jaxrec.experiments.runs import Lab, MissingRun, name_of, with_values
+from jaxrec.runtime.workdir import WorkdirError
+from tests.experiments import tiny
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Runs of one seed of the tiny base."""
+    return tmp_path_factory.mktemp("runs")
+
+
+def lab(folder, said=None, **options):
+    return Lab(
+        tiny.config(seeds=(0,)), folder, (said if said is not None else []).append, **options
+    )
+
+
+def test_names_follow_what_decides_parameters():
+    base = runs.plain(tiny.config())
+    name = name_of(base)
+    for same in (
+        {"train__log_every": 7},
+        {"data__cache_dir": "/elsewhere"},
+        {"eval__batch_size": 3},
+        {"data__workers": 2},
+    ):
+        assert name_of(with_values(base, **same)) == name
+    for other in (
+        {"seed": 1},
+        {"train__steps": 5},
+        {"train__eval_every": 2},
+        {"layout__tokens": 3},
+        {"data__synthetic": tiny.config().experiments.probe.data},
+    ):
+        assert name_of(with_values(base, **other)) != name
+    assert base == runs.plain(tiny.config())  # copies alone were changed
+    with pytest.raises(ConfigError, match=r"layout\.tokens=0"):
+        with_values(base, layout__tokens=0)
+
+
+def test_full_history_is_one_run_for_every_number_of_tokens():
+    base = runs.plain(tiny.config())
+    wanted = {name_of(quality.full_of(with_values(base, layout__tokens=k))) for k in (1, 2, 4)}
+    assert len(wanted) == 1
+
+
+def test_a_run_is_trained_once_and_its_ranks_are_kept(folder):
+    said = []
+    first = lab(folder, said)
+    ranks = first.ranks(first.base, "compressed")
+    assert [line.split()[0] for line in said] == ["training", "evaluating"]
+    assert "2 x 6 + 2 tokens, seed 0, 4 steps" in said[0]
+    assert (folder / name_of(first.base) / runs.DONE).is_file()
+    # the users that were asked for, each with its two last events
+    assert len(np.unique(ranks.user)) == 10
+    assert len(ranks.rank) == 20
+
+    said.clear()
+    again = lab(folder, said, train=False)
+    np.testing.assert_array_equal(again.ranks(again.base, "compressed").rank, ranks.rank)
+    assert not said
+
+    fresh = lab(folder, said, train=False, fresh=True)
+    np.testing.assert_array_equal(fresh.ranks(fresh.base, "compressed").rank, ranks.rank)
+    assert [line.split()[0] for line in said] == ["evaluating"]
+
+    # the same targets by a masked forward over as many segments, to the last rank
+    served = again.ranks(again.base, "served 2")
+    np.testing.assert_array_equal(served.position, ranks.position)
+    np.testing.assert_array_equal(served.rank, ranks.rank)
+
+
+def test_a_stopped_run_goes_on(folder, capfd):
+    first = lab(folder)
+    first.session(first.base)
+    (folder / name_of(first.base) / runs.DONE).unlink()
+    with pytest.raises(MissingRun, match=r"no finished run of this configuration \(synthetic"):
+        lab(folder, train=False).session(first.base)
+    capfd.readouterr()
+    said = []
+    second = lab(folder, said)
+    second.session(second.base)
+    assert said[0].startswith("training")
+    assert "continuing from step 4" in capfd.readouterr().err
+    assert (folder / name_of(first.base) / runs.DONE).is_file()
+
+
+def test_a_missing_run_is_not_trained_where_it_may_not(folder):
+    only = lab(folder, train=False)
+    with pytest.raises(MissingRun, match=r"seed 5, 4 steps"):
+        only.ranks(with_values(only.base, seed=5), "compressed")
+
+
+def test_a_folder_of_other_data_is_refused(folder):
+    first = lab(folder)
+    first.session(first.base)
+    place = folder / name_of(first.base) / "dataset.json"
+    text = place.read_text()
+    place.write_text(text.replace('"data": "', '"data": "0'))
+    try:
+        with pytest.raises(WorkdirError, match="another dataset"):
+            lab(folder).session(first.base)
+    finally:
+        place.write_text(text)
+
+
+def test_users_need_targets_and_events(folder):
+    some = lab(folder)
+    prepared = some.session(some.base).prepared
+    users = some.users(prepared)
+    assert len(users) == 10
+    assert (prepared.lengths[users] >= 20).all()
+    np.testing.assert_array_equal(lab(folder).users(prepared), users)
+    every = Lab(tiny.config(users=0, min_events=0), folder)
+    assert set(users) < set(every.users(prepared))
+    with pytest.raises(ConfigError, match=r"experiments\.min_events=1000: no user"):
+        Lab(tiny.config(min_events=1000), folder).users(prepared)
