@@ -1,0 +1,1 @@
+"""Comparisons with other projects; nothing here is part of the package."""
