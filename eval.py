@@ -2,6 +2,8 @@
 
 python eval.py --config=configs/quickstart.py --workdir=runs/quickstart
 
+--config and its overrides are those of the training run; `eval.*` and `train.*` may differ.
+
 --config.eval.mode=all (default) or row names, comma-separated: compressed, masked, recent-only,
 full, popularity, copy-last, frequency-all, frequency-last-R (R: recent window).
 --config.eval.full_workdir=DIR adds the row of a full-history model (layout.mode=full) and the
@@ -18,6 +20,7 @@ from absl import flags as absl_flags
 
 from jaxrec import commandline, commands, evaluation
 from jaxrec.config import validate
+from jaxrec.runtime import workdir
 from jaxrec.runtime.workdir import WorkdirError
 
 absl_flags.DEFINE_string("output", "", "JSON file of the result")
@@ -27,8 +30,11 @@ def main(flags: Any) -> None:
     config, folder = validate(flags.config), pathlib.Path(flags.workdir)
     if not folder.is_dir():
         raise WorkdirError(f"{folder}: no such run; train it first, or name its folder")
-    evaluation.chosen(config, bool(config.eval.full_workdir))  # refuse bad names before work
+    # what cannot work is refused before any work
+    evaluation.chosen(config, bool(config.eval.full_workdir))
+    workdir.check(folder, config)
     session = commands.Session(config, folder)
+    workdir.check_data(folder, session.digests)
     report = session.evaluate(lambda line: print(line, flush=True))
     report["command"] = "python " + " ".join(sys.argv)
     output = pathlib.Path(flags.output or folder / "results.json")

@@ -11,25 +11,57 @@ killed run stopped: same data order, schedule and random state.
   --workdir=FOLDER          where the run lives: data, checkpoints, metrics.jsonl, results.json
 
 SIGTERM saves and exits 0. JAX_PLATFORMS=cpu, cuda or tpu picks the devices.
+
+Several machines: the same command on each, on a folder that all of them see, with
+
+  --coordinator=HOST:PORT --processes=N --process=I
+                            address of process 0, how many there are, which one this is (or
+                            $JAXREC_COORDINATOR, $JAXREC_PROCESSES, $JAXREC_PROCESS)
+  --coordinator=auto        ask the cluster; the default under Slurm and on TPU pods
+  --peer_timeout=SECONDS    a process that is silent for so long ends the run (default 100)
 """
 
 import functools
 import json
 import pathlib
 import sys
+import traceback
 from typing import Any
 
 import jax
+from absl import flags as absl_flags
+from jax.sharding import Mesh
 
-from jaxrec import commandline, commands, evaluation
+from jaxrec import commandline, commands, cost, evaluation
 from jaxrec.config import Config
+from jaxrec.recommender import Model
+from jaxrec.runtime import chips, distributed, workdir
 from jaxrec.runtime import mesh as mesh_lib
-from jaxrec.runtime import workdir
 from jaxrec.runtime.preemption import Preempted, Preemption
+from jaxrec.training.dry_run import dry_run
 from jaxrec.training.loop import fit
+from jaxrec.training.window import Work
+
+absl_flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, auto or none")
+absl_flags.DEFINE_integer("processes", None, "number of processes")
+absl_flags.DEFINE_integer("process", None, "which of them this is")
+absl_flags.DEFINE_integer("peer_timeout", 100, "seconds", lower_bound=1)
 
 
 def main(flags: Any) -> None:
+    where = distributed.place(flags.coordinator, flags.processes, flags.process)
+    distributed.start(where, flags.peer_timeout)
+    try:
+        run(flags)
+    except Exception as error:
+        if jax.process_count() == 1:
+            raise
+        if not isinstance(error, (*commandline.EXPECTED, jax.errors.JaxRuntimeError)):
+            traceback.print_exc()
+        distributed.give_up(error, "train.py")
+
+
+def run(flags: Any) -> None:
     config, folder = flags.config, pathlib.Path(flags.workdir)
     if config.train.compilation_cache:
         jax.config.update("jax_compilation_cache_dir", config.train.compilation_cache)
@@ -46,25 +78,66 @@ def train(config: Config, folder: pathlib.Path, preemption: Preemption) -> None:
     mesh_lib.check_batch_size(mesh, config.train.batch_size, "train.batch_size")
     folder.mkdir(parents=True, exist_ok=True)
     with preemption.interrupting():
-        session = commands.Session(config, folder)
+        session = commands.Session(config, folder, mesh, preemption.poll)
+    if config.train.dry_run:
+        tell_dry_run(config, session, mesh)
+        return
     result = fit(
         config,
         folder,
-        init=session.model.init,
+        init=session.init(),
         loss=functools.partial(session.model.loss, item_dropout=config.train.item_dropout),
         batches=session.train_batches,
         evaluate=session.validation(),
-        item_counts=session.prepared.counts,
+        item_counts=session.sampling,
+        negatives=session.model.negatives,
+        work=work_of(config, session.model, mesh),
         mesh=mesh,
         preemption=preemption,
         digests=session.digests,
+        ancestors=session.ancestors,
+        claimed=session.save_catalog,
+        texts=session.train_items(),
     )
     if result.stopped == "preempted":
         raise Preempted
     with preemption.interrupting():
-        report = session.evaluate(lambda line: print(line, file=sys.stderr, flush=True))
+        report = session.evaluate(tell)
+    if not distributed.leader():
+        return
     workdir.write_text(folder / "results.json", json.dumps(report, indent=2) + "\n")
     print(evaluation.format_table(report))
+
+
+def work_of(config: Config, model: Model, mesh: Mesh) -> Work:
+    """What an example costs, for rates."""
+    flops = cost.training_flops(config.model, config.loss, model.layout, model.num_items)
+    peak = chips.peak_flops(mesh.devices.flat[0])
+    return Work(model.layout.length, flops, None if peak is None else peak * mesh.size)
+
+
+def tell_dry_run(config: Config, session: commands.Session, mesh: Mesh) -> None:
+    """Prints what the training step needs per device."""
+    source = session.train_batches(0)
+    _, lines = dry_run(
+        config,
+        init=session.blank,
+        loss=functools.partial(session.model.loss, item_dropout=config.train.item_dropout),
+        batch=next(source),
+        mesh=mesh,
+        item_counts=session.sampling,
+        negatives=session.model.negatives,
+        flops=work_of(config, session.model, mesh).flops,
+        texts=session.train_items(),
+    )
+    if distributed.leader():
+        print("\n".join(lines))
+
+
+def tell(line: str) -> None:
+    """Progress, on standard error of the leading process."""
+    if distributed.leader():
+        print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

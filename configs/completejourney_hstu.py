@@ -30,11 +30,14 @@ def get_config(mode: str = "compressed") -> Config:
     config.model.width = 64
     config.model.layers = 2
     config.model.heads = 2
+    # groceries are bought again, but not twice in one basket (0.1 s: the basket at hand)
+    config.model.repeat_half_lives = (32.0, 256.0, 0.0)
+    config.model.repeat_half_times = (0.1, 7 * 86_400.0, 30 * 86_400.0)
     config.loss.kind = "sampled_softmax"
     config.loss.negatives = 1024
     config.train.batch_size = 16
     config.train.learning_rate = 3e-3
-    config.train.steps = 3000
-    config.train.eval_every = 500
+    config.train.steps = 1200
+    config.train.eval_every = 300
     config.train.checkpoint_every = 250
     return config

@@ -19,7 +19,7 @@ from jaxrec.config import Config
 def get_config(mode: str = "compressed") -> Config:
     config = completejourney_hstu.get_config(mode)
     config.data.holdout = 1
-    config.train.steps = 600
+    config.train.steps = 400
     config.train.eval_every = 200
     config.train.checkpoint_every = 100
     config.eval.bootstrap = 500

@@ -7,6 +7,9 @@ error names the key, the value found and what is allowed.
 import dataclasses
 import hashlib
 import json
+import math
+import re
+import zoneinfo
 from typing import Any
 
 
@@ -28,23 +31,33 @@ class SyntheticConfig:
 
 @dataclasses.dataclass
 class DataConfig:
-    dataset: str = "completejourney"  # completejourney | movielens | table | synthetic
-    variant: str = ""  # movielens: latest-small, 100k, 1m, 20m, 25m
-    path: str = ""  # table: parquet/CSV file or glob; movielens: downloaded zip or its folder
-    items_path: str = ""  # table: parquet/CSV of items, text columns below
+    dataset: str = "completejourney"
+    variant: str = ""  # which release or part of the data set, see its reader
+    path: str = ""  # files of events: a file, a glob, or the folder a reader knows
+    items_path: str = ""  # files of items with texts (table, amazon_reviews)
     user_column: str = "user_id"
     item_column: str = "item_id"
     time_column: str = "timestamp"
+    event_column: str = ""  # table: type of an event (view, buy, ...); empty: none
     text_columns: tuple[str, ...] = ()
+    time_unit: str = "s"  # table: what number times count since 1970: s | ms | us | ns
+    time_zone: str = ""  # table: where times without a zone are from; empty: UTC
+    incomplete: str = "refuse"  # rows without user, item or time: refuse | drop
+    event_types: tuple[str, ...] = ()  # types of events that are kept; empty: all
+    repeats: str = "keep"  # item again: keep | consecutive (drop right after itself) | first
     min_item_events: int = 20  # items with fewer events are dropped (before users)
     min_user_events: int = 5  # users with fewer remaining events are dropped
+    max_user_events: int = 0  # users with more remaining events are dropped; 0: no limit
+    core: bool = False  # repeat both filters until nothing changes (k-core)
     duplicates: str = "keep"  # keep | drop (identical user, item, timestamp rows)
     split: str = "last"  # last: leave the last q events out | time: global temporal split
     holdout: int = 1  # q events test, the q before validation (split=last)
     validation_time: float = 0.8  # quantile of event times where validation starts (split=time)
     test_time: float = 0.9  # quantile where test starts (split=time)
+    append: tuple[str, ...] = ()  # later events, added to what is prepared; each like `path`
     cache_dir: str = ""  # prepared data; empty: <workdir>/data
     seed: int = 0  # order inside baskets, synthetic generator
+    prepare_workers: int = 2  # threads that prepare; the result is the same for any number
     workers: int = 1  # loader threads; 0: none
     worker_processes: int = 0  # grain worker processes
     synthetic: SyntheticConfig = dataclasses.field(default_factory=SyntheticConfig)
@@ -86,10 +99,56 @@ class SASRecConfig:
 
 
 @dataclasses.dataclass
+class LlamaConfig:
+    kv_heads: int = 0  # heads of keys and values (grouped queries); 0: model.heads
+    head_width: int = 0  # 0: model.width / model.heads
+    ffn_width: int = 0  # 0: 8/3 of model.width, rounded up to a multiple of 8
+    norm_eps: float = 1e-5
+    rope_theta: float = 10000.0
+    rope_scaling: str = "none"  # none | linear | llama3
+    rope_factor: float = 8.0  # linear, llama3
+    rope_low: float = 1.0  # llama3: turns in rope_length below which a rate is divided by factor
+    rope_high: float = 4.0  # llama3: turns above which it is left alone
+    rope_length: int = 8192  # llama3: context of the original model, positions
+    time_bias: bool = False  # log-bucketed time difference, added to the attention logits
+    lora_rank: int = 0  # adapters on every projection; 0: none
+    lora_alpha: float = 16.0  # adapters count alpha / rank
+
+
+@dataclasses.dataclass
+class TextsConfig:
+    """The item tower of HLLM: items are what a language model makes of their texts (`hllm`)."""
+
+    model: str = ""  # Hugging Face folder of the item tower; empty: items are learned vectors
+    fields: tuple[str, ...] = ()  # text columns, in this order; empty: all
+    prompt: str = "Compress the following sentence into embedding: "
+    # of the words' hidden states; token: that of a learned one behind them; empty: token where the
+    # tower is trained, else mean
+    pooling: str = ""  # mean | token | empty
+    longest: int = 256  # words; longer texts are cut
+    rows: int = 8  # rows of packed texts that a device encodes at once
+    standardize: bool = True  # vectors get mean 0 and spread 1 per dimension, by those at the start
+    # frozen: the tower is read once; full: trained with the rest; lora: adapters of it are trained
+    train: str = "frozen"
+    lora_rank: int = 8  # of the item tower's adapters
+    lora_alpha: float = 16.0  # adapters count alpha / rank
+    cache_dir: str = ""  # vectors of texts; empty: <workdir>/item_vectors
+    user_model: str = ""  # Hugging Face folder that a llama encoder starts from; empty: at random
+
+    @property
+    def pool(self) -> str:
+        """`pooling`, said."""
+        return self.pooling or ("mean" if self.train == "frozen" else "token")
+
+
+@dataclasses.dataclass
 class ModelConfig:
-    backbone: str = "hstu"  # hstu | sasrec
+    backbone: str = "hstu"  # hstu | sasrec | llama
     width: int = 64
     item_width: int = 0  # 0: width; otherwise items are projected to width
+    # catalogs whose table does not fit: items are sums of two rows that they share (`nn.item_rows`)
+    item_hash: str = "none"  # none | quotient | hash
+    item_rows: int = 0  # m. quotient: a table of m + items / m rows; hash: of m rows
     layers: int = 4
     heads: int = 4
     dropout: float = 0.2  # on block outputs
@@ -97,9 +156,36 @@ class ModelConfig:
     dtype: str = "float32"  # compute type: float32 | bfloat16; parameters are float32
     attention: str = "blocked"  # blocked | dense
     remat: bool = False  # recompute blocks in the backward pass
+    remat_keep: str = "nothing"  # of a block: nothing | products (of weights: less to recompute)
     request_time: bool = False  # queries know the time of the event they predict
+    # what a state keeps of a token: K and V of every layer, or its output alone, from which every
+    # layer makes them again (2 x layers times smaller; segments are then computed in turn)
+    state: str = "kv"  # kv | embedding
+    # half-lives (events; 0: never forgotten) of the counts of own items that add to scores
+    repeat_half_lives: tuple[float, ...] = ()
+    # the same in seconds (0.1: only what has the newest event's time, the basket at hand)
+    repeat_half_times: tuple[float, ...] = ()
     hstu: HSTUConfig = dataclasses.field(default_factory=HSTUConfig)
     sasrec: SASRecConfig = dataclasses.field(default_factory=SASRecConfig)
+    llama: LlamaConfig = dataclasses.field(default_factory=LlamaConfig)
+    texts: TextsConfig = dataclasses.field(default_factory=TextsConfig)
+
+    @property
+    def head_width(self) -> int:
+        """H, dimensions of a head."""
+        own = self.llama.head_width if self.backbone == "llama" else 0
+        return own or self.width // self.heads
+
+    @property
+    def kv_heads(self) -> int:
+        """Heads of keys and values: what a state stores."""
+        own = self.llama.kv_heads if self.backbone == "llama" else 0
+        return own or self.heads
+
+    @property
+    def ffn_width(self) -> int:
+        """Hidden width of Llama's feed-forward network."""
+        return self.llama.ffn_width or -(-8 * self.width // 24) * 8
 
 
 @dataclasses.dataclass
@@ -108,10 +194,15 @@ class LossConfig:
     similarity: str = "dot"  # dot | cosine
     temperature: float = 0.0  # cosine logits are divided by it; 0: learned scale <= 100
     negatives: int = 1024  # shared by the global batch (all kinds but softmax)
-    sampling: str = "popularity"  # uniform | popularity, with logQ correction
+    sampling: str = "popularity"  # uniform | popularity
+    log_q: bool = True  # sampled softmax: logits are corrected by how often a negative is drawn
+    negative_groups: int = 1  # groups of a batch's users that each draw negatives of their own
     false_negative: float = 0.99  # negatives closer (cosine) to the positive are masked
     gbce_t: float = 0.75  # calibration of gBCE
     token_weight: float = 1.0  # weight of the last token's prediction; 0: off
+    # compressed layouts: weight of a second view that sees the items behind the tokens too, its
+    # own loss and the pull of queries towards its; more than doubles a step's work; 0: off
+    consistency: float = 0.0
     chunk: int = 1024  # positions per chunk of the full softmax
 
 
@@ -119,15 +210,22 @@ class LossConfig:
 class TrainConfig:
     steps: int = 2000
     batch_size: int = 16
+    accumulate: int = 1  # parts of a batch computed one after the other (less memory)
     learning_rate: float = 1e-3
     schedule: str = "cosine"  # cosine | linear | constant
     warmup: int = 100  # steps
     final_rate: float = 0.05  # of learning_rate, at the end of the schedule
     weight_decay: float = 0.0
     clip: float = 1.0  # global gradient norm; 0: off
+    # regular expressions of parameter paths that training leaves as they are
+    frozen: tuple[str, ...] = ()
     ema: float = 0.0  # decay of averaged parameters used for evaluation; 0: off
     vary_recent: bool = True  # recent length and number of segments vary per example
+    vary_segments: bool = False  # segments of half of the examples are cut short, to n / 2 at least
     item_dropout: float = 0.0  # probability of dropping an input item
+    # of item tables. adamw: the whole table in every step; adagrad, adam: only the rows of the
+    # batch and its negatives (row-wise Adagrad, lazy Adam), whatever the size of the catalog
+    table_update: str = "adamw"
     log_every: int = 20
     eval_every: int = 500
     checkpoint_every: int = 200
@@ -135,6 +233,10 @@ class TrainConfig:
     patience: int = 0  # evaluations without gain before stopping; 0: off
     metric: str = "ndcg@10"  # on validation users, selects the best checkpoint
     validation_users: int = 500  # 0: all
+    dry_run: bool = False  # compile the step, print what it needs, exit
+    profile_steps: str = ""  # A:B writes a profiler trace of steps A+1 to B to <workdir>/profile
+    # go on with a run whose data got later files (data.append); its new items get new rows
+    continue_on_new_data: bool = False
     compilation_cache: str = ""  # folder of JAX's persistent compilation cache; empty: off
 
 
@@ -155,7 +257,17 @@ class EvalConfig:
 @dataclasses.dataclass
 class MeshConfig:
     data: int = 0  # devices along the batch; 0: all that are left
-    model: int = 1  # devices along item tables
+    fsdp: int = 1  # devices along large dense parameters
+    model: int = 1  # devices along the rows of item tables
+
+
+@dataclasses.dataclass
+class ServingConfig:
+    """What a new store of user states is made with (docs/serving.md)."""
+
+    form: str = "float32"  # of the tokens' vectors: float32 | bfloat16 | int8
+    keep_seen: int = 0  # newest distinct items that are remembered per user
+    num_shards: int = 8
 
 
 @dataclasses.dataclass
@@ -168,30 +280,56 @@ class Config:
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    serving: ServingConfig = dataclasses.field(default_factory=ServingConfig)
 
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "data.dataset": ("completejourney", "movielens", "table", "synthetic"),
+    "data.dataset": (
+        "completejourney",
+        "movielens",
+        "merrec",
+        "ebnerd",
+        "amazon_reviews",
+        "kuairand",
+        "yambda",
+        "table",
+        "synthetic",
+    ),
     "data.duplicates": ("keep", "drop"),
+    "data.repeats": ("keep", "consecutive", "first"),
+    "data.incomplete": ("refuse", "drop"),
+    "data.time_unit": ("s", "ms", "us", "ns"),
     "data.split": ("last", "time"),
     "layout.mode": ("compressed", "full", "recent"),
     "layout.positions": ("segment", "absolute"),
-    "model.backbone": ("hstu", "sasrec"),
+    "model.backbone": ("hstu", "sasrec", "llama"),
     "model.dtype": ("float32", "bfloat16"),
+    "model.remat_keep": ("nothing", "products"),
+    "model.item_hash": ("none", "quotient", "hash"),
+    "model.state": ("kv", "embedding"),
     "model.attention": ("blocked", "dense"),
     "model.hstu.activation": ("silu", "none"),
     "model.sasrec.block": ("classic", "modern"),
+    "model.llama.rope_scaling": ("none", "linear", "llama3"),
+    "model.texts.pooling": ("mean", "token", ""),
+    "model.texts.train": ("frozen", "full", "lora"),
     "loss.kind": ("softmax", "sampled_softmax", "bce", "gbce"),
     "loss.similarity": ("dot", "cosine"),
     "loss.sampling": ("uniform", "popularity"),
+    "train.table_update": ("adamw", "adagrad", "adam"),
     "train.schedule": ("cosine", "linear", "constant"),
     "eval.split": ("test", "validation"),
+    "serving.form": ("float32", "bfloat16", "int8"),
 }
 
 # inclusive bounds; None: open
 BOUNDS: dict[str, tuple[float | None, float | None]] = {
+    "seed": (0, 2**31 - 1),
+    "data.seed": (0, 2**31 - 1),
     "data.min_item_events": (1, None),
     "data.min_user_events": (1, None),
+    "data.max_user_events": (0, None),
+    "data.prepare_workers": (1, None),
     "data.holdout": (1, None),
     "data.validation_time": (0, 1),
     "data.test_time": (0, 1),
@@ -209,20 +347,39 @@ BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "layout.recent_min": (0, None),
     "model.width": (1, None),
     "model.item_width": (0, None),
+    "model.item_rows": (0, 2**31 - 2),
     "model.layers": (1, None),
     "model.heads": (1, None),
     "model.dropout": (0, 0.99),
     "model.embed_dropout": (0, 0.99),
     "model.hstu.normalizer": (0, None),
     "model.sasrec.ffn_width": (0, None),
+    "model.llama.kv_heads": (0, None),
+    "model.llama.head_width": (0, None),
+    "model.llama.ffn_width": (0, None),
+    "model.llama.norm_eps": (0, 1),
+    "model.llama.rope_theta": (1, None),
+    "model.llama.rope_factor": (1, None),
+    "model.llama.rope_low": (0, None),
+    "model.llama.rope_high": (0, None),
+    "model.llama.rope_length": (1, None),
+    "model.llama.lora_rank": (0, None),
+    "model.llama.lora_alpha": (0, None),
+    "model.texts.longest": (1, None),
+    "model.texts.rows": (1, None),
+    "model.texts.lora_rank": (1, None),
+    "model.texts.lora_alpha": (0, None),
     "loss.temperature": (0, None),
     "loss.negatives": (1, None),
     "loss.false_negative": (-1, 1),
     "loss.gbce_t": (0, 1),
+    "loss.negative_groups": (1, None),
     "loss.token_weight": (0, None),
+    "loss.consistency": (0, None),
     "loss.chunk": (1, None),
     "train.steps": (1, None),
     "train.batch_size": (1, None),
+    "train.accumulate": (1, None),
     "train.learning_rate": (0, None),
     "train.warmup": (0, None),
     "train.final_rate": (0, 1),
@@ -240,7 +397,10 @@ BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "eval.bootstrap": (0, None),
     "eval.chunk": (1, None),
     "mesh.data": (0, None),
+    "mesh.fsdp": (1, None),
     "mesh.model": (1, None),
+    "serving.keep_seen": (0, None),
+    "serving.num_shards": (1, 4096),
 }
 
 
@@ -261,15 +421,56 @@ def validate(config: Config) -> Config:
     for key, (low, high) in BOUNDS.items():
         value = lookup(config, key)
         below, above = low is not None and value < low, high is not None and value > high
-        if below or above or value != value:
+        if below or above or not -math.inf < value < math.inf:
             raise ConfigError(
                 f"{key}={value!r}: allowed is {low} to {'any' if high is None else high}"
             )
-    if config.model.width % config.model.heads:
+    free = config.model.backbone == "llama" and config.model.llama.head_width
+    if config.model.width % config.model.heads and not free:
         raise ConfigError(
             f"model.width={config.model.width}: must be a multiple of "
             f"model.heads={config.model.heads}"
         )
+    if config.model.backbone == "llama":
+        _check_llama(config)
+    _check_texts(config)
+    _check_item_rows(config)
+    half_lives = config.model.repeat_half_lives + config.model.repeat_half_times
+    if any(isinstance(h, bool) or not isinstance(h, int | float) or not h >= 0 for h in half_lives):
+        raise ConfigError(
+            f"model.repeat_half_lives={config.model.repeat_half_lives!r}, "
+            f"model.repeat_half_times={config.model.repeat_half_times!r}: numbers of events and "
+            "seconds are needed, 0 for never"
+        )
+    if half_lives and config.loss.kind == "softmax":
+        raise ConfigError(
+            f"model.repeat_half_lives={half_lives!r}: needs loss.kind=sampled_softmax, bce or "
+            "gbce; loss.kind='softmax' compares with the whole catalog at once"
+        )
+    if config.train.batch_size % config.train.accumulate:
+        raise ConfigError(
+            f"train.accumulate={config.train.accumulate}: must divide "
+            f"train.batch_size={config.train.batch_size}"
+        )
+    _check_views(config)
+    first, _, last = config.train.profile_steps.partition(":")
+    if config.train.profile_steps and not (
+        first.isdigit() and last.isdigit() and int(first) < int(last)
+    ):
+        raise ConfigError(
+            f"train.profile_steps={config.train.profile_steps!r}: allowed is A:B, A below B"
+        )
+    if config.train.table_update != "adamw":
+        if config.loss.kind == "softmax":
+            raise ConfigError(
+                f"train.table_update={config.train.table_update!r}: loss.kind='softmax' moves "
+                "every row of the table; needed is loss.kind=sampled_softmax, bce or gbce"
+            )
+        if config.train.ema:
+            raise ConfigError(
+                f"train.ema={config.train.ema}: averages every row of the table in every step; "
+                "train.table_update=adagrad or adam needs train.ema=0"
+            )
     if config.layout.recent < 1:
         raise ConfigError(
             f"layout.recent_min={config.layout.recent_min}: with "
@@ -280,18 +481,180 @@ def validate(config: Config) -> Config:
             f"data.validation_time={config.data.validation_time}: must be below "
             f"data.test_time={config.data.test_time}"
         )
-    if config.data.dataset == "table" and not config.data.path:
-        raise ConfigError("data.path='': data.dataset=table needs a parquet or CSV file")
-    if not config.eval.ks or any(not isinstance(k, int) or k < 1 for k in config.eval.ks):
-        raise ConfigError(f"eval.ks={config.eval.ks!r}: one or more positive integers are needed")
-    if list(config.eval.buckets) != sorted(set(config.eval.buckets)):
-        raise ConfigError(f"eval.buckets={config.eval.buckets!r}: edges must increase")
+    _check_data(config.data)
+    _check_eval(config.eval)
     metric, _, k = config.train.metric.partition("@")
     if metric not in ("recall", "ndcg", "mrr") or not k.isdigit() or int(k) < 1:
         raise ConfigError(
             f"train.metric={config.train.metric!r}: allowed is recall@K, ndcg@K or mrr@K"
         )
     return config
+
+
+def _check_views(config: Config) -> None:
+    """What groups of negatives and the second view of a batch cannot be combined with."""
+    groups, rows = config.loss.negative_groups, config.train.batch_size // config.train.accumulate
+    if rows % groups:
+        raise ConfigError(
+            f"loss.negative_groups={groups}: must divide "
+            f"train.batch_size / train.accumulate = {rows}"
+        )
+    if groups > 1 and config.loss.kind == "softmax":
+        raise ConfigError(
+            f"loss.negative_groups={groups}: loss.kind='softmax' draws no negatives; needed is "
+            "sampled_softmax, bce or gbce"
+        )
+    if groups > 1 and config.train.table_update != "adamw":
+        raise ConfigError(
+            f"loss.negative_groups={groups}: train.table_update={config.train.table_update!r} "
+            "draws one set of negatives for a step; needed is train.table_update=adamw"
+        )
+    if config.loss.consistency and config.model.state == "embedding":
+        raise ConfigError(
+            f"loss.consistency={config.loss.consistency}: model.state='embedding' computes "
+            "segments in turn and has no view of all items; needed is model.state=kv"
+        )
+
+
+def frozen(config: Config) -> tuple[str, ...]:
+    """Patterns of the parameters that training leaves alone: train.frozen, what adapters adapt."""
+    patterns = config.train.frozen
+    if config.model.texts.model:  # what the item tower makes, and its scale
+        patterns += ("^item_(embedding|mean|scale)$",)
+    if config.model.texts.train == "lora":
+        patterns += (r"^item_tower/decoder/(?!.*/lora_[ab]$)",)
+    if config.model.backbone == "llama" and config.model.llama.lora_rank:
+        patterns += (r"^compressor/encoder/layers/\w+/kernel$",)
+    return patterns
+
+
+def _check_eval(found: EvalConfig) -> None:
+    for key, what in (("ks", "one or more positive integers"), ("buckets", "positive integers")):
+        values = getattr(found, key)
+        if any(isinstance(v, bool) or not isinstance(v, int) or v < 1 for v in values):
+            raise ConfigError(f"eval.{key}={values!r}: {what} are needed")
+    if not found.ks:
+        raise ConfigError("eval.ks=(): one or more positive integers are needed")
+    if list(found.buckets) != sorted(set(found.buckets)):
+        raise ConfigError(f"eval.buckets={found.buckets!r}: edges must increase")
+
+
+def _check_texts(config: Config) -> None:
+    texts, frozen = config.model.texts, config.train.frozen
+    for pattern in frozen:
+        try:
+            re.compile(pattern)
+        except (re.error, TypeError) as error:
+            raise ConfigError(
+                f"train.frozen={frozen!r}: {pattern!r} is no regular expression ({error})"
+            ) from error
+    if texts.model and not any(re.search(pattern, "item_embedding") for pattern in frozen):
+        raise ConfigError(
+            f"train.frozen={frozen!r}: with model.texts.model the item table holds vectors of "
+            "texts that training leaves alone; '^item_(embedding|mean|scale)' is needed in it"
+        )
+    if texts.model and config.train.table_update != "adamw":
+        raise ConfigError(
+            f"train.table_update={config.train.table_update!r}: vectors of texts are not updated, "
+            "model.texts.model needs 'adamw'"
+        )
+    if texts.train != "frozen" and not texts.model:
+        raise ConfigError(
+            f"model.texts.train={texts.train!r}: there is no item tower, model.texts.model is empty"
+        )
+    if texts.train != "frozen" and config.loss.kind == "softmax":
+        raise ConfigError(
+            f"model.texts.train={texts.train!r}: loss.kind='softmax' would encode the whole "
+            "catalog in every step; needed is loss.kind=sampled_softmax, bce or gbce"
+        )
+    if texts.train != "frozen" and config.loss.negative_groups > 1:
+        raise ConfigError(
+            f"loss.negative_groups={config.loss.negative_groups}: model.texts.train="
+            f"{texts.train!r} encodes one set of negatives for a step; needed is 1"
+        )
+    if texts.user_model and config.model.backbone != "llama":
+        raise ConfigError(
+            f"model.texts.user_model={texts.user_model!r}: model.backbone="
+            f"{config.model.backbone!r} cannot start from a Llama model, 'llama' is needed"
+        )
+
+
+def _check_item_rows(config: Config) -> None:
+    model = config.model
+    if (model.item_hash == "none") != (model.item_rows == 0):
+        needed = "0 is" if model.item_hash == "none" else "the number of shared rows is"
+        raise ConfigError(
+            f"model.item_rows={model.item_rows}: with model.item_hash={model.item_hash!r} {needed} "
+            "needed"
+        )
+    if model.item_hash == "none":
+        return
+    if model.texts.model:
+        raise ConfigError(
+            f"model.item_hash={model.item_hash!r}: model.texts.model gives every item a vector of "
+            "its own; needed is model.item_hash=none"
+        )
+    if config.loss.kind == "softmax" and config.mesh.model > 1:
+        raise ConfigError(
+            f"model.item_hash={model.item_hash!r}: loss.kind='softmax' makes all vectors on "
+            f"every device; with mesh.model={config.mesh.model} needed is loss.kind="
+            "sampled_softmax, bce or gbce"
+        )
+
+
+def _check_llama(config: Config) -> None:
+    model, llama = config.model, config.model.llama
+    if model.heads % model.kv_heads:
+        raise ConfigError(
+            f"model.llama.kv_heads={llama.kv_heads}: must divide model.heads={model.heads}"
+        )
+    if model.head_width % 2:
+        raise ConfigError(
+            f"model.llama.head_width={model.head_width}: must be even, positions turn pairs of "
+            "dimensions (0: model.width / model.heads)"
+        )
+    if llama.rope_scaling == "llama3" and llama.rope_low >= llama.rope_high:
+        raise ConfigError(
+            f"model.llama.rope_low={llama.rope_low}: must be below "
+            f"model.llama.rope_high={llama.rope_high}"
+        )
+    if config.layout.positions != "segment":
+        raise ConfigError(
+            f"layout.positions={config.layout.positions!r}: model.backbone=llama needs 'segment', "
+            "its keys are rotated by the offset inside the segment"
+        )
+
+
+NEEDS_PATH = ("merrec", "ebnerd", "amazon_reviews", "kuairand", "yambda", "table")
+
+
+def _check_data(data: DataConfig) -> None:
+    """Raises ConfigError where keys of `data` do not fit together."""
+    if data.dataset in NEEDS_PATH and not data.path:
+        raise ConfigError(
+            f"data.path='': data.dataset={data.dataset} needs the files it is made from"
+        )
+    if data.time_zone:
+        try:
+            zoneinfo.ZoneInfo(data.time_zone)
+        except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:
+            raise ConfigError(
+                f"data.time_zone={data.time_zone!r}: no such time zone; allowed are names such as "
+                "Europe/Berlin"
+            ) from error
+    if data.max_user_events and data.max_user_events < data.min_user_events:
+        raise ConfigError(
+            f"data.max_user_events={data.max_user_events}: must be 0 or at least "
+            f"data.min_user_events={data.min_user_events}"
+        )
+    for key in ("event_types", "append", "text_columns"):
+        value = getattr(data, key)
+        if any(not isinstance(part, str) or not part for part in value):
+            raise ConfigError(f"data.{key}={value!r}: texts that are not empty are needed")
+    if data.append and data.dataset in ("completejourney", "synthetic"):
+        raise ConfigError(
+            f"data.append={data.append!r}: data.dataset={data.dataset} has no later events"
+        )
 
 
 def _check_types(config: Any, default: Any, prefix: str) -> None:

@@ -1,11 +1,15 @@
 """Analytic cost of a forward pass, from the model's configuration and the layout.
 
-Counts multiplications and additions (2 per multiply-add) of matrix products; normalisation and
-activation are left out.
+Counts multiplications and additions (2 per multiply-add) of matrix products; normalisation,
+activation and masks are `elementwise_flops`, left out unless asked for.
 """
 
-from jaxrec.config import ModelConfig
+from typing import Literal
+
+from jaxrec.config import LossConfig, ModelConfig
 from jaxrec.layout import SegmentLayout
+
+TIME_BUCKET_FLOPS = 12  # per pair: difference, its sign, clip, scale of the logarithm
 
 
 def dense_flops(config: ModelConfig) -> int:
@@ -13,6 +17,10 @@ def dense_flops(config: ModelConfig) -> int:
     width = config.width
     if config.backbone == "hstu":
         return 2 * width * 4 * width + 2 * width * width
+    if config.backbone == "llama":
+        query = 2 * 2 * width * config.heads * config.head_width  # and the way out
+        key = 2 * 2 * width * config.kv_heads * config.head_width  # and value
+        return query + key + 3 * 2 * width * config.ffn_width
     modern = config.sasrec.block == "modern"
     ffn = config.sasrec.ffn_width or (2 * width if modern else width)
     attention = 4 * 2 * width * width
@@ -21,13 +29,67 @@ def dense_flops(config: ModelConfig) -> int:
     return attention + 2 * 2 * width * ffn
 
 
-def forward_flops(config: ModelConfig, layout: SegmentLayout) -> int:
-    """FLOPs of the encoder over a layout: projections of every position, visible pairs."""
-    pairs = layout.pairs("visible") * 2 * 2 * config.width
-    return config.layers * (layout.length * dense_flops(config) + pairs)
+def elementwise_flops(
+    config: ModelConfig,
+    layout: SegmentLayout,
+    pairs: Literal["visible", "blocked", "dense"] = "visible",
+) -> int:
+    """FLOPs of one example outside matrix products: masks, activations, norms, residuals, biases.
+
+    Counted as XLA counts them: one per elementwise operation, none for exponentials and
+    logarithms (it lists those as transcendentals). Raises ValueError for backbone `llama`.
+    """
+    if config.backbone == "llama":
+        raise ValueError("elementwise FLOPs: counted for backbones hstu and sasrec, not for llama")
+    if config.backbone == "hstu":
+        # silu (3), divisor, mask, and the conversion of a sum; two norms, silu of 4 D, gate
+        per_pair, per_position = 6, 29
+        distance, time = config.hstu.position_bias, config.hstu.time_bias
+    else:
+        # mask, maximum, difference, sum, division; two norms with parameters, ReLU or SwiGLU, gates
+        per_pair, per_position = 5, 53 if config.sasrec.block == "modern" else 24
+        distance, time = False, config.sasrec.time_bias
+    per_pair = config.heads * (per_pair + distance + time) + 1 + TIME_BUCKET_FLOPS * time
+    per_layer = layout.pairs(pairs) * per_pair + layout.length * config.width * per_position
+    return config.layers * per_layer
+
+
+def forward_flops(
+    config: ModelConfig,
+    layout: SegmentLayout,
+    pairs: Literal["visible", "blocked", "dense"] = "visible",
+) -> int:
+    """FLOPs of the encoder over a layout: projections of every position, query-key pairs.
+
+    pairs: those that are needed, or those that a backend computes (`SegmentLayout.pairs`).
+    With `model.state=embedding` also K and V of the tokens before every segment, made anew.
+    """
+    attention = layout.pairs(pairs) * 2 * 2 * config.heads * config.head_width
+    again = 0
+    if config.state == "embedding" and (layout.num_cached or layout.num_tokens):
+        tokens = layout.max_segments * max(*layout.cached, *(k for _, k in layout.segments), 0)
+        width = config.kv_heads * config.head_width
+        again = layout.num_segments * tokens * 2 * 2 * config.width * width
+    return config.layers * (layout.length * dense_flops(config) + attention) + config.layers * again
+
+
+def training_flops(
+    config: ModelConfig, loss: LossConfig, layout: SegmentLayout, num_items: int
+) -> int:
+    """FLOPs of one example in a training step: forward and twice as much backward, of the encoder
+    and of the scores against negatives (the catalog for loss.kind=softmax). Work that `remat`
+    repeats is left out: it is no progress."""
+    candidates = num_items if loss.kind == "softmax" else loss.negatives + 1
+    scores = len(layout.predictors) * candidates * 2 * config.width
+    return 3 * (forward_flops(config, layout) + scores)
 
 
 def state_bytes(config: ModelConfig, layout: SegmentLayout, item_bytes: int = 4) -> int:
-    """Bytes of one user's K and V of the stored tokens."""
-    tokens = layout.segments[0][1] * layout.max_segments
-    return 2 * config.layers * tokens * config.width * item_bytes
+    """Bytes of what a state keeps of one user's tokens, and of remembered item ids."""
+    size, tokens = layout.segments[0]
+    width = 2 * config.layers * config.kv_heads * config.head_width
+    if config.state == "embedding":
+        width = config.width
+    vectors = tokens * layout.max_segments * width * item_bytes
+    remembered = bool(config.repeat_half_lives or config.repeat_half_times)
+    return vectors + remembered * 8 * size * layout.max_segments

@@ -2,56 +2,54 @@
 
 Rows are named `compressed` (state, then the recent window), `masked` (one masked forward),
 `recent-only` (the same model shown only the recent window), `full` (a full-history model) and
-the rules of `baselines`. A user's metric is the mean over its targets; users count equally.
+the rules of `baselines`. Figures are made in `report`.
 """
 
 import dataclasses
 import functools
-import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
-from jaxrec import baselines, cost, metrics, retrieval, states
-from jaxrec.config import Config, ConfigError
+from jaxrec import baselines, cost, report, retrieval, sharded, states
+from jaxrec.config import Config, ConfigError, MeshConfig
 from jaxrec.recommender import Model
+from jaxrec.report import Cost, Ranks, Row
+from jaxrec.report import format_table as format_table
+from jaxrec.report import per_user as per_user
+from jaxrec.runtime import mesh as mesh_lib
 from jaxrec.types import Batch, Params
 
 Predict = Callable[[Params, Batch], jax.Array]
+# (batch, rows [P], slots [P]) -> own items of these queries
+OwnItems = Callable[[Batch, np.ndarray, np.ndarray], retrieval.Own | None]
 History = Callable[[int], np.ndarray]  # dense user index -> all items, oldest first
 Say = Callable[[str], None]
 
-MODEL_ROWS = ("compressed", "masked", "recent-only", "full")
-LIST = 10  # length of the lists that coverage looks at
-
-
-class Ranks(NamedTuple):
-    """One entry per target: user, position in the user's history, item, rank.
-
-    lists: [users, 10] recommendations at each user's first target (None: not made).
-    """
-
-    user: np.ndarray
-    position: np.ndarray
-    item: np.ndarray
-    rank: np.ndarray
-    lists: np.ndarray | None
+LIST = report.HEADLINE  # length of the lists that coverage looks at
+PAUSE = 5.0  # seconds between two lines of progress
+CHECKED = 4, 32  # batches, and targets in each, whose scores are compared between the two paths
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
-    """What one recommender reached, and what a request costs it (None: no model)."""
+class Subject:
+    """A trained model and the batches that ask it.
 
-    name: str
-    metrics: dict[str, metrics.Interval]
-    buckets: dict[str, dict[str, float]]
-    coverage: float | None
-    users: int
-    targets: int
-    request_flops: int | None
-    state_bytes: int | None
+    recent_batches: the same targets without complete segments and with the recent window as
+    full as it can be, for the row `recent-only` of a compressed model. mesh: where params live,
+    when not on a single device; batches are split over it.
+    """
+
+    model: Model
+    params: Params
+    batches: Callable[[], Iterable[Batch]]
+    recent_batches: Callable[[], Iterable[Batch]] | None = None
+    mesh: Mesh | None = None
 
 
 def targets_of(batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -65,18 +63,27 @@ def targets_of(batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def model_ranks(
     predict: Predict,
     params: Params,
-    table: jax.Array,
+    table: jax.Array | sharded.Made,
     batches: Iterable[Batch],
     *,
+    own: OwnItems = lambda batch, rows, slots: None,
     history: History | None = None,
     chunk: int = 16384,
     lists: bool = True,
+    mesh: Mesh | None = None,
+    progress: Callable[[int], None] = lambda targets: None,
 ) -> Ranks:
     """Ranks of all targets by a model's prediction.
 
-    history: when given, a user's earlier events are no candidates (seen filter).
+    predict: (params, batch) -> [B, E + 1, D + K], entry j asks for the event in slot j; table:
+    `Model.candidates`; own: what the K columns weigh (`Model.own_items_before`). history: when
+    given, a user's earlier events are no candidates (seen filter). mesh: where the table
+    lives; split over `model` it is ranked in place (`sharded`). progress is told how
+    many targets are done. Raises ConfigError without any target.
     """
-    parts = []
+    rank_of_targets, top_k = _ranking(mesh, table)
+    parts, listed, done = [], set[int](), 0
+    k = min(LIST, table.shape[0] - 1)
     for batch in batches:
         rows, slots, index = targets_of(batch)
         if not len(rows):
@@ -84,101 +91,67 @@ def model_ranks(
         user = np.asarray(batch.user)[rows]
         item = np.asarray(batch.items)[rows, slots]
         size = 1 << (len(rows) - 1).bit_length()  # few shapes, few compilations
-        flat = _pad(rows * batch.items.shape[1] + slots, size)
-        x = predict(params, batch)
-        x = x.reshape(-1, x.shape[-1])[flat]
+        asked = _pad(rows, size), _pad(slots, size)
+        x = predict(params, batch)[asked]
+        items = own(batch, *asked)
         exclude = None if history is None else _pad(_seen(history, user, index), size)
-        rank = retrieval.rank_of_targets(x, table, _pad(item, size), exclude, chunk=chunk)
-        best = np.zeros((len(rows), 0), np.int32)
+        rank = rank_of_targets(x, table, _pad(item, size), exclude, items, chunk=chunk)
+        best = np.zeros((0, k), np.int32)
         if lists:
-            first = np.flatnonzero(np.r_[True, rows[1:] != rows[:-1]])
-            count = len(batch.user)
-            # every row's first target; padding repeats one of them
-            k = min(LIST, table.shape[0] - 1)
-            picked = None if exclude is None else exclude[_pad(first, count)]
-            _, ids = retrieval.top_k(x[_pad(first, count)], table, k, picked, chunk=chunk)
-            best = np.zeros((len(rows), k), np.int32)
-            best[first] = np.asarray(ids)[: len(first)]
+            opens = np.flatnonzero(np.r_[True, user[1:] != user[:-1]])
+            opens = np.asarray([i for i in opens if int(user[i]) not in listed], np.int64)
+            listed.update(user[opens].tolist())
+            if len(opens):
+                picked = _pad(opens, len(batch.user))
+                unseen = None if exclude is None else exclude[picked]
+                theirs = jax.tree.map(lambda a: a[picked], items)  # noqa: B023
+                _, ids = top_k(x[picked], table, k, unseen, theirs, chunk=chunk)
+                best = np.asarray(ids)[: len(opens)]
         parts.append((user, index, item, np.asarray(rank)[: len(rows)], best))
-    if not parts:
-        raise ConfigError(
-            "eval.split: no user has a target; lower data.holdout or give more events"
-        )
-    user, index, item, rank, best = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return Ranks(user, index, item, rank, best[best.any(1)] if lists else None)
+        done += len(rows)
+        progress(done)
+    user, index, item, rank, best = _joined(parts)
+    return Ranks(user, index, item, rank, best if lists else None)
+
+
+def _ranking(mesh: Mesh | None, table: jax.Array | sharded.Made) -> tuple[Any, Any]:
+    """(rank_of_targets, top_k) for a table on one device, on all, split by rows, or `Made`."""
+    made = isinstance(table, sharded.Made)
+    if made and mesh is None:
+        mesh = mesh_lib.make_mesh(MeshConfig(data=1))
+    if mesh is None or (mesh.shape[sharded.AXIS] == 1 and not made):
+        return retrieval.rank_of_targets, retrieval.top_k
+    where: Any = {"mesh": mesh, "num_items": table.shape[0] - 1}
+    return (
+        jax.jit(functools.partial(sharded.rank_of_targets, **where), static_argnames="chunk"),
+        jax.jit(functools.partial(sharded.top_k, **where), static_argnames=("k", "chunk")),
+    )
 
 
 def rule_ranks(
-    order: baselines.Order,
-    look_back: int,
+    rule: baselines.Rule,
     popularity: baselines.Popularity,
     history: History,
     like: Ranks,
     filter_seen: bool,
+    progress: Callable[[int], None] = lambda targets: None,
 ) -> Ranks:
     """Ranks of the same targets by a rule without parameters."""
     rank = np.empty(len(like.user), np.int64)
-    order_of_users = np.argsort(like.user, kind="stable")
-    current, events = -1, np.zeros(0, np.int32)
-    for i in order_of_users:
-        if like.user[i] != current:
-            current = like.user[i]
-            events = history(int(current))
-        past = events[: like.position[i]]
-        rank[i] = baselines.rank(order, look_back, popularity, past, int(like.item[i]), filter_seen)
-    return like._replace(rank=rank, lists=None)
-
-
-def per_user(ranks: Ranks, metric: str, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """(users, mean of the metric over each user's targets), users ascending."""
-    users, inverse = np.unique(ranks.user, return_inverse=True)
-    gain, _ = metrics.METRICS[metric](ranks.rank[:, None], np.ones((len(ranks.rank), 1)), k)
-    return users, np.bincount(inverse, gain) / np.bincount(inverse)
-
-
-def summarise(
-    name: str,
-    ranks: Ranks,
-    config: Config,
-    num_items: int,
-    *,
-    request_flops: int | None = None,
-    state_bytes: int | None = None,
-) -> Row:
-    """Metrics with intervals, by history length, and coverage of the lists."""
-    settings = config.eval
-    values = {
-        f"{metric}@{k}": per_user(ranks, metric, k)[1]
-        for metric in metrics.METRICS
-        for k in settings.ks
-    }
-    users, inverse = np.unique(ranks.user, return_inverse=True)
-    first = np.full(len(users), np.iinfo(np.int64).max)
-    np.minimum.at(first, inverse, ranks.position)
-    buckets = {}
-    edges = [0, *settings.buckets, np.inf]
-    for low, high in itertools.pairwise(edges):
-        inside = (first >= low) & (first < high)
-        label = f"{low:g}+" if high == np.inf else f"{low:g}-{high - 1:g}"
-        if inside.any():
-            means = {key: float(value[inside].mean()) for key, value in values.items()}
-            buckets[label] = {"users": int(inside.sum()), **means}
-    coverage = None
-    if ranks.lists is not None:
-        coverage = len(np.setdiff1d(ranks.lists, [0])) / num_items
-    return Row(
-        name=name,
-        metrics={
-            key: metrics.bootstrap(value, settings.bootstrap, config.seed)
-            for key, value in values.items()
-        },
-        buckets=buckets,
-        coverage=coverage,
-        users=len(users),
-        targets=len(ranks.user),
-        request_flops=request_flops,
-        state_bytes=state_bytes,
-    )
+    k = min(LIST, len(popularity.counts) - 1)
+    by_user = np.lexsort((like.position, like.user))
+    starts = np.flatnonzero(np.diff(like.user[by_user], prepend=-1))
+    lists = np.zeros((len(starts), k), np.int32)
+    for row, targets in enumerate(np.split(by_user, starts[1:])):
+        events = history(int(like.user[targets[0]]))
+        for i in targets:
+            past, item = events[: like.position[i]], int(like.item[i])
+            rank[i] = baselines.rank(rule, popularity, past, item, filter_seen)
+        past = events[: like.position[targets[0]]]
+        best = baselines.top(rule, popularity, past, k, filter_seen)
+        lists[row, : len(best)] = best
+        progress(int(starts[row]) + len(targets))
+    return like._replace(rank=rank, lists=lists)
 
 
 def available(config: Config, full: bool) -> tuple[str, ...]:
@@ -196,42 +169,74 @@ def chosen(config: Config, full: bool) -> tuple[str, ...]:
     allowed = available(config, full)
     if config.eval.mode == "all":
         return allowed
-    names = tuple(part.strip() for part in config.eval.mode.split(",") if part.strip())
+    names = tuple(dict.fromkeys(part.strip() for part in config.eval.mode.split(",")))
     unknown = [name for name in names if name not in allowed]
-    if unknown or not names:
+    if unknown:
+        hint = ""
+        if "full" in unknown and not full:
+            hint = "; full needs eval.full_workdir, the folder of a run with layout.mode=full"
         raise ConfigError(
-            f"eval.mode={config.eval.mode!r}: allowed are all, or names from {', '.join(allowed)}"
+            f"eval.mode={config.eval.mode!r}: {unknown[0]!r} is no row of this run; allowed are "
+            f"all, or names from {', '.join(allowed)}{hint}"
         )
     return names
 
 
-def predictor(name: str, model: Model) -> Predict:
-    """The jitted prediction behind a model row."""
-    if name == "compressed":
-        return jax.jit(functools.partial(states.predict_cached, model))
-    if name == "recent-only" and model.layout.num_tokens:
-        return jax.jit(functools.partial(states.predict_recent, model))
-    return jax.jit(model.predict)
+def predictor(name: str, model: Model, mesh: Mesh | None = None) -> Predict:
+    """The jitted prediction behind a model row.
+
+    mesh: users are split over its devices, and the queries known to all of them.
+    """
+    cached = functools.partial(states.predict_cached, model)
+    predict: Predict = cached if name == "compressed" else model.predict
+    if mesh is None:
+        return jax.jit(predict)
+    rows, everywhere = mesh_lib.batch_sharding(mesh), mesh_lib.replicated(mesh)
+
+    def split(params: Params, batch: Batch) -> jax.Array:
+        return predict(params, jax.lax.with_sharding_constraint(batch, rows))
+
+    return jax.jit(split, in_shardings=(None, everywhere), out_shardings=everywhere)
 
 
-def row_cost(name: str, model: Model) -> tuple[int, int | None]:
-    """(FLOPs of the encoder for one request, bytes of the state it needs)."""
+def own_items(model: Model, mesh: Mesh | None = None) -> OwnItems:
+    """The jitted `Model.own_items_before`, known to all devices of the mesh."""
+    if mesh is None:
+        return jax.jit(model.own_items_before)
+    return jax.jit(model.own_items_before, out_shardings=mesh_lib.replicated(mesh))
+
+
+def row_cost(name: str, model: Model) -> Cost:
+    """One request behind a model row, with the layout filled to its capacity."""
     config, layout = model.network.config, model.layout
+    state = 0
     if name == "compressed":
-        return cost.forward_flops(config, layout.request()), cost.state_bytes(config, layout)
-    if name == "recent-only" and layout.num_tokens:
-        alone = dataclasses.replace(layout, segments=layout.segments[-1:], cached=())
-        return cost.forward_flops(config, alone), 0
-    return cost.forward_flops(config, layout), 0
+        layout, state = layout.request(), cost.state_bytes(config, layout)
+    elif name == "recent-only" and layout.num_tokens:
+        layout = dataclasses.replace(layout, segments=layout.segments[-1:], cached=())
+    return Cost(layout.pairs("visible"), cost.forward_flops(config, layout), state)
 
 
-@dataclasses.dataclass(frozen=True)
-class Subject:
-    """A trained model and the batches that ask it."""
-
-    model: Model
-    params: Params
-    batches: Callable[[], Iterable[Batch]]
+def path_difference(subject: Subject) -> float:
+    """Largest |score by state - score by masked forward| / largest |score|, over some targets."""
+    cached = predictor("compressed", subject.model, subject.mesh)
+    masked = predictor("masked", subject.model, subject.mesh)
+    table = subject.model.item_table(subject.params)
+    batches, count = CHECKED
+    apart, largest = 0.0, 0.0
+    for batch, _ in zip(subject.batches(), range(batches), strict=False):
+        rows, slots, _ = targets_of(batch)
+        some = slice(None, None, max(1, len(rows) // count))
+        asked = rows[some], slots[some]
+        own = subject.model.own_items_before(batch, *asked)
+        a, b = (
+            retrieval.scores(f(subject.params, batch)[asked], table, own)[:, 1:]
+            for f in (cached, masked)
+        )
+        # NumPy's maximum keeps what is not a number
+        apart = float(np.maximum(apart, jnp.max(jnp.abs(a - b), initial=0.0)))
+        largest = float(np.maximum(largest, jnp.max(jnp.abs(b), initial=0.0)))
+    return apart / largest if largest else apart
 
 
 def evaluate(
@@ -241,135 +246,107 @@ def evaluate(
     counts: np.ndarray,
     history: History,
     full: Subject | None = None,
+    returning: Callable[[int], np.ndarray] | None = None,
     say: Say = lambda line: None,
 ) -> dict[str, Any]:
-    """All rows of `eval.mode` as a JSON value: protocol, rows, comparisons.
+    """All rows of `eval.mode` as a JSON value.
 
-    counts: [V + 1] training events per item; full: a full-history model of the same data.
+    counts: [V + 1] training events per item; full: a full-history model of the same data;
+    returning: user -> bool per event, planted returns of synthetic data; say: gets lines of
+    progress. Keys: `protocol`, `rows`, `comparisons` (paired ratios), `paths`
+    (how far the two ways to compute a compressed prediction are apart) and `full_history`
+    (what a request would cost that model). Raises ConfigError for unknown row names and for a
+    split without targets.
     """
     names = chosen(config, full is not None)
     popularity = baselines.Popularity(counts)
     rules = baselines.rules(config.layout.recent)
-    seen = history if config.eval.filter_seen else None
+    items = len(counts) - 1
     found: dict[str, Ranks] = {}
     rows: list[Row] = []
-    like: Ranks | None = None
+    kinds: dict[str, np.ndarray] = {}
 
-    def rank(name: str, who: Subject) -> Ranks:
-        table = who.model.item_table(who.params)
-        return model_ranks(
-            predictor(name, who.model),
+    def rank_by_model(name: str) -> tuple[Ranks, Cost]:
+        who = full if name == "full" and full is not None else subject
+        batches = who.batches
+        if name == "recent-only" and who.recent_batches is not None:
+            batches = who.recent_batches
+        ranks = model_ranks(
+            predictor(name, who.model, who.mesh),
             who.params,
-            table,
-            who.batches(),
-            history=seen,
+            who.model.candidates(who.params),
+            batches(),
+            own=own_items(who.model, who.mesh),
+            history=history if config.eval.filter_seen else None,
             chunk=config.eval.chunk,
+            mesh=who.mesh,
+            progress=_progress(name, say),
         )
+        return ranks, row_cost(name, who.model)
+
+    def rank_by_rule(name: str) -> Ranks:
+        like = next(iter(found.values()), None) or _targets(subject.batches())
+        seen = config.eval.filter_seen
+        return rule_ranks(rules[name], popularity, history, like, seen, _progress(name, say))
 
     for name in names:
         say(f"evaluating {name}")
+        paid = None
         if name in rules:
-            if like is None:
-                like = next(iter(found.values())) if found else _targets(subject.batches())
-            ranks = rule_ranks(*rules[name], popularity, history, like, config.eval.filter_seen)
-            rows.append(summarise(name, ranks, config, len(counts) - 1))
+            found[name] = rank_by_rule(name)
         else:
-            who = full if name == "full" and full is not None else subject
-            ranks = rank(name, who)
-            flops, size = row_cost(name, who.model)
-            rows.append(
-                summarise(
-                    name,
-                    ranks,
-                    config,
-                    len(counts) - 1,
-                    request_flops=flops,
-                    state_bytes=size,
-                )
-            )
-        found[name] = ranks
-    return {
-        "protocol": protocol(config, len(counts) - 1, rows[0]),
-        "rows": [_plain(row) for row in rows],
-        "comparisons": compare(found, config),
-    }
-
-
-def compare(found: Mapping[str, Ranks], config: Config) -> dict[str, Any]:
-    """Paired ratios over the same users, and how far the two compressed paths are apart."""
-    result: dict[str, Any] = {}
-    pairs = [("compressed", "full"), ("compressed", "recent-only"), ("masked", "full")]
-    for a, b in pairs:
-        if a in found and b in found:
-            ratios = {}
-            for metric in ("recall", "ndcg"):
-                users_a, left = per_user(found[a], metric, 10)
-                users_b, right = per_user(found[b], metric, 10)
-                if not np.array_equal(users_a, users_b):
-                    raise ValueError(f"rows {a} and {b} rank targets of different users")
-                ratio = metrics.paired_ratio(left, right, config.eval.bootstrap, config.seed)
-                ratios[f"{metric}@10"] = ratio._asdict()
-            result[f"{a} / {b}"] = ratios
-    if "compressed" in found and "masked" in found:
-        moved = found["compressed"].rank != found["masked"].rank
-        result["cached ranks that differ from masked"] = {
-            "targets": int(moved.sum()),
-            "share": float(moved.mean()),
+            found[name], paid = rank_by_model(name)
+        kinds = kinds or kinds_of(found[name], history, config.layout.recent, returning)
+        rows.append(report.summarise(name, found[name], config, items, paid, kinds))
+    paths = None
+    if "compressed" in found:
+        say("comparing the scores of the two paths")
+        paths = _paths(path_difference(subject), found)
+    return report.plain(
+        {
+            "protocol": report.protocol(config, items, rows[0]),
+            "rows": rows,
+            "comparisons": report.compare(found, config),
+            "paths": paths,
+            "full_history": report.full_history(config),
         }
-    return result
+    )
 
 
-def protocol(config: Config, num_items: int, row: Row) -> dict[str, Any]:
-    """What a figure needs beside it to be compared with another."""
-    data, layout = config.data, config.layout
-    held = f"last {data.holdout} events" if data.split == "last" else "global temporal split"
-    return {
-        "dataset": data.dataset + (f" {data.variant}" if data.variant else ""),
-        "split": f"{config.eval.split}: {held}, each predicted from all events before it",
-        "candidates": num_items,
-        "ranking": "full catalog",
-        "seen items": "filtered" if config.eval.filter_seen else "not filtered",
-        "ties": "count against the model",
-        "users": row.users,
-        "targets": row.targets,
-        "weighting": "mean over a user's targets, users equally",
-        "sequence": f"{layout.history} events"
-        + (
-            f": {layout.max_segments} x ({layout.segment_size} + {layout.tokens} tokens) "
-            f"+ recent up to {layout.recent}"
-            if layout.mode == "compressed"
-            else f" ({layout.mode})"
-        ),
-        "interval": f"95 % bootstrap over users, {config.eval.bootstrap} samples",
-        "request time": "known" if config.model.request_time else "not used",
+def kinds_of(
+    targets: Ranks,
+    history: History,
+    recent: int,
+    returning: Callable[[int], np.ndarray] | None = None,
+) -> dict[str, np.ndarray]:
+    """What each target is to its user: label -> bool [P].
+
+    Had within the last `recent` events, earlier only, or never; where the data says so, a
+    planted return.
+    """
+    age = np.empty(len(targets.user), np.int64)
+    planted = np.zeros(len(targets.user), bool)
+    for row, (user, position, item) in enumerate(
+        zip(targets.user.tolist(), targets.position.tolist(), targets.item.tolist(), strict=True)
+    ):
+        had = np.flatnonzero(history(user)[:position] == item)
+        age[row] = position - had[-1] if len(had) else 0
+        if returning is not None:
+            planted[row] = returning(user)[position]
+    kinds = {
+        f"last {recent}": (age > 0) & (age <= recent),
+        "earlier": age > recent,
+        "never": age == 0,
     }
+    return kinds | ({} if returning is None else {"planted return": planted})
 
 
-def format_table(result: Mapping[str, Any], ks: Sequence[int] = (10,)) -> str:
-    """The result as a table for people."""
-    shown = [f"{metric}@{k}" for k in ks for metric in ("recall", "ndcg")]
-    header = f"{'row':<20}" + "".join(f"{name:>26}" for name in shown)
-    lines = [header + f"{'coverage':>10}{'request MFLOP':>15}{'state KB':>10}"]
-    for row in result["rows"]:
-        cells = f"{row['name']:<20}"
-        for name in shown:
-            value = row["metrics"][name]
-            cells += f"{value['mean']:>10.4f} [{value['low']:.4f}, {value['high']:.4f}]".rjust(26)
-        coverage = "" if row["coverage"] is None else f"{row['coverage']:.1%}"
-        flops = "" if row["request_flops"] is None else f"{row['request_flops'] / 1e6:.2f}"
-        size = "" if row["state_bytes"] is None else f"{row['state_bytes'] / 1024:.1f}"
-        lines.append(cells + f"{coverage:>10}{flops:>15}{size:>10}")
-    for name, value in result["comparisons"].items():
-        if "share" in value:
-            lines.append(f"{name}: {value['targets']} of the targets ({value['share']:.2%})")
-        else:
-            parts = ", ".join(
-                f"{metric} {v['mean']:.3f} [{v['low']:.3f}, {v['high']:.3f}]"
-                for metric, v in value.items()
-            )
-            lines.append(f"{name}: {parts}")
-    lines += [f"{key}: {value}" for key, value in result["protocol"].items()]
-    return "\n".join(lines)
+def _paths(difference: float, found: dict[str, Ranks]) -> dict[str, Any]:
+    moved = None
+    if "masked" in found:
+        moved = int((found["compressed"].rank != found["masked"].rank).sum())
+    targets = len(found["compressed"].rank)
+    return {"score_difference": difference, "ranks_that_differ": moved, "targets": targets}
 
 
 def _targets(batches: Iterable[Batch]) -> Ranks:
@@ -379,14 +356,29 @@ def _targets(batches: Iterable[Batch]) -> Ranks:
         rows, slots, index = targets_of(batch)
         item = np.asarray(batch.items)[rows, slots]
         parts.append((np.asarray(batch.user)[rows], index, item, np.zeros(len(rows), np.int64)))
-    user, index, item, rank = (np.concatenate(column) for column in zip(*parts, strict=True))
+    user, index, item, rank = _joined(parts)
     return Ranks(user, index, item, rank, None)
 
 
-def _plain(row: Row) -> dict[str, Any]:
-    value = dataclasses.asdict(row)
-    value["metrics"] = {name: interval._asdict() for name, interval in row.metrics.items()}
-    return value
+def _joined(parts: Sequence[tuple[np.ndarray, ...]]) -> list[np.ndarray]:
+    if not any(len(part[0]) for part in parts):
+        raise ConfigError(
+            "eval.split: no user has a target; lower data.holdout or give more events"
+        )
+    return [np.concatenate(column) for column in zip(*parts, strict=True)]
+
+
+def _progress(name: str, say: Say) -> Callable[[int], None]:
+    """Says how many targets of a row are done, every few seconds."""
+    last = time.monotonic()
+
+    def tell(targets: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= PAUSE:
+            last = time.monotonic()
+            say(f"evaluating {name}: {targets:,} targets done")
+
+    return tell
 
 
 def _seen(history: History, user: np.ndarray, index: np.ndarray) -> np.ndarray:

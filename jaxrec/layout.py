@@ -348,7 +348,12 @@ class SegmentLayout:
     def pairs(self, backend: Literal["visible", "blocked", "dense"] = "blocked") -> int:
         """Query-key pairs of one layer: needed, computed in blocks, computed densely."""
         if backend == "visible":
-            return int(self.visible.sum())
+            every = (*self.cached, *(k for _, k in self.segments))
+            total = 0
+            for index, (n, k) in enumerate(self.segments, len(self.cached)):
+                before = sum(every[max(index - self.max_segments, 0) : index])
+                total += (n + k) * (n + k + 1) // 2 + (n + k) * before
+            return total
         if backend == "dense":
             return self.length * (self.length + self.num_cached)
         total = 0
@@ -360,3 +365,27 @@ class SegmentLayout:
         """Token keys that a run computes against: cached ones and those before its last segment."""
         own = sum(k for _, k in self.segments[: run.first + run.count - 1])
         return self.num_cached + own
+
+
+@dataclasses.dataclass(frozen=True)
+class RawView(SegmentLayout):
+    """The positions of a layout, which see the items behind the tokens they see, too.
+
+    What a compressed prediction would be if nothing were compressed, by the same parameters:
+    `loss.consistency` compares with it. It has no block structure: dense attention alone.
+    """
+
+    @classmethod
+    def of(cls, layout: SegmentLayout) -> "RawView":
+        """Raises ValueError for a layout whose earlier segments are tokens alone."""
+        if layout.cached:
+            raise ValueError("the items of cached segments are not there to be seen")
+        fields = dataclasses.fields(SegmentLayout)
+        return cls(**{field.name: getattr(layout, field.name) for field in fields})
+
+    @functools.cached_property
+    def visible(self) -> np.ndarray:
+        """[T, T] bool: causal, over the own segment and the `max_segments` before it."""
+        every = np.arange(self.length)
+        age = self.segment_id[:, None] - self.segment_id[None]
+        return (every[None] <= every[:, None]) & (age <= self.max_segments)

@@ -16,17 +16,26 @@ and scale; `weights` and `log_q` are constants.
 """
 
 import functools
+import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxrec import chunked
 from jaxrec.types import PAD, Array
 
 UNIFORM_SHARE = 0.1  # of popularity-sampled negatives: no item has zero probability
 POPULARITY_POWER = 0.75  # flattens popularity, as in word2vec (arXiv 1310.4546, section 2.2)
+
+
+class Bonus(NamedTuple):
+    """Added to <x, e> of a query and its positive [P, 1] and every shared negative [P, M]."""
+
+    positive: Array
+    negative: Array
 
 
 def unit(x: Array, eps: float = 1e-6) -> jax.Array:
@@ -75,6 +84,7 @@ def sampled_softmax(
     log_q_target: Array | None = None,
     log_q_negative: Array | None = None,
     scale: Array | float = 1.0,
+    bonus: Bonus | None = None,
     false_negative: float = 1.0,
     chunk: int = 1024,
     axis: str | None = None,
@@ -91,11 +101,14 @@ def sampled_softmax(
     denominator with certainty and needs no correction (arXiv 2507.09331, section 3; its extra
     sample weight is not applied). With `log_q_target` [P] the positive is corrected like a
     negative, the classic two-sided form (Yi et al., RecSys 2019, equation 4).
+
+    bonus: what scores have beside the dot product, differentiable.
     """
     context = {"ids": negative_ids, "log_q": log_q_negative}
     loss = functools.partial(_sampled_loss, false_negative)
+    rows = {"x": x, "positive": positives, "bonus": bonus}
     return _shared_negatives(
-        loss, chunk, x, positives, negatives, context, targets, weights, log_q_target, scale, axis
+        loss, chunk, rows, negatives, context, targets, weights, log_q_target, scale, axis
     )
 
 
@@ -108,6 +121,7 @@ def bce(
     weights: Array,
     *,
     scale: Array | float = 1.0,
+    bonus: Bonus | None = None,
     false_negative: float = 1.0,
     chunk: int = 1024,
     axis: str | None = None,
@@ -119,8 +133,9 @@ def bce(
     """
     loss = functools.partial(_binary_loss, false_negative, 1.0)
     context = {"ids": negative_ids, "log_q": None}
+    rows = {"x": x, "positive": positives, "bonus": bonus}
     return _shared_negatives(
-        loss, chunk, x, positives, negatives, context, targets, weights, None, scale, axis
+        loss, chunk, rows, negatives, context, targets, weights, None, scale, axis
     )
 
 
@@ -134,6 +149,7 @@ def gbce(
     *,
     beta: float,
     scale: Array | float = 1.0,
+    bonus: Bonus | None = None,
     false_negative: float = 1.0,
     chunk: int = 1024,
     axis: str | None = None,
@@ -144,8 +160,9 @@ def gbce(
     """
     loss = functools.partial(_binary_loss, false_negative, beta)
     context = {"ids": negative_ids, "log_q": None}
+    rows = {"x": x, "positive": positives, "bonus": bonus}
     return _shared_negatives(
-        loss, chunk, x, positives, negatives, context, targets, weights, None, scale, axis
+        loss, chunk, rows, negatives, context, targets, weights, None, scale, axis
     )
 
 
@@ -195,6 +212,66 @@ def sample_negatives(
     q = share / num_items + (1 - share) * power / jnp.where(empty, 1.0, total[-1])
     ids = jnp.where(jax.random.uniform(choice, (count,)) < share, uniform, popular)
     return ids, jnp.concatenate([pad, jnp.log(q)])
+
+
+class Negatives(NamedTuple):
+    """ids: int32 [M] drawn items; log_q: float32 [M] log-probability of each one's draw."""
+
+    ids: Array
+    log_q: Array
+
+
+class Sampler(NamedTuple):
+    """Popularity in two levels, so that a draw costs the same in any catalog.
+
+    blocks: float32 [R] cumulative popularity of blocks of items; within: float32 [R, W]
+    cumulative inside each block. Single precision resolves both; over one cumulative sum of
+    10⁸ items it would not.
+    """
+
+    blocks: Array
+    within: Array
+
+
+def make_sampler(counts: Array, width: int = 1024) -> Sampler:
+    """The sampler of `counts` [V + 1] ** 0.75 (entry 0 is ignored), made once on the host."""
+    power = np.asarray(counts, np.float64)[1:] ** POPULARITY_POWER
+    power = np.pad(power, (0, -len(power) % width)).reshape(-1, width)
+    within = np.cumsum(power, axis=1)
+    blocks = np.cumsum(within[:, -1])
+    return Sampler(blocks.astype(np.float32), within.astype(np.float32))
+
+
+def draw_negatives(
+    rng: jax.Array, num_items: int, count: int, sampler: Sampler | None = None
+) -> Negatives:
+    """`sample_negatives` (uniform without a sampler) in time that does not depend on V.
+
+    Uniform draws are the same ids from the same key; popular ones follow the same
+    distribution.
+    """
+    choice, draw, value = jax.random.split(rng, 3)
+    uniform = jax.random.randint(draw, (count,), 1, num_items + 1, jnp.int32)
+    if sampler is None:
+        return Negatives(uniform, jnp.full((count,), -math.log(num_items), jnp.float32))
+    blocks, within = jnp.asarray(sampler.blocks), jnp.asarray(sampler.within)
+    first, second = jax.random.split(value)
+    total, width = blocks[-1], within.shape[1]
+    point = jax.random.uniform(first, (count,)) * total
+    block = jnp.searchsorted(blocks, point, side="right")
+    block = jnp.minimum(block, blocks.shape[0] - 1)
+    point = jax.random.uniform(second, (count,)) * within[block, -1]
+    column = jnp.sum(within[block] <= point[:, None], axis=1, dtype=jnp.int32)
+    column = jnp.minimum(column, width - 1)
+    popular = jnp.minimum(block.astype(jnp.int32) * width + column + 1, num_items)
+    share = jnp.where(total > 0, UNIFORM_SHARE, 1.0)
+    ids = jnp.where(jax.random.uniform(choice, (count,)) < share, uniform, popular)
+    place = ids - 1
+    upto, column = within[place // width, place % width], place % width
+    before = within[place // width, jnp.maximum(column - 1, 0)]
+    power = upto - jnp.where(column > 0, before, 0.0)
+    q = share / num_items + (1 - share) * power / jnp.where(total > 0, total, 1.0)
+    return Negatives(ids, jnp.log(q))
 
 
 def _total(
@@ -252,7 +329,10 @@ def _scaled(rows: Any, shared: Any) -> jax.Array:
 
 def _positive_logit(rows: Any, shared: Any) -> jax.Array:
     x, positive = rows["x"].astype(jnp.float32), rows["positive"].astype(jnp.float32)
-    return jnp.sum(x * positive, -1) * shared["scale"]
+    score = jnp.sum(x * positive, -1)
+    if rows.get("bonus") is not None:
+        score = score + rows["bonus"].positive[:, 0]
+    return score * shared["scale"]
 
 
 def _log_normalizer(vocab_chunk: int, x: jax.Array, table: jax.Array) -> jax.Array:
@@ -338,8 +418,7 @@ def _full_gradient(
 def _shared_negatives(
     loss: Callable[..., jax.Array],
     chunk: int,
-    x: Array,
-    positives: Array,
+    rows: Any,
     negatives: Array,
     context: Any,
     targets: Array,
@@ -361,7 +440,7 @@ def _shared_negatives(
     return _total(
         chunked.Kernel(loss, gradient),
         chunk,
-        {"x": x, "positive": positives},
+        rows,
         {"negatives": negatives},
         scale,
         {"log_q": log_q_target},
@@ -383,7 +462,10 @@ def _negative_logits(
         own, others = jax.lax.stop_gradient((rows["positive"], negatives))
         cosine = _dot(unit(own.astype(x.dtype)), unit(others), (1, 1))
         allowed &= cosine <= false_negative
-    return _dot(x, negatives, (1, 1)), allowed
+    logits = _dot(x, negatives, (1, 1))
+    if rows["bonus"] is not None:
+        logits = logits + rows["bonus"].negative * shared["scale"]
+    return logits, allowed
 
 
 def _sampled_loss(false_negative: float, rows: Any, shared: Any, context: Any) -> jax.Array:

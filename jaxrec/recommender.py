@@ -12,13 +12,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec import losses
+from jaxrec import losses, repeats, retrieval, sharded
 from jaxrec.compressor import Compressor
 from jaxrec.config import LossConfig, ModelConfig
-from jaxrec.layout import SegmentLayout
-from jaxrec.types import KV, PAD, Batch, Params
+from jaxrec.layout import RawView, SegmentLayout
+from jaxrec.nn import item_rows
+from jaxrec.types import KV, PAD, Array, Batch, Params
 
 MAX_SCALE = 100.0  # of cosine logits (paper: learned scale <= 100)
+
+
+def half_lives(config: ModelConfig) -> repeats.HalfLives:
+    """Half-lives of own-item counts in a configuration."""
+    return repeats.HalfLives(config.repeat_half_lives, config.repeat_half_times)
 
 
 class Network(nn.Module):
@@ -32,12 +38,28 @@ class Network(nn.Module):
     def setup(self) -> None:
         width = self.config.width
         item_width = self.config.item_width or width
-        self.item_embedding = self.param(
-            "item_embedding", nn.initializers.normal(0.02), (self.num_items + 1, item_width)
-        )
+        self.shares_rows = False
+        if self.has_variable("params", "item_embedding"):
+            # of any height: a step that updates rows brings a table of those rows alone
+            self.item_embedding: Any = self.get_variable("params", "item_embedding")
+        elif self.config.item_hash != "none":
+            self.shares_rows = True
+            init = nn.initializers.normal(0.02 / math.sqrt(item_rows.PARTS))
+            size = item_rows.height(self.config, self.num_items), item_width
+            self.shared_item_embedding = self.param("shared_item_embedding", init, size)
+        else:
+            self.item_embedding = self.param(
+                "item_embedding", nn.initializers.normal(0.02), (self.num_items + 1, item_width)
+            )
+        if self.config.texts.model:
+            self.item_mean = self.param("item_mean", nn.initializers.zeros, (item_width,))
+            self.item_scale = self.param("item_scale", nn.initializers.ones, (item_width,))
         if item_width != width:
             self.item_projection = nn.Dense(width, use_bias=False)
         self.compressor = Compressor(self.config, self.layout)
+        if half_lives(self.config).number:
+            zeros = nn.initializers.zeros  # starts as the model without repeats
+            self.repeat_gates = nn.Dense(half_lives(self.config).number, kernel_init=zeros)
         loss = self.loss_config
         if loss.similarity == "cosine" and not loss.temperature:
             start = nn.initializers.constant(math.log(1 / 0.07))
@@ -56,7 +78,7 @@ class Network(nn.Module):
         item_dropout: float = 0.0,
     ) -> tuple[jax.Array, KV]:
         """items int32 [B, E], times int32 [B, E + 1] -> outputs float32 [B, T, D], token K/V."""
-        x = self.item_embedding[items]
+        x = self.lookup(items)
         if self.config.item_width not in (0, self.config.width):
             x = self.item_projection(x)
         if train and item_dropout:
@@ -65,9 +87,33 @@ class Network(nn.Module):
         y, kv = self.compressor(x, layout, lengths, times, kv=kv, first=first, train=train)
         return y.astype(jnp.float32), kv
 
-    def item_vectors(self) -> jax.Array:
-        """[V + 1, D] what outputs are compared with; unit rows for cosine."""
-        table = self.item_embedding
+    def lookup(self, ids: Array) -> jax.Array:
+        """[..., item width] learned vectors of items."""
+        if self.shares_rows:
+            return item_rows.vectors(self.config, self.shared_item_embedding, ids)
+        return self._rows(self.item_embedding[ids])
+
+    def _rows(self, rows: jax.Array) -> jax.Array:
+        """Rows [..., item width] of the table; vectors of texts are brought to one scale."""
+        if not self.config.texts.model:
+            return rows
+        shape = (1,) * (rows.ndim - 1) + (-1,)
+        rows = (rows - self.item_mean.reshape(shape)) * self.item_scale.reshape(shape)
+        trained = self.config.texts.train != "frozen"  # then the step brings rows that it encoded
+        return rows if trained else jax.lax.stop_gradient(rows)
+
+    def gates(self, y: jax.Array) -> jax.Array:
+        """[..., K] weights of an output's own-item features; K = 0 without repeats."""
+        if not half_lives(self.config).number:
+            return y[..., :0]
+        return self.repeat_gates(losses.unit(y) * math.sqrt(y.shape[-1]))
+
+    def item_vectors(self, ids: Array | None = None) -> jax.Array:
+        """[V + 1, D] what outputs are compared with, or those of `ids`; unit rows for cosine."""
+        if ids is None and not self.shares_rows:
+            table = self._rows(self.item_embedding)
+        else:
+            table = self.lookup(jnp.arange(self.num_items + 1) if ids is None else ids)
         if self.config.item_width not in (0, self.config.width):
             table = self.item_projection(table)
         return losses.unit(table) if self.loss_config.similarity == "cosine" else table
@@ -104,7 +150,8 @@ class Model:
         times = jnp.zeros((1, layout.num_items + 1), jnp.int32)
 
         def everything(network: Network) -> None:
-            network(items, layout, lengths, times)
+            y, _ = network(items, layout, lengths, times)
+            network.gates(y)
             network.item_vectors()
             network.scale()
 
@@ -117,14 +164,55 @@ class Model:
         apply: Any = self.network.apply
         return apply({"params": params}, *args, rngs=rngs, **kwargs)
 
+    @property
+    def half_lives(self) -> repeats.HalfLives:
+        """Half-lives of own-item counts, none without repeat-aware scores."""
+        return half_lives(self.network.config)
+
     def item_table(self, params: Params) -> jax.Array:
         """[V + 1, D] float32 candidate vectors; row 0 is padding."""
         apply: Any = self.network.apply
         return apply({"params": params}, method=Network.item_vectors)
 
-    def queries(self, y: jax.Array) -> jax.Array:
-        """Outputs as the vectors that are compared with `item_table`."""
+    def _item_vectors(self, params: Params, ids: jax.Array) -> jax.Array:
+        """[P, D] rows of `item_table`; vectors of few items are made of their rows alone."""
+        table = params.get("item_embedding")
+        if table is not None and len(ids) >= len(table):
+            return self.item_table(params)[ids]
+        apply: Any = self.network.apply
+        return apply({"params": params}, ids, method=Network.item_vectors)
+
+    def candidates(self, params: Params) -> Any:
+        """What queries are ranked against: `item_table`, or where items share rows (`item_rows`)
+        `sharded.Made`, which makes vectors chunk by chunk and never holds all of them."""
+        if self.network.config.item_hash == "none":
+            return self.item_table(params)
+        needed = {name: leaf for name, leaf in params.items() if name != "compressor"}
+        return sharded.Made(needed, self.num_items, self._item_vectors)
+
+    def queries(self, params: Params, y: jax.Array) -> jax.Array:
+        """Outputs [..., D] as queries [..., D + K].
+
+        The first D columns are compared with `item_table`, the other K weigh the features of
+        the user's own items (`repeats`; K = 0 without).
+        """
+        return jnp.concatenate([self._vectors(y), self._gates(params, y)], axis=-1)
+
+    def _vectors(self, y: jax.Array) -> jax.Array:
         return losses.unit(y) if self.network.loss_config.similarity == "cosine" else y
+
+    def _gates(self, params: Params, y: jax.Array) -> jax.Array:
+        apply: Any = self.network.apply
+        return apply({"params": params}, y, method=Network.gates)
+
+    def own_items(self, items: Array, times: Array) -> retrieval.Own | None:
+        """Ids and features of what users had: items and seconds int32 [..., M], oldest first.
+
+        None when scores do not depend on it.
+        """
+        if not self.half_lives.number:
+            return None
+        return retrieval.Own(*repeats.own_items(items, times, self.half_lives))
 
     def loss(
         self,
@@ -135,60 +223,164 @@ class Model:
         train: bool = False,
         item_counts: jax.Array | None = None,
         item_dropout: float = 0.0,
+        negatives: losses.Negatives | None = None,
     ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
         """(loss sum, weight sum, metrics) over every predictor of the layout.
 
         rng: dropout and negatives; item_counts: [V + 1] training events per item for
-        popularity sampling.
+        popularity sampling. negatives: drawn before (`negatives`), ids are rows of the table.
+
+        With `loss.consistency` = c > 0 the sum is L(y) + c (L(z) + Σ w (1 - cos(y, z))), z the
+        outputs of the layout's `RawView`, constants inside the cosine: what tokens carry is
+        pulled towards what their items say (the idea of Rec2PM's training, arXiv 2602.11605).
         """
         layout, config = self.layout, self.network.loss_config
         dropout_rng, sample_rng = (None, None) if rng is None else jax.random.split(rng)
-        y, _ = self.forward(
-            params,
-            batch.items[:, :-1],
-            layout,
-            batch.lengths,
-            batch.times,
-            train=train,
-            item_dropout=item_dropout,
-            rng=dropout_rng,
-        )
+
+        def outputs(model: Model, layout: SegmentLayout) -> jax.Array:
+            y, _ = model.forward(
+                params,
+                batch.items[:, :-1],
+                layout,
+                batch.lengths,
+                batch.times,
+                train=train,
+                item_dropout=item_dropout,
+                rng=dropout_rng,
+            )
+            return y
+
+        y = outputs(self, layout)
         positions, slots = layout.predictors, layout.target_slots
         factor = np.where(layout.is_token[positions], config.token_weight, 1.0)
         kept = factor > 0
         positions, slots, factor = positions[kept], slots[kept], factor[kept]
+        order = np.argsort(positions)  # time order
+        positions, slots, factor = positions[order], slots[order], factor[order]
         weights = batch.weights[:, slots] * factor[None].astype(np.float32)
         weights = weights * layout.valid(batch.lengths)[:, positions]
         targets = batch.items[:, slots].reshape(-1)
         weights = jnp.where(targets == PAD, 0.0, weights.reshape(-1))
-        x = self.queries(y[:, positions]).reshape(-1, y.shape[-1])
-        total, weight = self._compare(params, x, targets, weights, sample_rng, item_counts)
-        return total, weight, {"targets": weight}
 
-    def _compare(self, params, x, targets, weights, rng, counts):
-        """The configured loss of query vectors [P, D] against their targets [P]."""
+        def compare(y: jax.Array) -> tuple[jax.Array, jax.Array]:
+            asking = positions, slots
+            return self._compare(
+                params, y, batch, asking, targets, weights, sample_rng, item_counts, negatives
+            )
+
+        y = y[:, positions]
+        total, weight = compare(y)
+        metrics = {"targets": weight}
+        if config.consistency and layout.num_tokens:
+            # the same dropout masks and negatives: the views differ in what they see alone
+            whole = outputs(self._dense(), RawView.of(layout))[:, positions]
+            apart = 1 - jnp.sum(losses.unit(y) * losses.unit(jax.lax.stop_gradient(whole)), axis=-1)
+            apart = jnp.sum(weights * apart.reshape(-1))
+            total = total + config.consistency * (compare(whole)[0] + apart)
+            metrics["view_distance"] = apart / jnp.where(weight > 0, weight, 1.0)
+        return total, weight, metrics
+
+    def _dense(self) -> "Model":
+        """The same model with attention over every pair: what a `RawView` needs."""
+        network = self.network
+        config = dataclasses.replace(network.config, attention="dense")
+        return Model(Network(config, network.loss_config, network.layout, network.num_items))
+
+    def negatives(self, rng: jax.Array, sampler: losses.Sampler | None) -> losses.Negatives:
+        """What `loss` would draw from the same key; work does not grow with the catalog.
+
+        sampler: of popularity (`losses.make_sampler`); None draws uniformly.
+        """
+        _, sample_rng = jax.random.split(rng)
+        count = self.network.loss_config.negatives
+        return losses.draw_negatives(sample_rng, self.num_items, count, sampler)
+
+    def _compare(self, params, y, batch, asking, targets, weights, rng, counts, drawn):
+        """The configured loss of outputs y [B, P, D].
+
+        asking: (positions, slots) [P], in time order: who predicts which slot. targets,
+        weights: [B P], row by row.
+        """
         config = self.network.loss_config
-        table = self.item_table(params)
-        scale = self.network.apply({"params": params}, method=Network.scale)
         if config.kind == "softmax":
-            return losses.full_softmax(x, table, targets, weights, scale=scale, chunk=config.chunk)
-        if rng is None:
+            x = self._vectors(y).reshape(-1, y.shape[-1])
+            scale = self.network.apply({"params": params}, method=Network.scale)
+            table, mesh = self.item_table(params), jax.sharding.get_abstract_mesh()
+            how: Any = {"scale": scale, "chunk": config.chunk}
+            if mesh.shape.get(sharded.AXIS, 1) == 1:
+                return losses.full_softmax(x, table, targets, weights, **how)
+            how |= {"mesh": mesh, "num_items": self.num_items}
+            return sharded.full_softmax(x, table, targets, weights, **how)
+        if drawn is None and rng is None:
             raise ValueError(f"loss.kind={config.kind!r} samples negatives: pass rng")
-        sampling: Any = config.sampling  # validated: uniform | popularity
-        negatives, log_q = losses.sample_negatives(
-            rng, self.num_items, config.negatives, counts, sampling
-        )
-        shared: Any = {"scale": scale, "false_negative": config.false_negative}
-        args = (x, table[targets], table[negatives], negatives, targets, weights)
+        groups = config.negative_groups
+        if drawn is not None or groups == 1:
+            return self._sampled(params, y, batch, asking, targets, weights, rng, counts, drawn)
+        if len(y) % groups:
+            raise ValueError(f"loss.negative_groups={groups} does not divide {len(y)} users")
+
+        def split(column: Any) -> jax.Array:
+            return jnp.reshape(column, (groups, -1, *jnp.shape(column)[1:]))
+
+        def one(part: Any) -> tuple[jax.Array, jax.Array]:
+            y, batch, targets, weights, key = part
+            return self._sampled(params, y, batch, asking, targets, weights, key, counts, None)
+
+        columns = jax.tree.map(split, (y, batch, targets, weights))
+        parts = jax.lax.map(one, (*columns, jax.random.split(rng, groups)))
+        return parts[0].sum(), parts[1].sum()
+
+    def _sampled(self, params, y, batch, asking, targets, weights, rng, counts, drawn):
+        """`_compare` with sampled negatives, the same for all rows."""
+        x = self._vectors(y).reshape(-1, y.shape[-1])
+        config = self.network.loss_config
+        scale = self.network.apply({"params": params}, method=Network.scale)
+        if drawn is not None:
+            negatives, log_q_negative = drawn
+        else:
+            sampling: Any = config.sampling  # validated: uniform | popularity
+            negatives, log_q_items = losses.sample_negatives(
+                rng, self.num_items, config.negatives, counts, sampling
+            )
+            log_q_negative = log_q_items[negatives]
+        counted = self.half_lives.number > 0
+        bonus = self._bonus(params, y, batch, asking, negatives) if counted else None
+        shared: Any = {
+            "scale": scale,
+            "bonus": bonus,
+            "false_negative": config.false_negative,
+        }
+        compared = (self._item_vectors(params, ids) for ids in (targets, negatives))
+        args = (x, *compared, negatives, targets, weights)
         if config.kind == "sampled_softmax":
-            return losses.sampled_softmax(*args, log_q_negative=log_q[negatives], **shared)
+            log_q = log_q_negative if config.log_q else None
+            return losses.sampled_softmax(*args, log_q_negative=log_q, **shared)
         if config.kind == "gbce":
             beta = losses.gbce_beta(config.negatives, self.num_items, config.gbce_t)
             return losses.gbce(*args, beta=beta, **shared)
         return losses.bce(*args, **shared)
 
+    def _bonus(self, params, y, batch, asking, negatives) -> losses.Bonus:
+        """What own items add to the scores of targets and shared negatives (see `_compare`).
+
+        Every event of a row before a slot counts: training layouts hold no more segments than
+        a position sees.
+        """
+        positions, slots = asking
+        gates = self._gates(params, y)
+        own = repeats.event_features(batch.items, batch.times, self.half_lives)[:, slots]
+        positive = jnp.sum(gates * own, axis=-1)
+        # every item position asks, so the events between two questions are at most one
+        event = np.searchsorted(self.layout.item_positions, positions)
+        event = np.minimum(event, self.layout.num_items - 1)
+        is_token = self.layout.is_token[positions][None]
+        passed = jnp.where(is_token, PAD, jnp.asarray(batch.items)[:, event])
+        times = jnp.asarray(batch.times)[:, event]
+        negative = repeats.candidate_bonus(gates, passed, times, negatives, self.half_lives)
+        return losses.Bonus(positive.reshape(-1, 1), negative.reshape(-1, len(negatives)))
+
     def predict(self, params: Params, batch: Batch) -> jax.Array:
-        """[B, E + 1, D]: entry j is compared with the catalog to predict the event in slot j.
+        """[B, E + 1, D + K]: entry j is the query that predicts the event in slot j.
 
         One masked forward. A slot that opens a segment is predicted by the last token of the
         segment before, any other by the item before it; slot 0 has no predictor (zeros).
@@ -196,8 +388,25 @@ class Model:
         y, _ = self.forward(params, batch.items[:, :-1], self.layout, batch.lengths, batch.times)
         positions = np.zeros(self.layout.num_items + 1, np.int64)
         positions[self.layout.target_slots] = self.layout.predictors  # tokens come last: they win
-        x = self.queries(y[:, positions])
+        x = self.queries(params, y[:, positions])
         return x.at[:, 0].set(0.0)
+
+    def own_items_before(self, batch: Batch, rows: Array, slots: Array) -> retrieval.Own | None:
+        """Own items of queries (row, slot) [P] of a batch: the events that the query may know.
+
+        Those before the slot, in its segment or one of the `max_segments` before it.
+        """
+        if not self.half_lives.number:
+            return None
+        starts = self.layout.item_segment_starts
+        every = np.arange(self.layout.num_items)
+        segment = np.searchsorted(starts[1:], every, side="right")
+        asking = jnp.searchsorted(jnp.asarray(starts[1:]), slots, side="right")
+        asking = jnp.minimum(asking, self.layout.num_segments - 1)
+        age = asking[:, None] - segment[None]
+        seen = (every[None] < slots[:, None]) & (age <= self.layout.max_segments)
+        items = jnp.where(seen, jnp.asarray(batch.items)[rows, :-1], PAD)
+        return self.own_items(items, jnp.asarray(batch.times)[rows, :-1])
 
 
 def build(config: ModelConfig, loss: LossConfig, layout: SegmentLayout, num_items: int) -> Model:

@@ -7,8 +7,10 @@ over the whole history (DESIGN §1): that is a property test, for every backbone
 import jax
 import jax.numpy as jnp
 
+from jaxrec import retrieval
 from jaxrec.nn.stack import DTYPES
 from jaxrec.recommender import Model
+from jaxrec.retrieval import Own
 from jaxrec.types import KV, Array, Batch, Params, UserState
 
 
@@ -21,24 +23,35 @@ def empty(model: Model, batch: int) -> UserState:
         )
     tokens = layout.segments[0][1] * layout.max_segments
     recent = layout.segments[-1][0]
-    head = config.width // config.heads
     dtype = DTYPES[config.dtype]
-    shape = (config.layers, batch, tokens, config.heads, head)
+    shape = (config.layers, batch, tokens, config.kv_heads, config.head_width)
     count = jnp.zeros((batch,), jnp.int32)
+    k = v = jnp.zeros(shape, dtype)
+    if config.state == "embedding":
+        k = jnp.zeros((1, batch, tokens, 1, config.width), dtype)
+        v = k[:0]
     return UserState(
         kv=KV(
-            k=jnp.zeros(shape, dtype),
-            v=jnp.zeros(shape, dtype),
+            k=k,
+            v=v,
             times=jnp.zeros((batch, tokens), jnp.int32),
             valid=jnp.zeros((batch, tokens), bool),
         ),
         readout=jnp.zeros((batch, config.width), jnp.float32),
+        memory=jnp.zeros((batch, _remembered(model)), jnp.int32),
+        memory_times=jnp.zeros((batch, _remembered(model)), jnp.int32),
         items=jnp.zeros((batch, recent), jnp.int32),
         times=jnp.zeros((batch, recent), jnp.int32),
         pending=count,
         segments=count,
         events=count,
     )
+
+
+def _remembered(model: Model) -> int:
+    """Events of compressed segments whose items a state keeps."""
+    layout = model.layout
+    return layout.max_segments * layout.segments[0][0] if model.half_lives.number else 0
 
 
 def append_segment(
@@ -72,9 +85,18 @@ def append_segment(
         times=push(state.kv.times, new.times, 1),
         valid=push(state.kv.valid, new.valid, 1),
     )
+
+    def remember(old: Array, fresh: Array) -> Array:
+        if not old.shape[1]:
+            return old
+        moved = jnp.concatenate([old, fresh], axis=1)[:, fresh.shape[1] :]
+        return jnp.where(where[:, None], moved, old)
+
     return state._replace(
         kv=kv,
         readout=jnp.where(where[:, None], y[:, -1], state.readout),
+        memory=remember(state.memory, items),
+        memory_times=remember(state.memory_times, times),
         segments=state.segments + where,
     )
 
@@ -157,7 +179,7 @@ def recent_outputs(
 
 
 def query(model: Model, params: Params, state: UserState, now: Array | None = None) -> jax.Array:
-    """[B, D] vectors to compare with `model.item_table` for each user's next event.
+    """[B, D + K] queries for each user's next event (see `Model.queries`).
 
     With an empty recent window the newest token's output answers; a user without any event
     gets zeros (callers fall back to popularity).
@@ -166,13 +188,47 @@ def query(model: Model, params: Params, state: UserState, now: Array | None = No
     index = jnp.maximum(state.pending - 1, 0)[:, None, None]
     last = jnp.take_along_axis(y, index, axis=1)[:, 0]
     x = jnp.where((state.pending > 0)[:, None], last, state.readout)
-    return model.queries(jnp.where((state.events > 0)[:, None], x, 0.0))
+    return jnp.where((state.events > 0)[:, None], model.queries(params, x), 0.0)
+
+
+def own_items(model: Model, state: UserState) -> Own | None:
+    """Own items that go with `query`; None when scores do not depend on them."""
+    items = jnp.concatenate([state.memory, state.items], axis=1)
+    return model.own_items(items, jnp.concatenate([state.memory_times, state.times], axis=1))
+
+
+def score(model: Model, params: Params, state: UserState, now: Array | None = None) -> jax.Array:
+    """float32 [B, V + 1] scores of all items as each user's next event; entry 0 is padding.
+
+    now: as in `recent_outputs`.
+    """
+    x, own = query(model, params, state, now), own_items(model, state)
+    return retrieval.scores(x, model.item_table(params), own)
+
+
+def recommend(
+    model: Model,
+    params: Params,
+    state: UserState,
+    now: Array | None,
+    k: int,
+    *,
+    exclude: Array | None = None,
+    chunk: int = 16384,
+    block: int = 1024,
+) -> tuple[jax.Array, jax.Array]:
+    """The k best of `score`, best first: scores float32 [B, k] and item ids int32 [B, k].
+
+    exclude, chunk, block: as in `retrieval.top_k`: scores of the whole catalog are never in memory.
+    """
+    x, own = query(model, params, state, now), own_items(model, state)
+    return retrieval.top_k(x, model.item_table(params), k, exclude, own, chunk=chunk, block=block)
 
 
 def predict_cached(model: Model, params: Params, batch: Batch) -> jax.Array:
     """`Model.predict` through states: segments compressed one by one, then the recent window.
 
-    [B, E + 1, D]; only slots predicted from the recent window (or, when it is empty, by the
+    [B, E + 1, D + K]; only slots predicted from the recent window (or, when it is empty, by the
     newest token) are filled, the others are zero.
     """
     layout = model.layout
@@ -194,22 +250,7 @@ def predict_cached(model: Model, params: Params, batch: Batch) -> jax.Array:
     y, _ = model.forward(
         params, state.items, request, pending[:, None], batch.times[:, start:], kv=state.kv
     )
-    first = model.queries(state.readout)[:, None]
-    empty_slots = jnp.zeros((y.shape[0], start, y.shape[-1]), y.dtype)
-    return jnp.concatenate([empty_slots, first, model.queries(y)], axis=1)
-
-
-def predict_recent(model: Model, params: Params, batch: Batch) -> jax.Array:
-    """`Model.predict` of a user of whom only the recent window is known."""
-    start = model.layout.num_items - model.layout.segments[-1][0]
-    nothing = empty(model, batch.items.shape[0])
-    y, _ = model.forward(
-        params,
-        batch.items[:, start:-1],
-        model.layout.request(),
-        batch.lengths[:, -1:],
-        batch.times[:, start:],
-        kv=nothing.kv,
-    )
-    shape = (y.shape[0], start + 1, y.shape[-1])
-    return jnp.concatenate([jnp.zeros(shape, y.dtype), model.queries(y)], axis=1)
+    first = model.queries(params, state.readout)[:, None]
+    recent = model.queries(params, y)
+    empty_slots = jnp.zeros((y.shape[0], start, recent.shape[-1]), recent.dtype)
+    return jnp.concatenate([empty_slots, first, recent], axis=1)

@@ -62,8 +62,12 @@ class KV(NamedTuple):
 class UserState(NamedTuple):
     """A batch of user states: C = max_segments x tokens, newest segment last.
 
-    kv: the tokens' keys and values (empty arrays in the `embedding` form).
+    kv: the tokens' keys and values. With `model.state=embedding` k holds their outputs,
+        [1, B, C, 1, D], and v nothing, [0, B, C, 1, D].
     readout: [B, D] output of the newest token: predicts when the recent window is empty.
+    memory, memory_times: int32 [B, S n] items of the segments that the tokens cover and their
+        seconds, oldest first, 0 where there is none; [B, 0] unless scores count own items
+        (`model.repeat_half_lives`, `model.repeat_half_times`).
     items, times: int32 [B, R] events not compressed yet, oldest first, 0 behind `pending`.
     pending: int32 [B] how many of them are valid.
     segments: int32 [B] segments compressed so far, dropped ones included.
@@ -72,6 +76,8 @@ class UserState(NamedTuple):
 
     kv: KV
     readout: Array
+    memory: Array
+    memory_times: Array
     items: Array
     times: Array
     pending: Array

@@ -60,6 +60,13 @@ def test_every_choice_is_accepted(key):
     for value in CHOICES[key]:
         config = Config()
         config.data.path = "events.parquet"
+        if key == "train.table_update":  # updates of single rows need a loss over few items
+            config.loss.kind, config.train.ema = "sampled_softmax", 0.0
+        if key == "model.texts.train":  # there must be a tower
+            config.loss.kind, config.model.texts.model = "sampled_softmax", "folder"
+            config.train.frozen = ("^item_embedding",)
+        if key == "model.item_hash" and value != "none":  # rows that items share
+            config.model.item_rows = 64
         put(config, key, value)
         configs.validate(config)
 
@@ -102,8 +109,12 @@ def test_every_number_has_bounds():
     """A number that is checked by nothing would fail somewhere deep in a run."""
     numbers = {k for k, v in DEFAULTS.items() if isinstance(v, int | float) and v is not True}
     numbers = {k for k in numbers if not isinstance(DEFAULTS[k], bool)}
-    seeds = {"seed", "data.seed"}
-    assert numbers - seeds == set(BOUNDS)
+    assert numbers == set(BOUNDS)
+
+
+@pytest.mark.parametrize("key", ["train.learning_rate", "train.clip", "loss.temperature"])
+def test_infinite_numbers_are_refused(key):
+    refused(key, float("inf"), "allowed is 0 to any")
 
 
 def test_choices_and_bounds_name_fields():
@@ -132,6 +143,28 @@ def test_empty_recent_window():
     assert configs.validate(config).layout.recent == 1
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"loss.negative_groups": 3}, r"loss\.negative_groups=3: must divide .* = 16"),
+        ({"train.accumulate": 4, "loss.negative_groups": 8}, r"must divide .* = 4"),
+        ({"loss.negative_groups": 4, "loss.kind": "softmax"}, r"negative_groups=4: loss\.kind"),
+        (
+            {"loss.negative_groups": 4, "train.table_update": "adagrad"},
+            r"negative_groups=4: train\.table_update='adagrad'",
+        ),
+        ({"loss.consistency": 0.5, "model.state": "embedding"}, r"loss\.consistency=0\.5: .*kv"),
+    ],
+)
+def test_negatives_and_views_that_cannot_work(changes, message):
+    config = Config()
+    config.loss.kind = "sampled_softmax"
+    for key, value in changes.items():
+        put(config, key, value)
+    with pytest.raises(ConfigError, match=message):
+        configs.validate(config)
+
+
 def test_split_times_must_increase():
     config = Config()
     config.data.split = "time"
@@ -145,7 +178,7 @@ def test_a_table_needs_a_path():
     refused("data.path", "", "table", config=config)
 
 
-@pytest.mark.parametrize("ks", [(), (0,), (5, -1), (1.5,)])
+@pytest.mark.parametrize("ks", [(), (0,), (5, -1), (1.5,), (True,)])
 def test_ranks(ks):
     refused("eval.ks", ks, "positive integers")
 
@@ -153,6 +186,11 @@ def test_ranks(ks):
 @pytest.mark.parametrize("buckets", [(200, 100), (100, 100)])
 def test_bucket_edges_increase(buckets):
     refused("eval.buckets", buckets, "increase")
+
+
+@pytest.mark.parametrize("buckets", [(0, 100), (-5,), ("a",), (1.5, 2), (True,)])
+def test_bucket_edges_are_numbers_of_events(buckets):
+    refused("eval.buckets", buckets, "positive integers")
 
 
 @pytest.mark.parametrize("metric", ["ndcg", "ndcg@", "ndcg@0", "auc@10", "ndcg@x", "ndcg@-1"])

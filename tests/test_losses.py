@@ -172,6 +172,35 @@ def test_gradients_against_negatives(kind):
     close((value, gradient), expected)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_bonus(kind):
+    """A bonus equals one more column per position in every vector, gradients included."""
+    p = problem(4)
+    rng = np.random.default_rng(4)
+    positive = rng.normal(size=(P, 1)).astype(np.float32)
+    negative = rng.normal(size=(P, M)).astype(np.float32)
+
+    def ours(positive, negative, scale):
+        options = {"scale": scale, "chunk": 4, "bonus": losses.Bonus(positive, negative)}
+        return negatives_loss(kind, p, **options)[0]
+
+    def wider(positive, negative, scale):
+        x = jnp.concatenate([p["x"], jnp.eye(P)], -1)
+        own = jnp.concatenate([shared(p)[1], positive * jnp.eye(P)], -1)
+        others = jnp.concatenate([shared(p)[2], negative.T], -1)
+        q = {**p, "x": x}
+        arguments = (q["x"], own, others, *shared(p)[3:])
+        if kind == "sampled":
+            return losses.sampled_softmax(*arguments, scale=scale)[0]
+        beta = 1.0 if kind == "bce" else losses.gbce_beta(M, V, 0.6)
+        return losses.gbce(*arguments, beta=beta, scale=scale)[0]
+
+    arguments = (jnp.asarray(positive), jnp.asarray(negative), jnp.float32(1.3))
+    expected = jax.value_and_grad(wider, (0, 1, 2))(*arguments)
+    close(jax.value_and_grad(ours, (0, 1, 2))(*arguments), expected)
+    assert float(jnp.abs(expected[1][1]).max()) > 0
+
+
 def every_loss(p, **options):
     yield losses.full_softmax(**full(p), **options)
     for kind in KINDS:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxrec import recommender, states
-from jaxrec.config import HSTUConfig, LossConfig, ModelConfig, SASRecConfig
+from jaxrec import recommender, retrieval, states
+from jaxrec.config import HSTUConfig, LlamaConfig, LossConfig, ModelConfig, SASRecConfig
 from jaxrec.layout import SegmentLayout
 from jaxrec.types import Batch
 
@@ -24,6 +24,43 @@ MODELS = {
     "sasrec-modern": ModelConfig(
         backbone="sasrec", width=8, heads=2, layers=2, sasrec=SASRecConfig(time_bias=True)
     ),
+    "hstu-repeats": ModelConfig(
+        backbone="hstu",
+        width=8,
+        heads=2,
+        layers=2,
+        repeat_half_lives=(3, 0),
+        repeat_half_times=(1e6,),
+    ),
+    "llama": ModelConfig(
+        backbone="llama",
+        width=8,
+        heads=2,
+        layers=2,
+        llama=LlamaConfig(kv_heads=1, head_width=6, time_bias=True),
+    ),
+    "hstu-embedding": ModelConfig(
+        backbone="hstu", width=8, heads=2, layers=2, state="embedding", request_time=True
+    ),
+    "sasrec-embedding": ModelConfig(
+        backbone="sasrec", width=8, heads=2, layers=3, state="embedding"
+    ),
+    "classic-embedding": ModelConfig(
+        backbone="sasrec",
+        width=8,
+        heads=2,
+        layers=2,
+        state="embedding",
+        sasrec=SASRecConfig("classic"),
+    ),
+    "llama-embedding": ModelConfig(
+        backbone="llama",
+        width=8,
+        heads=2,
+        layers=2,
+        state="embedding",
+        llama=LlamaConfig(kv_heads=1, head_width=6, time_bias=True),
+    ),
     "sasrec-classic": ModelConfig(
         backbone="sasrec", width=8, heads=2, layers=2, sasrec=SASRecConfig("classic")
     ),
@@ -33,7 +70,7 @@ MODELS = {
 @functools.cache
 def build(name, n, k, max_segments, recent_min, positions):
     layout = SegmentLayout.stream(n, k, max_segments, recent_min, positions)
-    model = recommender.build(MODELS[name], LossConfig(), layout, ITEMS)
+    model = recommender.build(MODELS[name], LossConfig("sampled_softmax"), layout, ITEMS)
     params = model.init(jax.random.key(0))
     # weights of trained size: the initial ones would hide differences
     leaves, tree = jax.tree.flatten(params)
@@ -62,7 +99,7 @@ def masked(model_key, slots):
 def full_forward(model_key, history, times, now):
     """The user's next-event vector by one masked forward over the whole history."""
     _, n, _, _, recent_min, _ = model_key
-    model, _ = build(*model_key)
+    model, params = build(*model_key)
     count = len(history)
     segments = max(count - recent_min, 0) // n
     slots = 4  # more than any test history fills, so that shapes repeat
@@ -82,18 +119,45 @@ def full_forward(model_key, history, times, now):
         index = layout.item_positions[slots * n + pending - 1]
     else:
         index = layout.token_positions[-1]
-    return np.asarray(model.queries(y[:, index]))[0]
+    query = np.asarray(model.queries(params, y[:, index]))[0]
+    oldest = max(segments - model.layout.max_segments, 0) * n  # what no position sees any more
+    return scores_by_definition(model, params, query, history[oldest:], times[oldest:])
 
 
+def scores_by_definition(model, params, query, seen, clock):
+    """[V] one user's scores, own items counted in a loop (`repeats`)."""
+    table = np.asarray(model.item_table(params))
+    width, half_lives = table.shape[1], model.half_lives
+    scores = table @ query[:width]
+    counts = np.zeros((ITEMS + 1, half_lives.number))
+    for place, (item, time) in enumerate(zip(seen, clock, strict=True)):
+        ages = [(len(seen) - 1 - place, h) for h in half_lives.events]
+        ages += [(int(clock[-1]) - int(time), h) for h in half_lives.seconds]
+        counts[item] += [0.5 ** (age / h) if h else 1.0 for age, h in ages]
+    return (scores + np.log1p(counts) @ query[width:])[1:]
+
+
+# llama rotates by the offset inside a segment and refuses `absolute` positions
 KEYS = [
     ("hstu", 4, 2, 2, 1, "segment"),
     ("hstu", 3, 1, 3, 0, "absolute"),
     ("hstu", 5, 3, 1, 2, "segment"),
     ("hstu-request", 3, 1, 3, 0, "segment"),
+    ("hstu-repeats", 4, 2, 2, 1, "segment"),
+    ("hstu-repeats", 3, 1, 3, 0, "absolute"),
     ("hstu-plain", 4, 2, 2, 1, "absolute"),
     ("sasrec-modern", 3, 1, 3, 0, "segment"),
     ("sasrec-modern", 5, 3, 1, 2, "absolute"),
     ("sasrec-classic", 4, 2, 2, 1, "segment"),
+    ("llama", 4, 2, 2, 1, "segment"),
+    ("llama", 3, 1, 3, 0, "segment"),
+    ("sasrec-classic", 3, 1, 3, 0, "absolute"),
+    ("hstu-request", 4, 2, 2, 1, "absolute"),
+    ("hstu-embedding", 4, 2, 2, 1, "segment"),
+    ("hstu-embedding", 3, 1, 3, 0, "absolute"),
+    ("sasrec-embedding", 3, 1, 3, 0, "segment"),
+    ("classic-embedding", 5, 3, 1, 2, "absolute"),
+    ("llama-embedding", 4, 2, 2, 1, "segment"),
 ]
 
 
@@ -128,17 +192,16 @@ def test_any_schedule_equals_one_masked_forward(key, data):
         state = step(state, items, times, np.asarray(take, np.int32))
         done += take
     now = np.asarray([c[-1] + 1000 for c in clocks], np.int32)
-    cached = np.asarray(ask(state, now))
+    table, own = model.item_table(params), states.own_items(model, state)
+    cached = np.asarray(retrieval.scores(ask(state, now), table, own))[:, 1:]
     assert np.asarray(state.events).tolist() == counts
-    table = np.asarray(model.item_table(params))[1:]
     for u in range(3):
-        expected = full_forward(key, histories[u], clocks[u], now[u]) @ table.T
-        scores = cached[u] @ table.T
+        expected = full_forward(key, histories[u], clocks[u], now[u])
         spread = expected.max() - expected.min()
-        np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-5 * spread)
+        np.testing.assert_allclose(cached[u], expected, rtol=0, atol=1e-5 * spread)
 
 
-@pytest.mark.parametrize("name", ["hstu", "sasrec-modern"])
+@pytest.mark.parametrize("name", ["hstu", "sasrec-modern", "llama"])
 def test_cached_prediction_equals_masked_prediction(name):
     """`predict_cached` and `predict` agree on every slot that the recent window predicts."""
     key = (name, 4, 2, 3, 1, "segment")
@@ -156,7 +219,8 @@ def test_cached_prediction_equals_masked_prediction(name):
         window = slice(12 + 1, 12 + 1 + lengths[row, -1])
         scale = np.abs(whole[row, window]).max()
         np.testing.assert_allclose(cached[row, window], whole[row, window], atol=1e-5 * scale)
-    recent = np.asarray(states.predict_recent(model, params, batch))
+    alone = lengths * np.asarray([[0, 0, 0, 1]], np.int32)  # complete segments absent
+    recent = np.asarray(jax.jit(model.predict)(params, batch._replace(lengths=alone)))
     np.testing.assert_allclose(recent[2, 13:16], whole[2, 13:16], atol=1e-5)
     assert np.abs(recent[0, 13:17] - whole[0, 13:17]).max() > 1e-3
 
@@ -187,3 +251,53 @@ def test_a_user_without_events_scores_zero():
     model, params = build("hstu", 4, 2, 2, 1, "segment")
     x = states.query(model, params, states.empty(model, 2))
     np.testing.assert_array_equal(x, jnp.zeros((2, 8)))
+
+
+def test_recommend_gives_the_best_of_score():
+    key = ("hstu-repeats", 4, 2, 2, 1, "segment")
+    (model, params), (step, _) = build(*key), jitted(key)
+    rng = np.random.default_rng(0)
+    items = rng.integers(1, ITEMS + 1, (3, 12)).astype(np.int32)
+    times = np.sort(rng.integers(0, 10**6, (3, 12))).astype(np.int32)
+    state = states.empty(model, 3)
+    for cut, counts in ((slice(0, 6), [3, 6, 6]), (slice(6, 12), [0, 1, 5])):
+        state = step(state, items[:, cut], times[:, cut], np.asarray(counts, np.int32))
+    whole = np.asarray(jax.jit(functools.partial(states.score, model))(params, state))[:, 1:]
+    out = np.asarray([[4], [0], [7]], np.int32)
+    ask = functools.partial(states.recommend, model, k=5, chunk=8)
+    best, ids = jax.jit(ask)(params, state, None, exclude=out)
+    for row in range(3):
+        order = [i for i in np.argsort(-whole[row]) + 1 if i != out[row, 0]][:5]
+        assert ids[row].tolist() == order
+        np.testing.assert_allclose(best[row], whole[row][ids[row] - 1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["hstu-embedding", "sasrec-embedding", "llama-embedding"])
+def test_the_embedding_form_keeps_outputs_alone(name):
+    """The state is the tokens' outputs; training differentiates through what was kept."""
+    model, params = build(name, 4, 2, 3, 1, "segment")
+    state = states.empty(model, 2)
+    assert state.kv.k.shape == (1, 2, 6, 1, 8)
+    assert state.kv.v.shape == (0, 2, 6, 1, 8)
+    rng = np.random.default_rng(0)
+    items = rng.integers(1, ITEMS + 1, (2, 13)).astype(np.int32)
+    times = np.sort(rng.integers(0, 10**6, (2, 13))).astype(np.int32)
+    state = states.compress(model, params, items, times, np.asarray([9, 13], np.int32))
+    np.testing.assert_array_equal(state.kv.k[0, :, -1, 0], state.readout)
+    assert state.segments.tolist() == [2, 3]
+
+    slots = model.layout.num_items + 1
+    lengths = np.full((2, 4), 4, np.int32)
+    line = rng.integers(1, ITEMS + 1, (2, slots)).astype(np.int32)
+    clock = np.sort(rng.integers(0, 10**6, (2, slots))).astype(np.int32)
+    weights = np.zeros((2, slots), np.float32)
+    weights[:, -1] = 1  # one target, behind the window: older segments act through tokens alone
+    batch = Batch(line, clock, lengths, weights, np.zeros(2, np.int32), np.zeros(2, np.int32))
+
+    counts = np.ones(ITEMS + 1)
+
+    def loss(params):
+        return model.loss(params, batch, rng=jax.random.key(0), item_counts=counts)[0]
+
+    grads = jax.jit(jax.grad(loss))(params)
+    assert np.abs(grads["compressor"]["tokens"]).max() > 0

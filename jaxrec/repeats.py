@@ -1,0 +1,185 @@
+"""Repeat-aware scoring: what a user already had, how often and how long ago, counts directly.
+
+    score(v) = <x, e_v> + Σ_k g_k · log(1 + c_k(v)),   c_k(v) = Σ_{i: item_i = v} 2^(-a_i / h_k)
+
+a_i is the age of event i at the query, in events or in seconds, h_k a half-life (0: never
+forgotten), g [K] the query's gates (learned, from the encoder's output). Where people buy
+the same things again, these counts say what a fixed number of compressed tokens cannot hold for
+thousands of items; repeat consumption as a separate term is as in RepeatNet (arXiv 1812.02646),
+personal frequency as in TIFU-KNN (arXiv 2006.00556). A half-life of a second says what stands
+in the same basket or session already.
+
+The clock of a query stands at the newest event before it, so a count does not depend on when a
+recommendation is asked for.
+
+Dimension letters: M events, oldest first, K features (half-lives in events, then those in
+seconds), N candidates. Item 0 is no event and takes no time; `times` are int32 seconds >= 0.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrec.types import PAD, Array
+
+
+class HalfLives(NamedTuple):
+    """Half-lives of counts, in events and in seconds; 0: never forgotten."""
+
+    events: tuple[float, ...] = ()
+    seconds: tuple[float, ...] = ()
+
+    @property
+    def number(self) -> int:
+        return len(self.events) + len(self.seconds)
+
+    def left(self, events: Array, seconds: Array) -> jax.Array:
+        """float32 [..., K]: what is left of a count after so many more events and seconds."""
+        ages = []
+        for passed, half_lives in ((events, self.events), (seconds, self.seconds)):
+            rates = np.asarray([1 / h if h else 0.0 for h in half_lives], np.float32)
+            rates = rates.reshape((1,) * np.ndim(passed) + (-1,))
+            ages.append(jnp.asarray(passed).astype(jnp.float32)[..., None] * rates)
+        return jnp.exp2(-jnp.concatenate(ages, axis=-1))
+
+
+def feature(counts: jax.Array) -> jax.Array:
+    """log(1 + c): the tenth purchase says less than the first."""
+    return jnp.log1p(counts)
+
+
+def _clock(items: jax.Array, times: jax.Array) -> jax.Array:
+    """int32 [..., M]: time of the newest event so far."""
+    return jax.lax.cummax(jnp.where(items != PAD, times, 0), axis=items.ndim - 1)
+
+
+def _runs(items: jax.Array, times: jax.Array, half_lives: HalfLives) -> tuple[jax.Array, ...]:
+    """Per event: (after [..., M, K], before [..., M, K], newest bool [..., M]).
+
+    before: counts of the event's own item just before it; after: just behind it; newest: no
+    later event of the same item.
+    """
+    rank = jnp.cumsum(items != PAD, axis=-1)
+    clock = _clock(items, times)
+    earlier_clock = jnp.concatenate([jnp.zeros_like(clock[..., :1]), clock[..., :-1]], axis=-1)
+    order = jnp.argsort(items, axis=-1, stable=True)  # equal items stand together, oldest first
+    take = lambda a: jnp.take_along_axis(a, order, axis=-1)  # noqa: E731
+    named, ranked, timed = take(items), take(rank), take(times)
+    # padding is no run: its times may go back, and a count that grew without bound would spoil
+    # the scan behind it
+    same = (named[..., 1:] == named[..., :-1]) & (named[..., 1:] != PAD)
+
+    def since_last(rank: jax.Array, time: jax.Array) -> jax.Array:
+        """[..., M, K] what a run's count keeps from its last event on; 0 where a run opens."""
+        passed = rank[..., 1:] - ranked[..., :-1], time[..., 1:] - timed[..., :-1]
+        left = jnp.where(same[..., None], half_lives.left(*passed), 0.0)
+        return jnp.concatenate([jnp.zeros_like(left[..., :1, :]), left], axis=-2)
+
+    def combine(a: tuple[jax.Array, ...], b: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        return a[0] * b[0], b[0] * a[1] + b[1]
+
+    keep = since_last(ranked, timed)
+    _, after = jax.lax.associative_scan(combine, (keep, jnp.ones_like(keep)), axis=keep.ndim - 2)
+    before = jnp.roll(after, 1, axis=-2) * since_last(ranked - 1, take(earlier_clock))
+    last = jnp.concatenate([~same, jnp.ones_like(same[..., :1])], axis=-1)
+    back = jnp.argsort(order, axis=-1)
+    put = lambda a: jnp.take_along_axis(a, back[..., None], axis=-2)  # noqa: E731
+    newest = jnp.take_along_axis(last, back, axis=-1) & (items != PAD)
+    return put(after), put(before), newest
+
+
+def own_items(items: Array, times: Array, half_lives: HalfLives) -> tuple[jax.Array, jax.Array]:
+    """A user's distinct items and their features for a query behind the last event.
+
+    items, times: int32 [..., M] -> (ids int32 [..., M], 0 but at each item's newest event;
+    features float32 [..., M, K], 0 where the id is).
+    """
+    items, times = jnp.asarray(items), jnp.asarray(times)
+    after, _, newest = _runs(items, times, half_lives)
+    rank, clock = jnp.cumsum(items != PAD, axis=-1), _clock(items, times)
+    age = rank[..., -1:] - rank, clock[..., -1:] - jnp.where(items != PAD, times, 0)
+    ids = jnp.where(newest, items, PAD)
+    features = feature(after * half_lives.left(*age))
+    return ids, jnp.where(newest[..., None], features, 0.0)
+
+
+def event_features(items: Array, times: Array, half_lives: HalfLives) -> jax.Array:
+    """float32 [..., M, K]: features of every event's own item just before the event."""
+    items, times = jnp.asarray(items), jnp.asarray(times)
+    _, before, _ = _runs(items, times, half_lives)
+    return jnp.where((items != PAD)[..., None], feature(before), 0.0)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def candidate_bonus(
+    gates: jax.Array,
+    items: jax.Array,
+    times: jax.Array,
+    candidates: jax.Array,
+    half_lives: HalfLives,
+) -> jax.Array:
+    """float32 [B, M, N]: what gates [B, M, K] add to shared candidates [N] behind each event.
+
+    items, times: int32 [B, M]. The features [B, M, N, K] never exist at once, neither here nor
+    in the gradient, which flows to the gates alone and walks the events again.
+    """
+
+    def ask(features: list[jax.Array], gate: jax.Array) -> jax.Array:
+        return sum(gate[:, k, None] * f for k, f in enumerate(features))  # type: ignore[return-value]
+
+    bonus = _walk(ask, items, times, candidates, half_lives, jnp.swapaxes(gates, 0, 1))
+    return jnp.swapaxes(bonus, 0, 1)
+
+
+def _walk(
+    ask: Callable[[list[jax.Array], jax.Array], jax.Array],
+    items: jax.Array,
+    times: jax.Array,
+    candidates: jax.Array,
+    half_lives: HalfLives,
+    questions: jax.Array,
+) -> jax.Array:
+    """`ask(features K x [B, N], questions[m])` behind every event m."""
+    clock = _clock(items, times)
+    passed = jnp.diff(clock, axis=-1, prepend=clock[:, :1])
+    left = half_lives.left((items != PAD).astype(jnp.int32), passed)  # [B, M, K]
+
+    def step(counts: list[jax.Array], event: tuple[jax.Array, ...]) -> tuple[Any, jax.Array]:
+        item, rest, question = event
+        exists = (item != PAD)[:, None]
+        hit = ((item[:, None] == candidates[None, :]) & exists).astype(jnp.float32)
+        counts = [count * rest[:, k, None] + hit for k, count in enumerate(counts)]
+        return counts, ask([jnp.log(1 + count) for count in counts], question)
+
+    nothing = jnp.zeros((items.shape[0], candidates.shape[0]), jnp.float32)
+    events = items.T, jnp.swapaxes(left, 0, 1), questions
+    _, answers = jax.lax.scan(step, [nothing] * half_lives.number, events)
+    return answers
+
+
+def _candidate_forward(
+    gates: jax.Array,
+    items: jax.Array,
+    times: jax.Array,
+    candidates: jax.Array,
+    half_lives: HalfLives,
+) -> tuple[jax.Array, Any]:
+    bonus = candidate_bonus(gates, items, times, candidates, half_lives)
+    return bonus, (items, times, candidates)
+
+
+def _candidate_backward(half_lives: HalfLives, kept: Any, cotangent: jax.Array) -> Any:
+    def ask(features: list[jax.Array], wanted: jax.Array) -> jax.Array:
+        return jnp.stack([jnp.sum(f * wanted, axis=-1) for f in features], axis=-1)
+
+    items, times, candidates = kept
+    wanted = jnp.swapaxes(cotangent, 0, 1)
+    gradient = _walk(ask, items, times, candidates, half_lives, wanted)
+    return jnp.swapaxes(gradient, 0, 1), None, None, None
+
+
+candidate_bonus.defvjp(_candidate_forward, _candidate_backward)

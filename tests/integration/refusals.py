@@ -1,0 +1,30 @@
+"""Starts a program's main with one wrong command line after the other; prints what it said.
+
+Run as `python refusals.py PROGRAM` with a JSON list of argument lists on standard input; each
+runs in a forked child, because importing jax every time is what takes long.
+"""
+
+import importlib
+import json
+import os
+import sys
+import tempfile
+import warnings
+
+from jaxrec import commandline
+
+program = importlib.import_module(sys.argv[1])
+found = []
+for argv in json.load(sys.stdin):
+    with tempfile.TemporaryFile("w+") as said:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # nothing runs in jax's threads yet
+            child = os.fork()
+        if not child:
+            os.dup2(said.fileno(), 2)
+            sys.argv = [f"{sys.argv[1]}.py", *argv]  # ml_collections looks there
+            commandline.run(program.main, program.__doc__)
+        _, status = os.waitpid(child, 0)
+        said.seek(0)
+        found.append([os.waitstatus_to_exitcode(status), said.read()])
+json.dump(found, sys.stdout)

@@ -1,0 +1,68 @@
+"""The real commands on a tiny data set, as a user would start them."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+DATA = [
+    "--config.data.synthetic.users=24",
+    "--config.data.synthetic.items=60",
+    "--config.data.synthetic.events=40",
+    "--config.data.synthetic.gap=12",
+    "--config.data.holdout=2",
+    "--config.data.workers=0",
+]
+MODEL = [
+    "--config.layout.segment_size=6",
+    "--config.layout.tokens=2",
+    "--config.layout.max_segments=3",
+    "--config.model.width=8",
+    "--config.model.layers=1",
+    "--config.model.heads=2",
+    "--config.model.repeat_half_lives=(4.0, 0.0)",
+    "--config.model.repeat_half_times=(60.0,)",
+    "--config.loss.kind=sampled_softmax",
+    "--config.loss.negatives=8",
+]
+RUN = [
+    "--config.train.steps=16",
+    "--config.train.batch_size=4",
+    "--config.train.log_every=1",
+    "--config.train.eval_every=8",
+    "--config.train.checkpoint_every=4",
+    "--config.eval.bootstrap=20",
+    "--config.eval.batch_size=8",
+]
+TINY = [*DATA, *MODEL, *RUN]
+
+
+def arguments(workdir, *more, mode="compressed", config="configs/synthetic.py"):
+    return [f"--config={config}:{mode}", f"--workdir={workdir}", *TINY, *more]
+
+
+def environment():
+    """One device, as on a laptop; compiled code is shared between the runs of a test."""
+    keep = {k: v for k, v in os.environ.items() if not k.startswith(("XLA_", "JAX_NUM_"))}
+    return keep | {"JAX_PLATFORMS": "cpu"}
+
+
+def start(program, *argv):
+    return subprocess.Popen(
+        [sys.executable, program, *argv],
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(program, *argv):
+    """(standard output, standard error) of a command that must succeed."""
+    process = start(program, *argv)
+    out, err = process.communicate(timeout=600)
+    assert process.returncode == 0, err
+    return out, err
