@@ -77,7 +77,7 @@ def test_a_run_goes_on_with_appended_files(update, tmp_path):
     # the moment of growth: no step is asked for beyond those that are done
     status, _, err = train(tmp_path, *append, on)
     assert status == 0, err
-    assert "data was appended to: 15 new items" in err
+    assert "data was appended to: 15 new rows" in err
     after, meta = stored(tmp_path, 8)
     for name, values in before.items():
         if values.shape == after[name].shape:
