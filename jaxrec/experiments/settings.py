@@ -86,7 +86,7 @@ def validate(config: Any) -> ExperimentsConfig:
         )
     config_lib.validate(config)
     found = config.experiments
-    config_lib._check_types(found, ExperimentsSettings(), "experiments.")
+    config_lib.check_types(found, ExperimentsSettings(), "experiments.")
     least = {"users": 0, "min_events": 0, "bootstrap": 1, "last": 1, "components": 1}
     for key, low in least.items():
         _at_least(f"experiments.{key}", getattr(found, key), low)
@@ -192,7 +192,7 @@ def record(config: ExperimentsConfig) -> dict[str, Any]:
 
 def rebuild(values: dict[str, Any]) -> ExperimentsConfig:
     """The inverse of `record`; raises ConfigError on an unknown key."""
-    return validate(config_lib._build(ExperimentsConfig, values, ""))
+    return validate(config_lib.build(ExperimentsConfig, values, ""))
 
 
 def digest(config: ExperimentsConfig) -> str:

@@ -1,0 +1,54 @@
+"""The typed configuration of a run: plain dataclasses, checked by `validate`.
+
+Files in `configs/` return a `Config`; `--config.train.steps=100` overrides a field. Every
+error names the key, the value found and what is allowed.
+"""
+
+from jaxrec.config.checks import validate
+from jaxrec.config.fields import (
+    Config,
+    DataConfig,
+    EvalConfig,
+    HSTUConfig,
+    LayoutConfig,
+    LlamaConfig,
+    LossConfig,
+    MeshConfig,
+    ModelConfig,
+    SASRecConfig,
+    ServingConfig,
+    SyntheticConfig,
+    TextsConfig,
+    TrainConfig,
+    frozen,
+)
+from jaxrec.config.rules import BOUNDS, CHOICES, ConfigError, check_types, lookup
+from jaxrec.config.text import build, digest, from_json, to_json
+
+__all__ = [
+    "BOUNDS",
+    "CHOICES",
+    "Config",
+    "ConfigError",
+    "DataConfig",
+    "EvalConfig",
+    "HSTUConfig",
+    "LayoutConfig",
+    "LlamaConfig",
+    "LossConfig",
+    "MeshConfig",
+    "ModelConfig",
+    "SASRecConfig",
+    "ServingConfig",
+    "SyntheticConfig",
+    "TextsConfig",
+    "TrainConfig",
+    "build",
+    "check_types",
+    "digest",
+    "from_json",
+    "frozen",
+    "lookup",
+    "to_json",
+    "validate",
+]
