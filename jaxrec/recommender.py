@@ -155,7 +155,8 @@ class Model:
             network.item_vectors()
             network.scale()
 
-        return self.network.init(rng, method=everything)["params"]
+        # one small program: eagerly every operation of the forward pass would be compiled alone
+        return jax.jit(lambda key: self.network.init(key, method=everything)["params"])(rng)
 
     def forward(self, params: Params, *args: Any, **kwargs: Any) -> tuple[jax.Array, KV]:
         """Outputs and token K/V of any layout derived from the model's (see `Network`)."""

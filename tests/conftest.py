@@ -1,30 +1,35 @@
 """The harness of every test: eight host devices, strict shapes, a compilation cache.
 
-Compiling dominates the suite's time, so compiled functions are kept between runs in
+Compiling dominates the suite's time. Compiled functions are kept between runs in
 `$JAXREC_TEST_CACHE` (default: a folder of the system's temporary directory, outside the
-clone). Its entries are written atomically, so pytest-xdist workers share it.
+clone); its entries are written atomically, so pytest-xdist workers and the programs that tests
+start share it. And the compiler is told to optimize little: tests compute next to nothing.
 """
 
 import os
 import pathlib
 import tempfile
 
-import hypothesis
-import jax
-
 DEVICES = 8
 CACHE = os.environ.get("JAXREC_TEST_CACHE") or str(
     pathlib.Path(tempfile.gettempdir()) / "jaxrec-test-cache"
 )
+
+# read by jax when it is imported, here and in programs that tests start
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+import hypothesis  # noqa: E402
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
 # Tests compare numbers made on the host's devices: an accelerator would only add noise. A test
 # that needs one starts its own process.
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", DEVICES)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_compilation_cache_dir", CACHE)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 hypothesis.settings.register_profile(
     "local", deadline=None, max_examples=25, suppress_health_check=[hypothesis.HealthCheck.too_slow]
@@ -33,3 +38,14 @@ hypothesis.settings.register_profile(
     "ci", hypothesis.settings.get_profile("local"), derandomize=True, database=None
 )
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def programs_of_a_module():
+    """Compiled programs are let go behind a module.
+
+    Each holds memory maps; the kernel allows a process 65,530, and one that held the programs of
+    the whole suite was killed near its end.
+    """
+    yield
+    jax.clear_caches()

@@ -71,15 +71,17 @@ def by_hand(config, model, steps=3):
     table = np.asarray(params[tables.TABLE], np.float64)
     total, mu, nu = np.zeros(len(table)), np.zeros_like(table), np.zeros_like(table)
     trace = []
+
+    @jax.jit
+    @jax.value_and_grad
+    def mean(params, batch, rng):
+        value, weight, _ = model.loss(params, batch, rng=rng, train=True)
+        return value / weight
+
     for number in range(steps):
         rng = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 1), number)
-
-        def mean(params, number=number, rng=rng):
-            value, weight, _ = model.loss(params, batch_at(number), rng=rng, train=True)
-            return value / weight
-
         given = {**params, tables.TABLE: jnp.asarray(table, jnp.float32)}
-        value, gradients = jax.jit(jax.value_and_grad(mean))(given)
+        value, gradients = mean(given, batch_at(number), rng)
         trace.append(float(value))
         norm = jnp.sqrt(jnp.sum(optimizer_lib.squared_norms(gradients)))
         gradients = jax.device_get(optimizer_lib.clip(gradients, norm, config.clip))
