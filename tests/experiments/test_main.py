@@ -104,6 +104,8 @@ def test_an_experiment_writes_its_files_and_is_not_made_twice(tmp_path, recipe, 
 
     with pytest.raises(WorkdirError, match=r"tables of another configuration \(.*tokens"):
         command.main([*arguments, "--config.layout.tokens=3"])
+    # what `probe` trains on decides no other table
+    assert command.main([*arguments, "--config.experiments.probe.steps=5"]) == 0
 
 
 @pytest.mark.slow
