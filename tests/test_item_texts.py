@@ -207,6 +207,7 @@ def test_gradients_are_those_of_encoding_inside_the_loss(run, params):
     assert not np.asarray(gradients[TABLE]).any()
 
 
+@pytest.mark.slow
 def test_training_resumes_and_leaves_a_table_of_its_tower(run, tmp_path):
     """Losses, parameters and table of a run that was killed are those of one that was not."""
 

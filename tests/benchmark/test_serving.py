@@ -11,6 +11,7 @@ TINY = """--histories 9 16 --batches 1 3 --segment 4 --tokens 1 --width 8 --laye
 --catalog 40 --block 1 --full-users 1 --seconds 0.01 --extend-batch 2 --extend-repeats 1"""
 
 
+@pytest.mark.slow
 def test_a_tiny_run(tmp_path, monkeypatch, capsys):
     output = tmp_path / "serving.json"
     monkeypatch.setattr(sys, "argv", ["serving", *TINY.split(), f"--output={output}"])

@@ -89,7 +89,10 @@ def test_loss_and_vectors_are_those_of_the_table_it_stands_for(kind, rows, loss)
     np.testing.assert_allclose(table, whole, atol=1e-6)
 
 
-@pytest.mark.parametrize(("update", "shape"), [("adam", (1, 1)), ("adagrad", (2, 4))])
+@pytest.mark.parametrize(
+    ("update", "shape"),
+    [pytest.param("adam", (1, 1), marks=pytest.mark.slow), ("adagrad", (2, 4))],
+)
 def test_a_step_moves_the_rows_that_its_items_share(update, shape):
     """The first update against gradients of the whole shared table."""
     config = standin.make_config(ema=0.0, clip=0.0, weight_decay=0.0, table_update=update)

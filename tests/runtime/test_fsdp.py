@@ -36,7 +36,7 @@ def two_steps(backbone, fsdp):
     return np.asarray(found), jax.device_get(state.params), plan.collectives(step.as_text())
 
 
-@pytest.mark.parametrize("backbone", ["llama", "hstu"])
+@pytest.mark.parametrize("backbone", ["llama", pytest.param("hstu", marks=pytest.mark.slow)])
 def test_activations_stay_where_their_users_are(backbone):
     alone, whole, _ = two_steps(backbone, 1)
     split, parts, collectives = two_steps(backbone, 4)

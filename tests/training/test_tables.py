@@ -104,7 +104,12 @@ def by_hand(config, model, steps=3):
 
 
 @pytest.mark.parametrize(
-    ("update", "shape"), [("adagrad", (1, 1)), ("adam", (1, 1)), ("adagrad", (2, 4))]
+    ("update", "shape"),
+    [
+        pytest.param("adagrad", (1, 1), marks=pytest.mark.slow),  # as on several devices
+        ("adam", (1, 1)),
+        ("adagrad", (2, 4)),
+    ],
 )
 def test_touched_rows_equal_the_whole_table(update, shape):
     config, model = train_config(update), model_of()
@@ -120,7 +125,7 @@ def test_touched_rows_equal_the_whole_table(update, shape):
             np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5)
 
 
-@pytest.mark.parametrize("kind", ["bce", "gbce"])
+@pytest.mark.parametrize("kind", [pytest.param("bce", marks=pytest.mark.slow), "gbce"])
 def test_every_sampled_loss(kind):
     config, model = train_config("adagrad"), model_of(kind, "dot")
     _, trace = run(config, model, steps=1)

@@ -37,7 +37,7 @@ def make_batch(config):
     return windows.lay_out(cut, layout, items.ravel(), times.ravel(), EVENTS * user)
 
 
-@pytest.mark.parametrize("mode", ["compressed", "full"])
+@pytest.mark.parametrize("mode", [pytest.param("compressed", marks=pytest.mark.slow), "full"])
 def test_hstu_learns_from_100_users(mode):
     """The loss without dropout falls to a fifth and below in 150 steps."""
     config = make_config(mode)
