@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxrec import data, evaluation, hllm, item_texts, losses, recommender
+from jaxrec import data, evaluation, hllm, item_texts, recommender, sampling
 from jaxrec.config import Config, ConfigError, digest, validate
 from jaxrec.data import pipeline, progress
 from jaxrec.layout import SegmentLayout
@@ -145,7 +145,7 @@ class Session:
             return self.prepared.counts
         if self.config.loss.sampling == "uniform":
             return None
-        return losses.make_sampler(self.prepared.counts)
+        return sampling.make_sampler(self.prepared.counts)
 
     def history(self, user: int) -> np.ndarray:
         """All items of a user, oldest first."""

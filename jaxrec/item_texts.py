@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxrec import hllm, item_table, losses
+from jaxrec import hllm, item_table, sampling
 from jaxrec.config import Config, TextsConfig
 from jaxrec.data import item_words
 from jaxrec.nn.item_tower import ItemTower
@@ -55,7 +55,7 @@ class Shape:
 
 def attach(
     batch: Batch,
-    negatives: losses.Negatives,
+    negatives: sampling.Negatives,
     which: np.ndarray,
     words: item_words.Words,
     shape: Shape,
@@ -100,7 +100,7 @@ def abstract(config: Config, batch: Batch, tower: ItemTower, mesh: Mesh) -> Text
     def of(*size: int, dtype: Any = np.int32) -> Any:
         return jax.ShapeDtypeStruct(size, dtype)
 
-    negatives = losses.Negatives(of(drawn), of(drawn, dtype=np.float32))
+    negatives = sampling.Negatives(of(drawn), of(drawn, dtype=np.float32))
     whole = TextBatch(
         batch, negatives, of(count + drawn + 1), of(*packed), of(*packed), of(*packed), of()
     )
@@ -159,17 +159,17 @@ def train_items(
     )
     shape = Shape.of(texts, tower, mesh.size, int(words.lengths.max()))
     uniform = config.loss.sampling == "uniform"
-    sampler = None if uniform else losses.make_sampler(counts)
+    sampler = None if uniform else sampling.make_sampler(counts)
 
     @jax.jit
-    def draw(step: int) -> losses.Negatives:
+    def draw(step: int) -> sampling.Negatives:
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 1), step)
         return model.negatives(key, sampler)
 
     def put(step: int, batch: Batch) -> TextBatch:
         # all processes see the whole batch: they pack the same rows and hold their part of them
         whole = distributed.gather_rows(batch)
-        drawn = losses.Negatives(*map(np.asarray, draw(step)))
+        drawn = sampling.Negatives(*map(np.asarray, draw(step)))
         found = attach(whole, drawn, which, words, shape, tower.end)
         return distributed.spread(found, text_steps.shardings(mesh))
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxrec import config as config_lib
-from jaxrec import hllm, item_texts, losses, recommender, states
+from jaxrec import hllm, item_texts, recommender, sampling, states
 from jaxrec.config import Config, LlamaConfig, MeshConfig
 from jaxrec.data import item_words
 from jaxrec.interop import huggingface
@@ -165,7 +165,7 @@ def test_any_batch_fits_the_rows():
         items = rng.permutation(60)[:50].reshape(5, 10).astype(np.int32) + 1
         empty = np.zeros(0, np.int32)
         batch = Batch(items, items, items, items, empty, empty)
-        drawn = losses.Negatives(np.asarray([1, 60, 7], np.int32), np.zeros(3, np.float32))
+        drawn = sampling.Negatives(np.asarray([1, 60, 7], np.int32), np.zeros(3, np.float32))
         shape = item_texts.Shape(2, 32, longest + 1)
         found = item_texts.attach(batch, drawn, which, words, shape, 99)
         wanted = np.unique(np.concatenate([items.ravel(), drawn.ids])) - 1

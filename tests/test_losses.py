@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxrec import losses
+from jaxrec import losses, sampling
 from tests.reference import losses as reference
 
 P, V, D, M = 11, 23, 8, 9
@@ -329,33 +329,10 @@ def test_temporary_memory_is_independent_of_catalog_times_positions():
     assert temporary(16_000, 200_000) < 4_000 * 20_000 * 4 / 2
 
 
-@pytest.mark.parametrize("sampling", ["uniform", "popularity"])
-def test_sampled_frequencies_follow_log_q(sampling):
-    counts = np.array([99, 0, 1, 3, 10, 100])
-    ids, log_q = losses.sample_negatives(
-        jax.random.key(0), 5, 40_000, jnp.asarray(counts), sampling
-    )
-    q = np.exp(log_q)
-    assert q[0] == 0
-    assert q[1:].min() >= 0.1 / 5 - 1e-6
-    np.testing.assert_allclose(q.sum(), 1, rtol=1e-5)
-    found = np.bincount(ids, minlength=6) / 40_000
-    np.testing.assert_allclose(found, q, atol=4 * np.sqrt(0.25 / 40_000))
-    if sampling == "popularity":
-        share = counts[1:] ** 0.75 / np.sum(counts[1:] ** 0.75)
-        np.testing.assert_allclose(q[1:], 0.02 + 0.9 * share, rtol=1e-5)
-
-
-def test_sampling_without_any_count_is_uniform():
-    ids, log_q = losses.sample_negatives(jax.random.key(0), 3, 100, jnp.zeros(4), "popularity")
-    assert set(np.asarray(ids).tolist()) == {1, 2, 3}
-    np.testing.assert_allclose(np.exp(log_q[1:]), 1 / 3, rtol=1e-6)
-
-
 def test_corrected_sampling_approaches_the_full_softmax():
     p = problem(9)
     counts = jnp.arange(V + 1) ** 2
-    ids, log_q = losses.sample_negatives(jax.random.key(1), V, 30_000, counts, "popularity")
+    ids, log_q = sampling.sample_negatives(jax.random.key(1), V, 30_000, counts, "popularity")
     table = jnp.asarray(p["table"])
     arguments = (p["x"], table[p["targets"]], table[ids], ids, p["targets"], p["weights"])
     options = {"scale": 0.5, "log_q_negative": log_q[ids]}
@@ -370,7 +347,3 @@ def test_errors_name_the_argument():
     p = problem()
     with pytest.raises(ValueError, match="chunk=0"):
         losses.full_softmax(**full(p), chunk=0)
-    with pytest.raises(ValueError, match=r"counts has shape \(3,\)"):
-        losses.sample_negatives(jax.random.key(0), 5, 2, jnp.ones(3), "popularity")
-    with pytest.raises(ValueError, match="sampling='frequency'"):
-        losses.sample_negatives(jax.random.key(0), 5, 2, None, "frequency")

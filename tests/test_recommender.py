@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec import losses, recommender, retrieval
+from jaxrec import recommender, retrieval, sampling
 from jaxrec.config import LossConfig, MeshConfig, ModelConfig
 from jaxrec.layout import RawView, SegmentLayout
 from jaxrec.runtime import mesh as mesh_lib
@@ -67,7 +67,7 @@ def test_loss_is_the_cross_entropy_of_the_predicted_scores(similarity, half_live
     own = model.own_items_before(batch, rows, slots)
     scores = np.asarray(retrieval.scores(x, model.item_table(params), own))
     scale = 1.0 if similarity == "dot" else float(np.exp(params["logit_scale"]))
-    negatives, _ = losses.sample_negatives(jax.random.split(rng)[1], ITEMS, 6)
+    negatives, _ = sampling.sample_negatives(jax.random.split(rng)[1], ITEMS, 6)
     table = np.asarray(model.item_table(params))
     expected = 0.0
     for place, (row, slot) in enumerate(zip(rows, slots, strict=True)):
@@ -155,7 +155,7 @@ def test_groups_of_negatives_are_losses_of_parts(half_lives):
     expected, alone = 0.0, jax.jit(model.loss)
     for row, key in enumerate(jax.random.split(jax.random.split(rng)[1], 3)):
         part = jax.tree.map(lambda x, row=row: x[row : row + 1], batch)
-        drawn = losses.draw_negatives(key, ITEMS, 6)
+        drawn = sampling.draw_negatives(key, ITEMS, 6)
         expected += alone(params, part, rng=rng, negatives=drawn)[0]
     np.testing.assert_allclose(total, expected, rtol=1e-5)
     assert float(weight) == batch.weights.sum()
@@ -172,9 +172,9 @@ def test_log_q_is_a_switch():
     without = jax.jit(changed(popular, log_q=False).loss)(
         params, batch, rng=rng, item_counts=counts
     )[0]
-    ids, _ = losses.sample_negatives(jax.random.split(rng)[1], ITEMS, 6, counts, "popularity")
+    ids, _ = sampling.sample_negatives(jax.random.split(rng)[1], ITEMS, 6, counts, "popularity")
     # M q = 1 corrects nothing
-    nothing = losses.Negatives(ids, jnp.full(6, -jnp.log(6.0)))
+    nothing = sampling.Negatives(ids, jnp.full(6, -jnp.log(6.0)))
     expected = jax.jit(popular.loss)(params, batch, rng=rng, negatives=nothing)[0]
     np.testing.assert_allclose(without, expected, rtol=1e-6)
 

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
-from jaxrec import cost, hllm, item_texts, losses, recommender, sharded, states
+from jaxrec import cost, hllm, item_texts, recommender, sampling, sharded, states
 from jaxrec.benchmark import timing
 from jaxrec.config import Config, ConfigError, MeshConfig, validate
 from jaxrec.layout import SegmentLayout
@@ -122,7 +122,7 @@ def lower_train(config: Config, model: recommender.Model, mesh: Mesh) -> Any:
 def _sampler(model: recommender.Model) -> Any:
     blocks = -(-model.num_items // 1024)
     of = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
-    return losses.Sampler(of((blocks,)), of((blocks, 1024)))
+    return sampling.Sampler(of((blocks,)), of((blocks, 1024)))
 
 
 def state_sharding(state: states.UserState, mesh: Mesh) -> states.UserState:

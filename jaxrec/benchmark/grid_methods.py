@@ -21,8 +21,9 @@ from jaxrec.benchmark.step import random_batch
 from jaxrec.config import Config, MeshConfig
 from jaxrec.data.schema import Vocabulary
 from jaxrec.layout import SegmentLayout
+from jaxrec.network import Network
 from jaxrec.nn.semi_local import SemiLocalLayout
-from jaxrec.recommender import Model, Network
+from jaxrec.recommender import Model
 from jaxrec.runtime import mesh as mesh_lib
 from jaxrec.serving import Catalog, Recommender, rows
 from jaxrec.state_store.forms import decode_state, encode_state

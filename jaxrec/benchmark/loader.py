@@ -19,7 +19,7 @@ from typing import Any
 
 import jax
 
-from jaxrec import data, losses, recommender
+from jaxrec import data, recommender, sampling
 from jaxrec.benchmark import timing
 from jaxrec.benchmark.aot import load_config
 from jaxrec.config import Config, ConfigError
@@ -65,7 +65,7 @@ def step_rate(config: Config, prepared: Any, steps: int) -> tuple[float, float]:
     batch = mesh_lib.put_batch(mesh, next(batches(config, prepared)))
     counts: Any = prepared.counts
     if config.train.table_update != "adamw":
-        counts = losses.make_sampler(counts) if config.loss.sampling == "popularity" else None
+        counts = sampling.make_sampler(counts) if config.loss.sampling == "popularity" else None
     state = mesh_lib.create(parts.new, parts.like)
     for _ in range(2):
         state, metrics = parts.step(state, batch, counts)

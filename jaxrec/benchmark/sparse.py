@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxrec import losses, recommender
+from jaxrec import recommender, sampling
 from jaxrec.benchmark import timing
 from jaxrec.benchmark.step import random_batch
 from jaxrec.config import Config
@@ -37,7 +37,7 @@ class Runner:
         if config.loss.sampling == "popularity":
             self.counts = 1.0 / np.arange(1, items + 2)
             if config.train.table_update != "adamw":
-                self.counts = losses.make_sampler(self.counts)
+                self.counts = sampling.make_sampler(self.counts)
             self.counts = jax.device_put(self.counts, mesh_lib.replicated(mesh))
         users = config.train.batch_size
         self.batch = mesh_lib.put_batch(mesh, random_batch(layout, users, items))

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxrec import losses, recommender
+from jaxrec import losses, recommender, sampling
 from jaxrec.benchmark import timing
 from jaxrec.config import LossConfig, ModelConfig
 from jaxrec.layout import SegmentLayout
@@ -124,7 +124,7 @@ def _parts(model, params, optimizer, batch, rng, args) -> dict[str, Any]:
     targets = jnp.asarray(batch.items)[:, layout.target_slots].reshape(-1)
 
     def loss(x, table):
-        ids, log_q = losses.sample_negatives(rng, args.catalog, args.negatives, None, "uniform")
+        ids, log_q = sampling.sample_negatives(rng, args.catalog, args.negatives, None, "uniform")
         total, weight = losses.sampled_softmax(
             losses.unit(x),
             losses.unit(table[targets]),

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec import losses, recommender
+from jaxrec import losses, network, recommender
 from jaxrec.config import ConfigError, HSTUConfig, LossConfig, ModelConfig
 from jaxrec.layout import SegmentLayout
 from jaxrec.types import Params
@@ -181,7 +181,7 @@ def nce_loss(
         jnp.full(others.shape, -1, jnp.int32),  # ids decide nothing, cosines do
         count,
         jnp.asarray(mask != 0, jnp.float32).reshape(-1),
-        scale=model.network.apply({"params": params}, method=recommender.Network.scale),
+        scale=model.network.apply({"params": params}, method=network.Network.scale),
         false_negative=reference.loss.false_negative,
     )
     return total / weight
@@ -234,7 +234,7 @@ def _model_config(config: Mapping[str, Any]) -> ModelConfig:
 
 def _loss_config(config: Mapping[str, Any], logit_scale: jax.Array) -> LossConfig:
     """A fixed temperature is a setting, a learned one stays a parameter."""
-    scale = math.exp(min(max(float(logit_scale), 0.0), math.log(recommender.MAX_SCALE)))
+    scale = math.exp(min(max(float(logit_scale), 0.0), math.log(network.MAX_SCALE)))
     return LossConfig(
         kind="sampled_softmax",
         similarity="cosine",
@@ -296,7 +296,7 @@ def _check(state: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> N
 def _params(
     state: Mapping[str, np.ndarray], model: ModelConfig, layout: SegmentLayout
 ) -> dict[str, Any]:
-    """The parameter tree of `recommender.Network`; layers are stacked on axis 0."""
+    """The parameter tree of `network.Network`; layers are stacked on axis 0."""
 
     def stack(name: str) -> np.ndarray:
         return np.stack([state[_BLOCK.format(layer, name)] for layer in range(model.layers)])

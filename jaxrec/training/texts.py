@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
-from jaxrec.losses import Negatives
 from jaxrec.nn.item_tower import ItemTower
 from jaxrec.runtime import leaves
 from jaxrec.runtime import mesh as mesh_lib
+from jaxrec.sampling import Negatives
 from jaxrec.training.gradient import mean_gradient
 from jaxrec.training.tables import TABLE
 from jaxrec.types import Array, Batch, Params

@@ -1,0 +1,123 @@
+"""The parameters of the whole model: item vectors, compressor with its encoder, scale, gates."""
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxrec import losses, repeats
+from jaxrec.compressor import Compressor
+from jaxrec.config import LossConfig, ModelConfig
+from jaxrec.layout import SegmentLayout
+from jaxrec.nn import item_rows
+from jaxrec.types import KV, Array
+
+MAX_SCALE = 100.0  # of cosine logits (paper: learned scale <= 100)
+
+
+def half_lives(config: ModelConfig) -> repeats.HalfLives:
+    """Half-lives of own-item counts in a configuration."""
+    return repeats.HalfLives(config.repeat_half_lives, config.repeat_half_times)
+
+
+class Network(nn.Module):
+    """Parameters: item table, optional projection, compressor with its encoder, logit scale."""
+
+    config: ModelConfig
+    loss_config: LossConfig
+    layout: SegmentLayout
+    num_items: int
+
+    def setup(self) -> None:
+        width = self.config.width
+        item_width = self.config.item_width or width
+        self.shares_rows = False
+        if self.has_variable("params", "item_embedding"):
+            # of any height: a step that updates rows brings a table of those rows alone
+            self.item_embedding: Any = self.get_variable("params", "item_embedding")
+        elif self.config.item_hash != "none":
+            self.shares_rows = True
+            init = nn.initializers.normal(0.02 / math.sqrt(item_rows.PARTS))
+            size = item_rows.height(self.config, self.num_items), item_width
+            self.shared_item_embedding = self.param("shared_item_embedding", init, size)
+        else:
+            self.item_embedding = self.param(
+                "item_embedding", nn.initializers.normal(0.02), (self.num_items + 1, item_width)
+            )
+        if self.config.texts.model:
+            self.item_mean = self.param("item_mean", nn.initializers.zeros, (item_width,))
+            self.item_scale = self.param("item_scale", nn.initializers.ones, (item_width,))
+        if item_width != width:
+            self.item_projection = nn.Dense(width, use_bias=False)
+        self.compressor = Compressor(self.config, self.layout)
+        if half_lives(self.config).number:
+            zeros = nn.initializers.zeros  # starts as the model without repeats
+            self.repeat_gates = nn.Dense(half_lives(self.config).number, kernel_init=zeros)
+        loss = self.loss_config
+        if loss.similarity == "cosine" and not loss.temperature:
+            start = nn.initializers.constant(math.log(1 / 0.07))
+            self.logit_scale = self.param("logit_scale", start, ())
+
+    def __call__(
+        self,
+        items: jax.Array,
+        layout: SegmentLayout,
+        lengths: jax.Array,
+        times: jax.Array,
+        *,
+        kv: KV | None = None,
+        first: Any = 0,
+        train: bool = False,
+        item_dropout: float = 0.0,
+    ) -> tuple[jax.Array, KV]:
+        """items int32 [B, E], times int32 [B, E + 1] -> outputs float32 [B, T, D], token K/V."""
+        x = self.lookup(items)
+        if self.config.item_width not in (0, self.config.width):
+            x = self.item_projection(x)
+        if train and item_dropout:
+            keep = jax.random.bernoulli(self.make_rng("dropout"), 1 - item_dropout, items.shape)
+            x = x * keep[..., None]
+        y, kv = self.compressor(x, layout, lengths, times, kv=kv, first=first, train=train)
+        return y.astype(jnp.float32), kv
+
+    def lookup(self, ids: Array) -> jax.Array:
+        """[..., item width] learned vectors of items."""
+        if self.shares_rows:
+            return item_rows.vectors(self.config, self.shared_item_embedding, ids)
+        return self._rows(self.item_embedding[ids])
+
+    def _rows(self, rows: jax.Array) -> jax.Array:
+        """Rows [..., item width] of the table; vectors of texts are brought to one scale."""
+        if not self.config.texts.model:
+            return rows
+        shape = (1,) * (rows.ndim - 1) + (-1,)
+        rows = (rows - self.item_mean.reshape(shape)) * self.item_scale.reshape(shape)
+        trained = self.config.texts.train != "frozen"  # then the step brings rows that it encoded
+        return rows if trained else jax.lax.stop_gradient(rows)
+
+    def gates(self, y: jax.Array) -> jax.Array:
+        """[..., K] weights of an output's own-item features; K = 0 without repeats."""
+        if not half_lives(self.config).number:
+            return y[..., :0]
+        return self.repeat_gates(losses.unit(y) * math.sqrt(y.shape[-1]))
+
+    def item_vectors(self, ids: Array | None = None) -> jax.Array:
+        """[V + 1, D] what outputs are compared with, or those of `ids`; unit rows for cosine."""
+        if ids is None and not self.shares_rows:
+            table = self._rows(self.item_embedding)
+        else:
+            table = self.lookup(jnp.arange(self.num_items + 1) if ids is None else ids)
+        if self.config.item_width not in (0, self.config.width):
+            table = self.item_projection(table)
+        return losses.unit(table) if self.loss_config.similarity == "cosine" else table
+
+    def scale(self) -> jax.Array:
+        """Factor of the logits."""
+        loss = self.loss_config
+        if loss.similarity == "dot":
+            return jnp.float32(1.0)
+        if loss.temperature:
+            return jnp.float32(1 / loss.temperature)
+        return jnp.exp(jnp.clip(self.logit_scale, 0.0, math.log(MAX_SCALE)))
