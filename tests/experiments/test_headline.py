@@ -1,5 +1,8 @@
 """Numbers to remember: which rows they come from, and nothing where there is none."""
 
+import json
+import pathlib
+
 import pytest
 
 from jaxrec.experiments import headline
@@ -36,3 +39,9 @@ def test_the_benchmarks_tiles_are_those_of_the_papers_layout():
     assert len(headline.bench_tiles([full, row()])) == 2  # no training step measured
     assert headline.bench_tiles([full, row(segments=4)]) == []
     assert headline.bench_tiles([row(time_ratio=None)]) == []
+
+
+def test_the_readme_says_what_the_committed_table_says():
+    root = pathlib.Path(__file__).parents[2]
+    found = headline.of(json.loads((root / "results" / "experiments" / "length.json").read_text()))
+    assert f"**{headline.sentence(found)}**" in (root / "README.md").read_text()
