@@ -42,7 +42,7 @@ def get_config() -> ExperimentsConfig:
             holdout=15,
             segment_size=12,
             batch_size=32,
-            steps=700,
+            steps=3000,
             edges=(28, 32, 36),
         ),
     )
