@@ -2,7 +2,7 @@
 
     python -m jaxrec.data.prepare --config=... --workdir=... --beam="--runner=FnApiRunner"
 
-The same functions as in `jaxrec.data.prepared`, run by other means, give the same bytes:
+The same functions as in `jaxrec.data.building`, run by other means, give the same bytes:
 
   read    a task for each file checks its rows and writes them, with dictionaries of their ids,
           into chunk files; the ids of all files are merged in a tree (CombinePerKey)
@@ -57,7 +57,7 @@ class Part(NamedTuple):
 
 @dataclass
 class Pool:
-    """An `Engine` of `jaxrec.data.prepared`. options: flags of Beam's pipelines.
+    """An `Engine` of `jaxrec.data.building`. options: flags of Beam's pipelines.
 
     scratch: folder of results that tasks hand over; set by `sort`.
     """

@@ -19,7 +19,7 @@ from typing import Any
 from jaxrec import commandline
 from jaxrec.config import ConfigError
 from jaxrec.data import description
-from jaxrec.data.prepared import prepare
+from jaxrec.data.preparation import prepare
 
 
 def main(flags: Any) -> None:

@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from jaxrec.config import DataConfig
-from jaxrec.data import DataError, prepare, prepared, sorting
+from jaxrec.data import DataError, building, prepare, sorting
 
 
 @pytest.fixture
@@ -69,8 +69,8 @@ def test_the_old_files_are_not_read_again(log, tmp_path, monkeypatch):
     first = config(log, "day0.parquet", ["day1.parquet"])
     prepare(dataclasses.replace(first, append=()), tmp_path / "data")
     built = []
-    build = prepared._build
-    monkeypatch.setattr(prepared, "_build", lambda *rest: (built.append(1), build(*rest))[1])
+    build = building.build
+    monkeypatch.setattr(building, "build", lambda *rest: (built.append(1), build(*rest))[1])
     one = prepare(first, tmp_path / "data")
     assert not built
     again = prepare(first, tmp_path / "data")

@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 
 from jaxrec.config import DataConfig, SyntheticConfig
-from jaxrec.data import DataError, prepare, prepared, records
+from jaxrec.data import DataError, preparation, prepare, records
 
 EVENTS = {
     "user_id": ["u2", "u1", "u1", "u1", "u2", "u3"],
@@ -70,7 +70,7 @@ def test_second_call_reads_what_the_first_wrote(config, tmp_path, monkeypatch):
     def never(*args):
         raise AssertionError("prepared twice")
 
-    monkeypatch.setattr(prepared, "_write", never)
+    monkeypatch.setattr(preparation, "_write", never)
     second = prepare(config, tmp_path / "data")
     assert second.digest == first.digest
     assert second.folder == first.folder
@@ -169,8 +169,8 @@ def test_killed_preparation_is_done_again(config, tmp_path):
 
 def test_two_at_once_prepare_once(config, tmp_path, monkeypatch):
     calls = []
-    write = prepared._write
-    monkeypatch.setattr(prepared, "_write", lambda *args: (calls.append(1), write(*args)))
+    write = preparation._write
+    monkeypatch.setattr(preparation, "_write", lambda *args: (calls.append(1), write(*args)))
     found = []
     threads = [
         threading.Thread(target=lambda: found.append(prepare(config, tmp_path / "data")))

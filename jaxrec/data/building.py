@@ -1,0 +1,165 @@
+"""The files of a prepared folder: made of a whole source, or of a folder and later events."""
+
+import itertools
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from jaxrec.config import DataConfig
+from jaxrec.data import append, filters, joins, records, sorting
+from jaxrec.data.ingest import Read, ingest
+from jaxrec.data.prepared import Prepared
+from jaxrec.data.progress import say
+from jaxrec.data.raw import Raw
+from jaxrec.data.schema import INT32_MAX, DataError, Vocabulary
+
+
+class Engine(Protocol):
+    """What reads, sorts and writes: all engines give the same bytes."""
+
+    def sort(
+        self, raw: Raw, config: DataConfig, scratch: Path, downloads: Path
+    ) -> tuple[Read, sorting.Sorted]:
+        """The whole source in sorted buckets below `scratch`."""
+
+    def each(self, function: Any, count: int, workers: int, label: str) -> Iterator[Any]:
+        """As `sorting.each`."""
+
+
+class Threads:
+    """The threads of this process."""
+
+    each = staticmethod(sorting.each)
+
+    def sort(
+        self, raw: Raw, config: DataConfig, scratch: Path, downloads: Path
+    ) -> tuple[Read, sorting.Sorted]:
+        spilled = ingest(raw, scratch / "chunks", config.event_types, config.incomplete)
+        rules = config.duplicates, config.repeats, config.prepare_workers
+        buckets = sorting.sort(spilled, scratch / "buckets", *rules)
+        users, items = spilled.users.ids, spilled.items.ids
+        return Read(users, items, spilled.rows, spilled.event_types, spilled.first), buckets
+
+
+def build(
+    raw: Raw, config: DataConfig, draft: Path, engine: Engine, downloads: Path
+) -> dict[str, Any]:
+    """Everything but the marker, which is returned."""
+    workers = config.prepare_workers
+    if raw.texts is not None:
+        next(raw.texts(), None)  # a table of items that cannot be used fails before the long part
+    scratch = draft / "scratch"
+    read, buckets = engine.sort(raw, config, scratch, downloads)
+    if buckets.duplicates:
+        what = "dropped" if config.duplicates == "drop" else "kept"
+        say(f"data: {buckets.duplicates:,} rows repeat an earlier row: {what}")
+    limits = filters.Limits(
+        config.min_item_events, config.min_user_events, config.max_user_events, config.core
+    )
+    kept = filters.choose(buckets, len(read.items), limits, raw.source, workers, engine.each)
+    # the most frequent item is 1; ties go by raw id
+    ranks = np.argsort(-kept.items, kind="stable")[: int((kept.items > 0).sum())]
+    dense = np.zeros(len(kept.items), np.int32)
+    dense[ranks] = np.arange(1, len(ranks) + 1, dtype=np.int32)
+    vocabulary = Vocabulary(read.items[ranks])
+    users = read.users[kept.users]
+    members = [
+        kept.users[first:stop] for first, stop in itertools.pairwise(buckets.bounds.tolist())
+    ]
+    parts = [bucket for bucket, chosen in enumerate(members) if chosen.any()]
+
+    def load(part: int) -> sorting.Events:
+        events = buckets.load(parts[part])
+        events = filters.apply(events, dense > 0, members[parts[part]])
+        return events._replace(items=dense[events.items])
+
+    sizes = [int(members[bucket].sum()) for bucket in parts]
+    written = records.write(draft / "records", sizes, users, load, workers, run=engine.each)
+    lengths = np.concatenate(written)
+    _save(draft, vocabulary, users, lengths)
+    if raw.texts is not None:
+        _save_texts(draft, joins.join(raw.texts(), vocabulary, config.items_path or raw.source))
+    shutil.rmtree(scratch)
+    done = {"rows": read.rows, "duplicates": buckets.duplicates, "repeats": buckets.repeats}
+    return {
+        "time_origin": read.first,
+        "event_types": list(read.event_types),
+        "report": done | _numbers(users, vocabulary, lengths),
+    }
+
+
+def extend(raw: Raw, config: DataConfig, base: Prepared, draft: Path) -> dict[str, Any]:
+    """As `build`, for `base` and the later events of `raw`."""
+    workers = config.prepare_workers
+    scratch = draft / "scratch"
+    spilled = ingest(raw, scratch / "chunks", config.event_types, config.incomplete)
+    last = spilled.last - base.time_origin
+    if spilled.first < base.time_origin or last > INT32_MAX:
+        raise DataError(
+            f"{raw.source}: times {spilled.first}..{spilled.last} do not follow the prepared data, "
+            f"whose first event is at {base.time_origin}. Prepare all files together instead"
+        )
+    buckets = sorting.sort(spilled, scratch / "buckets", config.duplicates, config.repeats, workers)
+    limits = filters.Limits(config.min_item_events, config.min_user_events)
+    later = append.number(
+        spilled, buckets, base.vocabulary, base.users, base.event_types, limits, raw.source
+    )
+    old = np.zeros(len(later.users), np.int64)
+    old[: base.num_users] = base.lengths
+    lengths = old + np.bincount(later.user, minlength=len(old))
+    parts = append.parts_of(lengths)
+    ends = np.cumsum(parts).tolist()
+
+    def load(part: int) -> sorting.Events:
+        users = range(ends[part] - parts[part], ends[part])
+        return append.merge(base.source, base.num_users, base.time_origin, later, users)
+
+    records.write(draft / "records", parts, later.users, load, workers)
+    _save(draft, later.vocabulary, later.users, lengths)
+    if raw.texts is not None:
+        joined = joins.join(raw.texts(), later.vocabulary, config.items_path or raw.source)
+        for name, known in (base.texts or {}).items():  # what an item was called first stays
+            column = joined.setdefault(name, [""] * (len(later.vocabulary) + 1))
+            column[: len(known)] = [a or b for a, b in zip(known, column, strict=False)]
+        _save_texts(draft, joined)
+    shutil.rmtree(scratch)
+    say(
+        f"data: added {len(later.items):,} events, {len(later.users) - base.num_users:,} users and "
+        f"{len(later.vocabulary) - base.num_items:,} items"
+    )
+    before = base.report
+    return {
+        "time_origin": base.time_origin,
+        "event_types": list(later.event_types),
+        "report": {
+            "rows": before["rows"] + spilled.rows,
+            "duplicates": before["duplicates"] + buckets.duplicates,
+            "repeats": before["repeats"] + buckets.repeats,
+        }
+        | _numbers(later.users, later.vocabulary, lengths),
+    }
+
+
+def _save(draft: Path, vocabulary: Vocabulary, users: np.ndarray, lengths: np.ndarray) -> None:
+    vocabulary.save(draft / "vocabulary.json")
+    np.save(draft / "users.npy", users, allow_pickle=False)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    np.save(draft / "offsets.npy", offsets, allow_pickle=False)
+
+
+def _save_texts(draft: Path, columns: dict[str, list[str]]) -> None:
+    text = json.dumps(columns, ensure_ascii=False)
+    (draft / "texts.json").write_text(text, encoding="utf-8")
+
+
+def _numbers(users: np.ndarray, vocabulary: Vocabulary, lengths: np.ndarray) -> dict[str, Any]:
+    return {
+        "users": len(users),
+        "items": len(vocabulary),
+        "events": int(np.sum(lengths)),
+        "median_events": float(np.median(lengths)),
+    }

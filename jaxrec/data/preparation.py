@@ -1,0 +1,250 @@
+"""Prepared data: read once, filtered, cut into users, cached in a folder named by its settings.
+
+    <root>/<dataset>-<digest>/
+        complete.json     settings, numbers, sizes of the files: written last
+        vocabulary.json   raw id of every dense item id
+        users.npy         raw id of every dense user index
+        offsets.npy       events before each user
+        texts.json        item texts, where the source has them
+        records/          one array_record record per user (`jaxrec.data.records`)
+        split-<digest>.npz  boundaries and training counts of one split
+
+A preparation happens in a folder of its own and is renamed when complete, so an interrupted
+one is never taken for data. Other settings get another folder.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import uuid
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxrec.config import DataConfig, digest
+from jaxrec.data import building, datasets, records, splits
+from jaxrec.data.prepared import Ancestor, Prepared, read_all
+from jaxrec.data.progress import say, track
+from jaxrec.data.schema import DataError, Vocabulary
+from jaxrec.data.splits import Boundaries
+
+FORMAT = 2  # of the folder; raise it when its content changes
+MARKER = "complete.json"
+# settings that say how data is kept, loaded or found, not what it is
+ELSEWHERE = ("cache_dir", "workers", "worker_processes", "prepare_workers", "path", "items_path")
+SPLIT_KEYS = ("split", "holdout", "validation_time", "test_time")
+
+
+def prepare(
+    config: DataConfig, folder: str | os.PathLike[str], engine: building.Engine | None = None
+) -> Prepared:
+    """Prepares the data set of `config`, or loads it when it already is.
+
+    folder: where prepared data is kept when `config.cache_dir` is empty (`<workdir>/data`).
+    engine: what does the work (`jaxrec.data.beam`), default: threads of this process. Appended
+        files are always read by this process.
+
+    Raises DataError when the source cannot be used or the prepared folder is damaged, naming
+    the file, what was found and what to do.
+    """
+    root = Path(config.cache_dir or folder)
+    base: Prepared | None = None
+    # every later file is added to what is there without it
+    for count in range(len(config.append) + 1):
+        stage = dataclasses.replace(config, append=config.append[:count])
+        settings = _settings(stage)
+        key = digest(settings)
+        target = root / f"{config.dataset}-{key}"
+        if not target.exists():
+            root.mkdir(parents=True, exist_ok=True)
+            with _lock(root / f".lock-{key}"):
+                if not target.exists():  # another process may have prepared it meanwhile
+                    _write(stage, settings, target, base, engine)
+        found = _load(stage, key, target)
+        base = found if base is None else _behind(base, found)
+    assert base is not None
+    return base
+
+
+def _behind(base: Prepared, data: Prepared) -> Prepared:
+    """`data` with its ancestors; raises DataError unless it continues `base`."""
+    users, items = base.num_users, base.num_items
+    same = (
+        np.array_equal(data.users[:users], base.users)
+        and np.array_equal(data.vocabulary.ids[:items], base.vocabulary.ids)
+        and data.time_origin == base.time_origin
+        and bool((data.lengths[:users] >= base.lengths).all())
+    )
+    if not same:
+        raise DataError(
+            f"{data.folder}: does not begin with the users and items of {base.folder}, which it "
+            f"was appended to. Remove the folder to prepare it again: {data.folder}"
+        )
+    before = Ancestor(base.digest, users, items)
+    return dataclasses.replace(data, ancestors=(*base.ancestors, before))
+
+
+def _settings(config: DataConfig) -> dict[str, Any]:
+    """What decides the content of the folder."""
+    settings = dataclasses.asdict(config)
+    for name in ELSEWHERE + SPLIT_KEYS:
+        del settings[name]
+    if config.dataset != "synthetic":
+        del settings["synthetic"]
+    settings["append"] = [datasets.fingerprint(_later(config, path)) for path in config.append]
+    return {"format": FORMAT, "source": datasets.fingerprint(config), **settings}
+
+
+def _later(config: DataConfig, path: str) -> DataConfig:
+    """The configuration that reads an appended path alone."""
+    return dataclasses.replace(config, path=path, append=())
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """One preparation at a time; the system releases the lock when its process ends."""
+    import fcntl
+
+    with path.open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def _write(
+    config: DataConfig,
+    settings: dict[str, Any],
+    target: Path,
+    base: Prepared | None,
+    engine: building.Engine | None,
+) -> None:
+    draft = target.with_name(f".preparing-{target.name}")
+    shutil.rmtree(draft, ignore_errors=True)  # what an interrupted preparation left
+    draft.mkdir()
+    try:
+        say(f"data: reading {config.dataset}")
+        reading = _later(config, config.append[-1]) if config.append else config
+        downloads = target.with_name("downloads")
+        raw = datasets.read(reading, downloads)
+        if base is None:
+            marker = building.build(raw, config, draft, engine or building.Threads(), downloads)
+        else:
+            marker = building.extend(raw, config, base, draft)
+        seal(draft, target, {"settings": settings, **marker})
+    except OSError as error:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise DataError(
+            f"{target.parent}: prepared data could not be written ({error}). Free space there or "
+            "set data.cache_dir to another folder"
+        ) from error
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+
+
+def seal(draft: Path, target: Path, marker: dict[str, Any]) -> None:
+    """Writes the marker with the sizes of all files and renames the folder."""
+    sizes = {
+        str(file.relative_to(draft)): file.stat().st_size
+        for file in sorted(draft.rglob("*"))
+        if file.is_file()
+    }
+    text = json.dumps({**marker, "files": sizes}, indent=2, sort_keys=True)
+    (draft / MARKER).write_text(text)
+    for file in draft.rglob("*"):
+        if file.is_file():
+            _sync(file)
+    os.rename(draft, target)
+    _sync(target.parent)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _load(config: DataConfig, key: str, folder: Path) -> Prepared:
+    again = f"Remove the folder to prepare it again: {folder}"
+    try:
+        marker = json.loads((folder / MARKER).read_text())
+        files = marker["files"]
+    except (OSError, KeyError, ValueError) as error:
+        raise DataError(f"{folder / MARKER}: missing or damaged ({error!r}). {again}") from error
+    for name, size in files.items():
+        file = folder / name
+        found = file.stat().st_size if file.is_file() else None
+        if found != size:
+            state = "is missing" if found is None else f"has {found} bytes"
+            raise DataError(f"{file} {state}, it was written with {size} bytes. {again}")
+    try:
+        vocabulary = Vocabulary.load(folder / "vocabulary.json")
+        users = np.load(folder / "users.npy", allow_pickle=False)
+        offsets = np.load(folder / "offsets.npy", allow_pickle=False)
+    except ValueError as error:
+        raise DataError(f"{folder}: damaged ({error}). {again}") from error
+    source = records.RecordSource(folder / "records")
+    split = {name: getattr(config, name) for name in SPLIT_KEYS}
+    if config.split == "last":
+        del split["validation_time"], split["test_time"]
+    else:
+        del split["holdout"]
+    boundaries, counts = _split(split, folder, source, offsets, len(vocabulary))
+    report = marker["report"]
+    say(
+        f"data: {config.dataset}, {report['users']:,} users, {report['items']:,} items, "
+        f"{report['events']:,} events, median {report['median_events']:.0f} per user"
+    )
+    return Prepared(
+        folder=folder,
+        digest=digest(key, split),
+        vocabulary=vocabulary,
+        users=users,
+        offsets=offsets,
+        boundaries=boundaries,
+        counts=counts,
+        time_origin=marker["time_origin"],
+        source=source,
+        report=report,
+        event_types=tuple(marker["event_types"]),
+    )
+
+
+def _split(
+    split: dict[str, Any],
+    folder: Path,
+    source: records.RecordSource,
+    offsets: np.ndarray,
+    num_items: int,
+) -> tuple[Boundaries, np.ndarray]:
+    """Boundaries and training counts of a split; computed once and kept beside the data."""
+    file = folder / f"split-{digest(split)}.npz"
+    if file.exists():
+        try:
+            with np.load(file, allow_pickle=False) as saved:
+                return Boundaries(saved["train_end"], saved["validation_end"]), saved["counts"]
+        except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise DataError(
+                f"{file}: damaged ({error!r}). Remove it, it is computed again"
+            ) from error
+    users = len(offsets) - 1
+    if split["split"] == "last":
+        boundaries = splits.last(np.diff(offsets), split["holdout"])
+    else:
+        times = np.concatenate([record.times for record in read_all(source, users)])
+        cuts = splits.cut_times(times, split["validation_time"], split["test_time"])
+        boundaries = splits.temporal(offsets, times, *cuts)
+    items = (record.items for record in read_all(source, users))
+    counts = splits.item_counts(
+        track(items, users, "data: counting items"), boundaries.train_end, num_items
+    )
+    draft = folder / f".{file.stem}-{uuid.uuid4().hex}.npz"  # others may write theirs now
+    np.savez(draft, train_end=boundaries[0], validation_end=boundaries[1], counts=counts)
+    os.replace(draft, file)
+    return boundaries, counts
