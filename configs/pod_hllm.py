@@ -10,7 +10,8 @@ chips), bfloat16. Nobody has trained it here: what is known is what the compiler
     python -m jaxrec.benchmark.aot --topology=v5e:16x16 --items=4194303 \
         --config=configs/pod_hllm.py --output=results/aot_hllm_v5e-16x16.json
 
-). Command, on every host of the slice:
+: 10.7 of 16 GiB per chip; `aot_hllm_v5e-4x4.json` is a slice of 16 chips, 13.1 GiB). Command, on
+every host of the slice:
 
     python train.py --config=configs/pod_hllm.py:events.parquet --workdir=/shared/runs/pod_hllm \
         --config.data.items_path=items.parquet --config.model.texts.model=Llama-3.2-1B \
