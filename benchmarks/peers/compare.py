@@ -237,9 +237,11 @@ def _markdown(one: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", f"Protocol: {facts}."])
 
 
-def _text(value: Mapping[str, float] | None, digits: int = 4) -> str:
+def _text(value: Mapping[str, float | None] | None, digits: int = 4) -> str:
     if value is None:
         return ""
+    if None in value.values():
+        return "undefined"  # a ratio to nothing: a rule that never found a target
     return f"{value['mean']:.{digits}f} [{value['low']:.{digits}f}, {value['high']:.{digits}f}]"
 
 

@@ -97,3 +97,13 @@ def test_rules_rank_what_models_rank():
     counts = np.bincount(exchange.training(events)[1], minlength=events.num_items + 1)
     item = int(ranks.item[0])
     assert ranks.rank[0] == (counts[1:] >= counts[item]).sum() - 1
+
+
+def test_a_ratio_to_nothing_is_said():
+    """A rule that never finds a target: its ratio is no number, null in the file."""
+    line = {"ratio": {"mean": None, "low": None, "high": None}}
+    one = {"data": "d", "best_peer": None, "rows": [], "protocol": {}}
+    pairs = {"rank": {"ours / copy-last": {"ndcg@10": line}}}
+    assert "- ours / copy-last: ndcg@10 undefined" in compare.markdown(
+        {"data": [one | {"comparisons": pairs}]}
+    )
