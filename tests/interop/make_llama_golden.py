@@ -5,6 +5,7 @@
 Needs torch and transformers; the recorded files are what the tests read.
 """
 
+import inspect
 import json
 import pathlib
 
@@ -64,6 +65,7 @@ def reference(values, seed=0):
 def record(values, seed=0):
     """name -> array: weights under `weight/`, inputs, outputs of every way to run the model."""
     import torch
+    import transformers
 
     model = reference(values, seed)
     rng = np.random.default_rng(seed)
@@ -80,8 +82,11 @@ def record(values, seed=0):
     place = np.maximum(left.cumsum(1) - 1, 0)
     padded = run(words, attention_mask=torch.as_tensor(left), position_ids=torch.as_tensor(place))
     first = run(words[:1, :7], use_cache=True)
-    cache = first.past_key_values
-    rest = run(words[:1, 7:], past_key_values=cache, use_cache=True)
+    # transformers 5.24 calls it `cache`
+    names = inspect.signature(transformers.LlamaModel.forward).parameters
+    name = "cache" if "cache" in names else "past_key_values"
+    cache = getattr(first, name)
+    rest = run(words[:1, 7:], **{name: cache}, use_cache=True)
     key, value = (
         np.stack([np.asarray(getattr(layer, name)) for layer in cache.layers])
         for name in ("keys", "values")
