@@ -82,6 +82,8 @@ def main() -> None:
             missing.insert(0, ((data, "export", 0), [*export, f"--data={data}", *sources]))
     failed = 0
     for number, ((data, name, seed), line) in enumerate(missing, 1):
+        if (exchange.cell_folder(args.runs, data, name, seed) / exchange.CELL).is_file():
+            continue  # a command beside this one made it meanwhile
         print(f"[{number}/{len(missing)}] {data} {name} seed {seed}", flush=True)
         if args.dry:
             print("   ", " ".join(line))
