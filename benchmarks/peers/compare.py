@@ -206,14 +206,15 @@ def protocol(events: Events, wanted: exchange.Targets, seeds: Sequence[int]) -> 
 
 
 def markdown(result: Mapping[str, Any]) -> str:
-    """Every data set's table."""
-    return "\n\n".join(_markdown(one) for one in result["data"])
+    """A page with every data set's table."""
+    head = f"# Peers, side by side: results\n\nHow: [README.md](README.md). `{result['command']}`"
+    return "\n\n".join([head, *(_markdown(one) for one in result["data"])])
 
 
 def _markdown(one: Mapping[str, Any]) -> str:
     heads = ["row", "Recall@10", "NDCG@10", "Recall@10, unseen", "NDCG@10, unseen"]
     heads += ["training s", "s to best peer's", "MFLOP per request", "of full history"]
-    lines = [f"### {one['data']}", "", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    lines = [f"## {one['data']}", "", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for r in one["rows"]:
         cells = [r["name"]]
         for kind in ranking.KINDS:

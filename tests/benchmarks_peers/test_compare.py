@@ -1,6 +1,7 @@
 """Cells side by side."""
 
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from jaxrec.runtime.workdir import WorkdirError
 from tests.benchmarks_peers import standin
 
 DATA = "ml-100k"
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -105,5 +107,11 @@ def test_a_ratio_to_nothing_is_said():
     one = {"data": "d", "best_peer": None, "rows": [], "protocol": {}}
     pairs = {"rank": {"ours / copy-last": {"ndcg@10": line}}}
     assert "- ours / copy-last: ndcg@10 undefined" in compare.markdown(
-        {"data": [one | {"comparisons": pairs}]}
+        {"command": "", "data": [one | {"comparisons": pairs}]}
     )
+
+
+def test_the_committed_page_is_the_committed_result():
+    result = json.loads((ROOT / "results" / "quality.json").read_text())
+    page = (ROOT / "benchmarks" / "peers" / "RESULTS.md").read_text()
+    assert page == compare.markdown(result) + "\n"
