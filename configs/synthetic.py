@@ -45,8 +45,8 @@ def get_config(mode: str = "compressed") -> Config:
     config.model.hstu.time_bias = False
     config.loss.negatives = 200
     config.loss.sampling = "uniform"
-    config.train.steps = 1000
-    config.train.eval_every = 500
+    config.train.steps = 3000
+    config.train.eval_every = 1000
     config.train.validation_users = 200
     if mode.endswith(TOKENS):
         config.model.repeat_half_lives = ()
