@@ -136,10 +136,26 @@ def _against(a: np.ndarray, b: np.ndarray) -> dict[str, Any]:
     }
 
 
-def compare(runs: pathlib.Path, data: str, seeds: Sequence[int]) -> dict[str, Any]:
-    """One data set. Raises WorkdirError for cells that are missing or of other events."""
+def finished(runs: pathlib.Path, data: str, names: Sequence[str]) -> list[int]:
+    """Seeds of which every row has a finished cell. Raises WorkdirError where there is none."""
+    found = [
+        {int(cell.parent.name.removeprefix("seed")) for cell in row.glob(f"seed*/{exchange.CELL}")}
+        for row in (runs / data / name for name in names)
+    ]
+    seeds = sorted(set.intersection(*found)) if found else []
+    if not seeds:
+        raise workdir.WorkdirError(f"{runs / data}: no seed of which every row is finished")
+    return seeds
+
+
+def compare(runs: pathlib.Path, data: str, seeds: Sequence[int] | None = None) -> dict[str, Any]:
+    """One data set. seeds: default those of which every row is finished.
+
+    Raises WorkdirError for cells that are missing or of other events.
+    """
     events = exchange.load_events(runs / data / exchange.EVENTS)
     names = [p.name for p in sorted((runs / data).iterdir()) if p.is_dir()]
+    seeds = finished(runs, data, names) if seeds is None else seeds
     rows, tables = [], {}
     for name in names:
         cells, ranks = [], []
@@ -256,14 +272,16 @@ def main() -> None:
     )
     parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs/peers"))
     parser.add_argument("--data", nargs="+", choices=recipes.DATA, default=list(recipes.DATA))
-    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument(
+        "--seeds", default="", help="such as 0,1,2; default: those of which every row is finished"
+    )
     parser.add_argument("--output", type=pathlib.Path, help="JSON file of the result")
     parser.add_argument("--show", type=pathlib.Path, help="print such a file, compare nothing")
     args = parser.parse_args()
     if args.show:
         print(markdown(json.loads(args.show.read_text())))
         return
-    seeds = [int(seed) for seed in args.seeds.split(",")]
+    seeds = [int(seed) for seed in args.seeds.split(",")] if args.seeds else None
     try:
         found = [compare(args.runs, data, seeds) for data in args.data]
     except workdir.WorkdirError as error:

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -59,6 +60,17 @@ def test_comparisons_are_paired(runs):
 def test_a_missing_cell_is_named(runs):
     with pytest.raises(WorkdirError, match="seed2"):
         compare.compare(runs, DATA, [0, 2])
+
+
+def test_seeds_are_those_that_every_row_has(runs, tmp_path):
+    folder = tmp_path / "some"
+    shutil.copytree(runs, folder)
+    assert compare.compare(folder, DATA)["protocol"]["seeds"] == [0, 1]
+    shutil.rmtree(exchange.cell_folder(folder, DATA, "ours", 0))
+    assert compare.compare(folder, DATA)["protocol"]["seeds"] == [1]
+    shutil.rmtree(exchange.cell_folder(folder, DATA, "rectools-hstu", 1))
+    with pytest.raises(WorkdirError, match="no seed of which every row is finished"):
+        compare.compare(folder, DATA)
 
 
 def test_cells_of_other_events_are_refused(runs, tmp_path):
