@@ -40,6 +40,19 @@ def as_ranks(arrays: Mapping[str, np.ndarray], kind: str) -> Ranks:
     return Ranks(arrays["user"], arrays["position"], arrays["item"], arrays[kind], None)
 
 
+def asked(ranks: Ranks, kind: str, events: Events) -> Ranks:
+    """The targets that count: where seen items are no candidates, items that are new to the user.
+
+    A repeated item among candidates of which all other seen ones are gone would be found easily.
+    """
+    if kind == "rank":
+        return ranks
+    places = zip(ranks.user, ranks.position, ranks.item, strict=True)
+    new = np.asarray([item not in events.history(user)[:at] for user, at, item in places], bool)
+    user, position, item, rank = (column[new] for column in ranks[:4])
+    return Ranks(user, position, item, rank, None)
+
+
 def rules(events: Events) -> dict[str, dict[str, Ranks]]:
     """Ranks of the rules without parameters by row name and kind."""
     wanted = exchange.targets(events, "test")
@@ -170,10 +183,12 @@ def compare(runs: pathlib.Path, data: str, seeds: Sequence[int] | None = None) -
             ranks.append(arrays)
         kind = "peer" if any(name.startswith(peer) for peer in recipes.PEERS) else "ours"
         rows.append(row(name, kind, cells))
-        tables[name] = _tables({k: [as_ranks(a, k) for a in ranks] for k in ranking.KINDS})
+        tables[name] = _tables(
+            {k: [asked(as_ranks(a, k), k, events) for a in ranks] for k in ranking.KINDS}
+        )
     for name, by_kind in rules(events).items():
         rows.append(row(name, "rule", []))
-        tables[name] = _tables({kind: [one] for kind, one in by_kind.items()})
+        tables[name] = _tables({kind: [asked(one, kind, events)] for kind, one in by_kind.items()})
     for one in rows:
         for kind, metrics in tables[one["name"]].items():
             for metric, table in metrics.items():
@@ -209,7 +224,7 @@ def protocol(events: Events, wanted: exchange.Targets, seeds: Sequence[int]) -> 
         "events before it (as many of the newest as a row's length)",
         "candidates": events.num_items,
         "ranking": "full catalog, ties count against the model",
-        "seen items": "not filtered (rank), filtered (rank_filtered)",
+        "seen items": "not filtered (rank), filtered (rank_filtered: new items are targets alone)",
         "users": users,
         "targets": len(wanted.user),
         "weighting": "mean over a user's targets, users equally",
@@ -228,7 +243,7 @@ def markdown(result: Mapping[str, Any]) -> str:
 
 
 def _markdown(one: Mapping[str, Any]) -> str:
-    heads = ["row", "Recall@10", "NDCG@10", "Recall@10, unseen", "NDCG@10, unseen"]
+    heads = ["row", "Recall@10", "NDCG@10", "Recall@10, new items", "NDCG@10, new items"]
     heads += ["training s", "s to best peer's", "MFLOP per request", "of full history"]
     lines = [f"## {one['data']}", "", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for r in one["rows"]:
@@ -248,7 +263,7 @@ def _markdown(one: Mapping[str, Any]) -> str:
     for kind, pairs in one["comparisons"].items():
         for pair, metrics in pairs.items():
             parts = [f"{m} {_text(v['ratio'], 3)}" for m, v in metrics.items()]
-            what = "" if kind == "rank" else ", unseen items"
+            what = "" if kind == "rank" else ", new items"
             lines.append(f"- {pair}{what}: {', '.join(parts)}")
     facts = "; ".join(f"{key}: {value}" for key, value in one["protocol"].items())
     return "\n".join([*lines, "", f"Protocol: {facts}."])

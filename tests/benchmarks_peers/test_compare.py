@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.peers import compare, exchange
+from jaxrec.report import Ranks
 from jaxrec.runtime.workdir import WorkdirError
 from tests.benchmarks_peers import standin
 
@@ -60,6 +61,18 @@ def test_comparisons_are_paired(runs):
 def test_a_missing_cell_is_named(runs):
     with pytest.raises(WorkdirError, match="seed2"):
         compare.compare(runs, DATA, [0, 2])
+
+
+def test_without_seen_items_repeats_are_no_targets():
+    events = standin.events()
+    user = 0
+    history = events.history(user)
+    repeated = next(at for at in range(1, len(history)) if history[at] in history[:at])
+    places = np.asarray([0, repeated])
+    ranks = Ranks(np.zeros(2, int), places, history[places], np.asarray([3, 4]), None)
+    assert compare.asked(ranks, "rank", events) is ranks
+    left = compare.asked(ranks, "rank_filtered", events)
+    assert (left.position.tolist(), left.rank.tolist()) == ([0], [3])
 
 
 def test_seeds_are_those_that_every_row_has(runs, tmp_path):
