@@ -44,8 +44,8 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
 def programs_of_a_module():
     """Compiled programs are let go behind a module.
 
-    Each holds memory maps; the kernel allows a process 65,530, and one that held the programs of
-    the whole suite was killed near its end.
+    Each holds memory maps, of which the kernel allows a process 65,530. A worker with the programs
+    of the whole suite had 55,000 of them near its end; one that crashed there probably had more.
     """
     yield
     jax.clear_caches()

@@ -28,7 +28,7 @@ class ProbeData(SyntheticConfig):
     """Fewer items than `SyntheticConfig`: chance is higher, and a return less to learn.
 
     How many steps a model needs to learn what returns depends on its size: with the quick
-    configuration 700 are too few for full history too, 3,000 are enough.
+    configuration 700 were too few for its tokens, 3,000 are enough.
     """
 
     users: int = 1500
