@@ -20,8 +20,8 @@ Hardware: one CPU core, 4 minutes (compressed, recent) to 15 (full) a run. Comma
     python eval.py --config=configs/synthetic.py:recent --workdir=runs/synthetic_recent \
         --output=results/synthetic_recent.json
 
-3,000 steps: after 1,000, where this recipe stood before, compressed found 47 % of the returns and full
-76 % (runs that were not kept).
+3,000 steps: after 1,000, where this recipe stood before, compressed found 47 % of the returns and
+full 76 % (runs that were not kept).
 
 Figures: column "planted return" in docs/quality.md.
 """
