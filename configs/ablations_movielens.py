@@ -15,6 +15,7 @@ ROWS = (
     "recipe: layout.mode=full; layout.tokens=1",
     "compressed: layout.mode=compressed; layout.tokens=4",
     "batches of 32, as many windows: train.batch_size=32; train.steps=500; train.eval_every=50",
+    "popularity in the scores: model.item_bias=True",
     "no time bias: model.hstu.time_bias=False",
     "time of the request known: model.request_time=True",
     "modern SASRec: model.backbone=sasrec",

@@ -18,6 +18,7 @@ ROWS = (
     "full history: layout.mode=full; layout.tokens=1",
     "no repeat-aware scores: model.repeat_half_lives=(); model.repeat_half_times=()",
     "repeats by events alone: model.repeat_half_times=()",
+    "popularity in the scores: model.item_bias=True",
     "no time bias: model.hstu.time_bias=False",
     "time of the request known: model.request_time=True",
     "no token loss: loss.token_weight=0.0",

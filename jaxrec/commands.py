@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxrec import data, evaluation, hllm, item_texts, recommender, sampling
+from jaxrec import data, evaluation, hllm, item_bias, item_texts, recommender, sampling
 from jaxrec.config import Config, ConfigError, digest, validate
 from jaxrec.data import pipeline, progress
 from jaxrec.layout import SegmentLayout
@@ -73,7 +73,10 @@ class Session:
             given |= self._item_leaves()
         if texts.user_model:
             given |= hllm.user_leaves(texts.user_model)
-        return hllm.starting_from(self.blank, given) if given else self.blank
+        init = hllm.starting_from(self.blank, given) if given else self.blank
+        if self.config.model.item_bias:
+            return item_bias.starting_from(init, self.prepared.counts, self.config.loss)
+        return init
 
     def _item_leaves(self) -> dict[str, np.ndarray]:
         """What comes from the folder of the item tower."""

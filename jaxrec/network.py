@@ -22,6 +22,13 @@ def half_lives(config: ModelConfig) -> repeats.HalfLives:
     return repeats.HalfLives(config.repeat_half_lives, config.repeat_half_times)
 
 
+def scale_at_start(loss: LossConfig) -> float:
+    """Factor of the logits before training."""
+    if loss.similarity == "dot":
+        return 1.0
+    return 1 / (loss.temperature or 0.07)
+
+
 class Network(nn.Module):
     """Parameters: item table, optional projection, compressor with its encoder, logit scale."""
 
@@ -32,7 +39,7 @@ class Network(nn.Module):
 
     def setup(self) -> None:
         width = self.config.width
-        item_width = self.config.item_width or width
+        item_width = self._item_width
         self.shares_rows = False
         if self.has_variable("params", "item_embedding"):
             # of any height: a step that updates rows brings a table of those rows alone
@@ -43,9 +50,8 @@ class Network(nn.Module):
             size = item_rows.height(self.config, self.num_items), item_width
             self.shared_item_embedding = self.param("shared_item_embedding", init, size)
         else:
-            self.item_embedding = self.param(
-                "item_embedding", nn.initializers.normal(0.02), (self.num_items + 1, item_width)
-            )
+            size = self.num_items + 1, item_width + self.config.item_bias
+            self.item_embedding = self.param("item_embedding", nn.initializers.normal(0.02), size)
         if self.config.texts.model:
             self.item_mean = self.param("item_mean", nn.initializers.zeros, (item_width,))
             self.item_scale = self.param("item_scale", nn.initializers.ones, (item_width,))
@@ -57,7 +63,7 @@ class Network(nn.Module):
             self.repeat_gates = nn.Dense(half_lives(self.config).number, kernel_init=zeros)
         loss = self.loss_config
         if loss.similarity == "cosine" and not loss.temperature:
-            start = nn.initializers.constant(math.log(1 / 0.07))
+            start = nn.initializers.constant(math.log(scale_at_start(loss)))
             self.logit_scale = self.param("logit_scale", start, ())
 
     def __call__(
@@ -82,8 +88,16 @@ class Network(nn.Module):
         y, kv = self.compressor(x, layout, lengths, times, kv=kv, first=first, train=train)
         return y.astype(jnp.float32), kv
 
+    @property
+    def _item_width(self) -> int:
+        return self.config.item_width or self.config.width
+
     def lookup(self, ids: Array) -> jax.Array:
         """[..., item width] learned vectors of items."""
+        return self._stored(ids)[..., : self._item_width]
+
+    def _stored(self, ids: Array) -> jax.Array:
+        """What is kept of items: their vectors, and behind them their bias where they have one."""
         if self.shares_rows:
             return item_rows.vectors(self.config, self.shared_item_embedding, ids)
         return self._rows(self.item_embedding[ids])
@@ -104,14 +118,20 @@ class Network(nn.Module):
         return self.repeat_gates(losses.unit(y) * math.sqrt(y.shape[-1]))
 
     def item_vectors(self, ids: Array | None = None) -> jax.Array:
-        """[V + 1, D] what outputs are compared with, or those of `ids`; unit rows for cosine."""
+        """[V + 1, D] what outputs are compared with, or those of `ids`; unit rows for cosine.
+
+        With `item_bias` [V + 1, D + 1]: the last column is added to an item's score.
+        """
         if ids is None and not self.shares_rows:
-            table = self._rows(self.item_embedding)
+            stored = self._rows(self.item_embedding)
         else:
-            table = self.lookup(jnp.arange(self.num_items + 1) if ids is None else ids)
+            stored = self._stored(jnp.arange(self.num_items + 1) if ids is None else ids)
+        table, bias = jnp.split(stored, [self._item_width], axis=-1)
         if self.config.item_width not in (0, self.config.width):
             table = self.item_projection(table)
-        return losses.unit(table) if self.loss_config.similarity == "cosine" else table
+        if self.loss_config.similarity == "cosine":
+            table = losses.unit(table)
+        return jnp.concatenate([table, bias], axis=-1)
 
     def scale(self) -> jax.Array:
         """Factor of the logits."""

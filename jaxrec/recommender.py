@@ -60,7 +60,10 @@ class Model:
         return half_lives(self.network.config)
 
     def item_table(self, params: Params) -> jax.Array:
-        """[V + 1, D] float32 candidate vectors; row 0 is padding."""
+        """[V + 1, D] float32 candidate vectors; row 0 is padding.
+
+        [V + 1, D + 1] with `item_bias`, then queries have a column of ones there.
+        """
         apply: Any = self.network.apply
         return apply({"params": params}, method=Network.item_vectors)
 
@@ -89,6 +92,13 @@ class Model:
         return jnp.concatenate([self._vectors(y), self._gates(params, y)], axis=-1)
 
     def _vectors(self, y: jax.Array) -> jax.Array:
+        """Outputs as what `item_table` is multiplied with."""
+        x = self._directions(y)
+        if not self.network.config.item_bias:
+            return x
+        return jnp.concatenate([x, jnp.ones_like(x[..., :1])], axis=-1)
+
+    def _directions(self, y: jax.Array) -> jax.Array:
         return losses.unit(y) if self.network.loss_config.similarity == "cosine" else y
 
     def _gates(self, params: Params, y: jax.Array) -> jax.Array:
@@ -193,7 +203,8 @@ class Model:
         """
         config = self.network.loss_config
         if config.kind == "softmax":
-            x = self._vectors(y).reshape(-1, y.shape[-1])
+            x = self._vectors(y)
+            x = x.reshape(-1, x.shape[-1])
             scale = self.network.apply({"params": params}, method=Network.scale)
             table, mesh = self.item_table(params), jax.sharding.get_abstract_mesh()
             how: Any = {"scale": scale, "chunk": config.chunk}
@@ -222,7 +233,7 @@ class Model:
 
     def _sampled(self, params, y, batch, asking, targets, weights, rng, counts, drawn):
         """`_compare` with sampled negatives, the same for all rows."""
-        x = self._vectors(y).reshape(-1, y.shape[-1])
+        x = self._directions(y).reshape(-1, y.shape[-1])
         config = self.network.loss_config
         scale = self.network.apply({"params": params}, method=Network.scale)
         if drawn is not None:
@@ -235,20 +246,23 @@ class Model:
             log_q_negative = log_q_items[negatives]
         counted = self.half_lives.number > 0
         bonus = self._bonus(params, y, batch, asking, negatives) if counted else None
-        shared: Any = {
-            "scale": scale,
-            "bonus": bonus,
-            "false_negative": config.false_negative,
-        }
-        compared = (self._item_vectors(params, ids) for ids in (targets, negatives))
+        compared = [self._item_vectors(params, ids) for ids in (targets, negatives)]
+        if self.network.config.item_bias:
+            # no part of the vectors here: these alone say whether a negative is a false one
+            own, others = (vectors[:, x.shape[-1] :] for vectors in compared)
+            compared = [vectors[:, : x.shape[-1]] for vectors in compared]
+            bias = losses.Bonus(own, jnp.broadcast_to(others.T, (len(x), len(negatives))))
+            bonus = bias if bonus is None else jax.tree.map(jnp.add, bonus, bias)
         args = (x, *compared, negatives, targets, weights)
+        shared: Any = {"scale": scale, "false_negative": config.false_negative}
+        loss: Any = losses.bce
         if config.kind == "sampled_softmax":
-            log_q = log_q_negative if config.log_q else None
-            return losses.sampled_softmax(*args, log_q_negative=log_q, **shared)
-        if config.kind == "gbce":
-            beta = losses.gbce_beta(config.negatives, self.num_items, config.gbce_t)
-            return losses.gbce(*args, beta=beta, **shared)
-        return losses.bce(*args, **shared)
+            loss = losses.sampled_softmax
+            shared["log_q_negative"] = log_q_negative if config.log_q else None
+        elif config.kind == "gbce":
+            loss = losses.gbce
+            shared["beta"] = losses.gbce_beta(config.negatives, self.num_items, config.gbce_t)
+        return loss(*args, bonus=bonus, **shared)
 
     def _bonus(self, params, y, batch, asking, negatives) -> losses.Bonus:
         """What own items add to the scores of targets and shared negatives (see `_compare`).

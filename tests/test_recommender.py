@@ -17,7 +17,9 @@ ITEMS = 20
 LAYOUT = SegmentLayout.stream(3, 2, 2, recent_min=1)
 
 
-def make(similarity="dot", half_lives=(), token_weight=0.0, kind="sampled_softmax"):
+def make(
+    similarity="dot", half_lives=(), token_weight=0.0, kind="sampled_softmax", item_bias=False
+):
     config = ModelConfig(
         width=8,
         heads=2,
@@ -26,6 +28,7 @@ def make(similarity="dot", half_lives=(), token_weight=0.0, kind="sampled_softma
         embed_dropout=0.0,
         repeat_half_lives=half_lives,
         repeat_half_times=(1e5,) if half_lives else (),
+        item_bias=item_bias,
     )
     loss = LossConfig(
         kind=kind, similarity=similarity, negatives=6, sampling="uniform", token_weight=token_weight
@@ -57,9 +60,13 @@ def make_batch():
 
 @pytest.mark.parametrize("similarity", ["dot", "cosine"])
 @pytest.mark.parametrize("half_lives", [(), (2.0, 0.0)])
-def test_loss_is_the_cross_entropy_of_the_predicted_scores(similarity, half_lives):
+@pytest.mark.parametrize("item_bias", [False, True])
+def test_loss_is_the_cross_entropy_of_the_predicted_scores(similarity, half_lives, item_bias):
     """Training and ranking use one score: sampled softmax recomputed from `predict`."""
-    model, params = make(similarity, half_lives)
+    model, params = make(similarity, half_lives, item_bias=item_bias)
+    if item_bias:  # two items of one direction and other biases: false negatives of each other
+        table = params["item_embedding"]
+        params["item_embedding"] = table.at[2, :-1].set(table[3, :-1])
     batch, rng = make_batch(), jax.random.key(5)
     total, weight, _ = jax.jit(model.loss)(params, batch, rng=rng)
     rows, slots = np.nonzero(batch.weights)
@@ -68,7 +75,7 @@ def test_loss_is_the_cross_entropy_of_the_predicted_scores(similarity, half_live
     scores = np.asarray(retrieval.scores(x, model.item_table(params), own))
     scale = 1.0 if similarity == "dot" else float(np.exp(params["logit_scale"]))
     negatives, _ = sampling.sample_negatives(jax.random.split(rng)[1], ITEMS, 6)
-    table = np.asarray(model.item_table(params))
+    table = np.asarray(model.item_table(params))[:, :8]  # a bias says nothing about false ones
     expected = 0.0
     for place, (row, slot) in enumerate(zip(rows, slots, strict=True)):
         target = batch.items[row, slot]
@@ -110,9 +117,10 @@ def test_sampling_needs_a_key():
         model.loss(params, make_batch())
 
 
-def test_full_softmax_over_a_split_catalog_is_that_of_the_whole():
+@pytest.mark.parametrize("item_bias", [False, True])
+def test_full_softmax_over_a_split_catalog_is_that_of_the_whole(item_bias):
     """Loss and gradient, with the table's rows over `mesh.model` and the batch over all devices."""
-    model, params = make(kind="softmax")
+    model, params = make(kind="softmax", item_bias=item_bias)
     params["item_embedding"] = params["item_embedding"][:20]  # 20 rows, 19 items: 4 divides them
     model = recommender.build(
         model.network.config, model.network.loss_config, LAYOUT, len(params["item_embedding"]) - 1

@@ -32,6 +32,9 @@ MODELS = {
         repeat_half_lives=(3, 0),
         repeat_half_times=(1e6,),
     ),
+    "hstu-bias": ModelConfig(
+        backbone="hstu", width=8, heads=2, layers=2, repeat_half_lives=(3,), item_bias=True
+    ),
     "llama": ModelConfig(
         backbone="llama",
         width=8,
@@ -145,6 +148,7 @@ KEYS = [
     ("hstu-request", 3, 1, 3, 0, "segment"),
     ("hstu-repeats", 4, 2, 2, 1, "segment"),
     ("hstu-repeats", 3, 1, 3, 0, "absolute"),
+    ("hstu-bias", 4, 2, 2, 1, "segment"),
     ("hstu-plain", 4, 2, 2, 1, "absolute"),
     ("sasrec-modern", 3, 1, 3, 0, "segment"),
     ("sasrec-modern", 5, 3, 1, 2, "absolute"),

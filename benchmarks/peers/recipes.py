@@ -13,6 +13,7 @@ OURS: dict[str, dict[str, str]] = {
     "completejourney": {
         "jaxrec-hstu-compressed": "configs/completejourney_hstu.py:compressed",
         "jaxrec-hstu-full": "configs/completejourney_hstu.py:full",
+        "jaxrec-hstu-discover": "configs/completejourney_hstu.py:discover",
     },
     "ml-latest-small": {"jaxrec-hstu": "configs/movielens_quality.py:latest-small"},
     "ml-100k": {"jaxrec-hstu": "configs/movielens_quality.py:100k"},

@@ -38,7 +38,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "rectools-hstu": TUTORIAL | COSINE,
     "rectools-sasrec": TUTORIAL,
 }
-LENGTH = {"completejourney": 500, "ml-latest-small": 200, "ml-100k": 200}
+LENGTH = {"completejourney": 100, "ml-latest-small": 200, "ml-100k": 200}
 
 
 class Scorer:

@@ -22,6 +22,7 @@ def validate(config: Config) -> Config:
         _check_llama(config)
     _check_texts(config)
     _check_item_rows(config)
+    _check_item_bias(config)
     half_lives = config.model.repeat_half_lives + config.model.repeat_half_times
     if any(isinstance(h, bool) or not isinstance(h, int | float) or not h >= 0 for h in half_lives):
         raise ConfigError(
@@ -174,6 +175,20 @@ def _check_item_rows(config: Config) -> None:
             f"model.item_hash={model.item_hash!r}: loss.kind='softmax' makes all vectors on "
             f"every device; with mesh.model={config.mesh.model} needed is loss.kind="
             "sampled_softmax, bce or gbce"
+        )
+
+
+def _check_item_bias(config: Config) -> None:
+    model = config.model
+    if model.item_bias and model.item_hash != "none":
+        raise ConfigError(
+            f"model.item_bias=True: model.item_hash={model.item_hash!r} has no row per item that "
+            "could hold it; needed is model.item_hash=none"
+        )
+    if model.item_bias and model.texts.model:
+        raise ConfigError(
+            "model.item_bias=True: with model.texts.model items without events are to be found "
+            "by their texts, a score by popularity would bury them; needed is False"
         )
 
 

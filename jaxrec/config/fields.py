@@ -135,6 +135,8 @@ class ModelConfig:
     # catalogs whose table does not fit: items are sums of two rows that they share (`nn.item_rows`)
     item_hash: str = "none"  # none | quotient | hash
     item_rows: int = 0  # m. quotient: a table of m + items / m rows; hash: of m rows
+    # items have a score of their own beside the dot product, at first their log-popularity
+    item_bias: bool = False
     layers: int = 4
     heads: int = 4
     dropout: float = 0.2  # on block outputs
