@@ -19,6 +19,7 @@ ROWS = (
     "no time bias: model.hstu.time_bias=False",
     "time of the request known: model.request_time=True",
     "modern SASRec: model.backbone=sasrec",
+    "classic SASRec: model.backbone=sasrec; model.sasrec.block=classic",
     "softmax over the catalog, own films not known: loss.kind=softmax; model.repeat_half_lives=()",
     "own films not known: model.repeat_half_lives=()",
     "128 negatives: loss.negatives=128",

@@ -16,6 +16,8 @@ from jaxrec.experiments.settings import ExperimentsConfig
 ROWS = (
     "recipe:",
     "full history: layout.mode=full; layout.tokens=1",
+    "modern SASRec: model.backbone=sasrec",
+    "classic SASRec: model.backbone=sasrec; model.sasrec.block=classic",
     "no repeat-aware scores: model.repeat_half_lives=(); model.repeat_half_times=()",
     "repeats by events alone: model.repeat_half_times=()",
     "popularity in the scores: model.item_bias=True",
