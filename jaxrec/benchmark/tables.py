@@ -229,6 +229,7 @@ def _cell(value: Any) -> str:
 SECTIONS: dict[str, tuple[str, Callable[[Record], str]]] = {
     "attention": ("Attention", attention),
     "step": ("A training step", step),
+    "peers_speed": ("A training step beside the peers'", _plain),
     "serving": ("A request", serving),
     "store": ("The store of user states", store),
     "forms": ("Forms of a user state", forms),
