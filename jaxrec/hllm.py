@@ -29,7 +29,7 @@ from jaxrec import item_table
 from jaxrec.config import ConfigError, ModelConfig
 from jaxrec.data import item_words
 from jaxrec.interop import hllm as published
-from jaxrec.interop import huggingface
+from jaxrec.interop import huggingface, llama_config
 from jaxrec.nn.item_tower import ItemTower
 from jaxrec.nn.llama import without_adapters
 from jaxrec.runtime import checkpoint, leaves, workdir
@@ -47,7 +47,7 @@ def tower_of(config: ModelConfig) -> ItemTower:
     than the model can read and when `model.item_width` is not the tower's width.
     """
     texts = config.texts
-    text = huggingface.read_config(texts.model)
+    text = llama_config.read_config(texts.model)
     if texts.longest > text.context:
         raise ConfigError(
             f"model.texts.longest={texts.longest}: {texts.model} reads {text.context} words"

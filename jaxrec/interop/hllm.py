@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxrec.interop import huggingface
+from jaxrec.interop import huggingface, llama_config
 from jaxrec.interop.huggingface import WeightsError
 from jaxrec.nn.text import TextModel
 from jaxrec.types import Params
@@ -162,7 +162,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--dtype", default="bfloat16", choices=("float32", "bfloat16", "float16"))
     flags = parser.parse_args(argv)
     try:
-        checkpoint = convert(read(flags.file), huggingface.read_config(flags.base))
+        checkpoint = convert(read(flags.file), llama_config.read_config(flags.base))
         save(checkpoint, flags.base, flags.output, flags.dtype)
     except (WeightsError, OSError) as error:
         parser.exit(2, f"error: {error}\n")

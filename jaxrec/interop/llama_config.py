@@ -1,0 +1,141 @@
+"""`config.json` of Llama-family models in the Hugging Face format: settings to ours, and back."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxrec.config import LlamaConfig, ModelConfig
+from jaxrec.nn.text import TextModel
+
+CONFIG = "config.json"
+MODEL_TYPES = ("llama", "mistral")
+
+
+class WeightsError(ValueError):
+    """A folder that cannot be read as a model: names the file, what was found, what to do."""
+
+
+def read_config(folder: str | os.PathLike[str]) -> TextModel:
+    """The model of a folder's `config.json`. Raises WeightsError naming the key."""
+    file = Path(folder) / CONFIG
+    values = read_json(file)
+    kind = values.get("model_type")
+    if kind not in MODEL_TYPES:
+        raise WeightsError(f"{file}: model_type={kind!r}, known are {', '.join(MODEL_TYPES)}")
+    for key, allowed in (
+        ("hidden_act", ("silu",)),
+        ("attention_bias", (False, None)),
+        ("mlp_bias", (False, None)),
+    ):
+        found = values.get(key, allowed[0])
+        if found not in allowed:
+            raise WeightsError(f"{file}: {key}={found!r} is not supported, only {allowed[0]!r}")
+
+    def size(key: str) -> int:
+        found = values.get(key)
+        if isinstance(found, bool) or not isinstance(found, int) or found < 1:
+            raise WeightsError(f"{file}: {key}={found!r}, a positive integer is needed")
+        return found
+
+    heads, width = size("num_attention_heads"), size("hidden_size")
+    kv_heads = size("num_key_value_heads") if values.get("num_key_value_heads") else heads
+    if heads % kv_heads:
+        raise WeightsError(
+            f"{file}: num_key_value_heads={kv_heads} does not divide num_attention_heads={heads}"
+        )
+    head_width = size("head_dim") if values.get("head_dim") else width // heads
+    llama = LlamaConfig(
+        kv_heads=kv_heads,
+        head_width=head_width,
+        ffn_width=size("intermediate_size"),
+        norm_eps=float(values.get("rms_norm_eps", 1e-6)),
+        **_rope(file, values),
+    )
+    config = ModelConfig(
+        backbone="llama",
+        width=width,
+        layers=size("num_hidden_layers"),
+        heads=heads,
+        dropout=0.0,
+        embed_dropout=0.0,
+        llama=llama,
+    )
+    # beyond a sliding window attention would differ: longer texts are refused
+    context = min(
+        size("max_position_embeddings"),
+        values.get("sliding_window") or values["max_position_embeddings"],
+    )
+    tied = bool(values.get("tie_word_embeddings", False))
+    return TextModel(config, size("vocab_size"), tied, context)
+
+
+def _rope(file: Path, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Rotary settings from rope_theta and rope_scaling, or (newer) rope_parameters."""
+    rope = dict(values.get("rope_scaling") or {}) | dict(values.get("rope_parameters") or {})
+    theta = rope.get("rope_theta", values.get("rope_theta", 10000.0))
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    found: dict[str, Any] = {"rope_theta": float(theta)}
+    if kind == "default":
+        return found
+    if kind not in ("linear", "llama3"):
+        raise WeightsError(f"{file}: rope_type={kind!r}, known are default, linear, llama3")
+    names: dict[str, tuple[str, type]] = {"factor": ("rope_factor", float)}
+    if kind == "llama3":
+        names |= {
+            "low_freq_factor": ("rope_low", float),
+            "high_freq_factor": ("rope_high", float),
+            "original_max_position_embeddings": ("rope_length", int),
+        }
+    missing = [name for name in names if name not in rope]
+    if missing:
+        raise WeightsError(f"{file}: rope_type={kind!r} without {', '.join(missing)}")
+    return found | {"rope_scaling": kind} | {ours: t(rope[n]) for n, (ours, t) in names.items()}
+
+
+def config_values(model: TextModel) -> dict[str, Any]:
+    """The content of `config.json` for a model: the inverse of `read_config`."""
+    config, llama = model.config, model.config.llama
+    rope: dict[str, Any] = {"rope_type": "default"}
+    if llama.rope_scaling != "none":
+        rope = {"rope_type": llama.rope_scaling, "factor": llama.rope_factor}
+    if llama.rope_scaling == "llama3":
+        rope |= {
+            "low_freq_factor": llama.rope_low,
+            "high_freq_factor": llama.rope_high,
+            "original_max_position_embeddings": llama.rope_length,
+        }
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "mlp_bias": False,
+        "hidden_size": config.width,
+        "intermediate_size": config.ffn_width,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.kv_heads,
+        "head_dim": config.head_width,
+        "rms_norm_eps": llama.norm_eps,
+        "rope_theta": llama.rope_theta,
+        "rope_scaling": None if rope["rope_type"] == "default" else rope,
+        "rope_parameters": rope | {"rope_theta": llama.rope_theta},
+        "max_position_embeddings": model.context,
+        "vocab_size": model.vocabulary,
+        "tie_word_embeddings": model.tied,
+    }
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object of a model folder. Raises WeightsError naming the file."""
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise WeightsError(f"{file}: no such file; a Hugging Face model folder has it") from error
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{file}: not readable as JSON ({error})") from error
+    if not isinstance(values, dict):
+        raise WeightsError(f"{file}: a JSON object is needed, found {type(values).__name__}")
+    return values
