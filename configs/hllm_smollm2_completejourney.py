@@ -2,7 +2,7 @@
 
 As `completejourney_hstu.py`, but items are texts (department, category, type, size, brand) and
 the encoder is a small Llama. 5,838 distinct texts of 13,340 products, 204,000 words: encoding
-takes about half an hour on 2 CPU cores, once, and goes on where it was stopped. Argument:
+takes a quarter of an hour on a CPU core, once, and goes on where it was stopped. Argument:
 `compressed` (default), `full`, `recent`. `llama_id_completejourney.py` is the same over ids.
 Command:
 
