@@ -10,6 +10,7 @@ import argparse
 import pathlib
 import sys
 import types
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,20 @@ def split(ranks: Ranks, counts: np.ndarray) -> dict[str, Any]:
     }
 
 
+def compared(found: Mapping[str, Ranks], config: Config) -> dict[str, Any]:
+    """The first row over every other one by Recall@10 and NDCG@10, users paired."""
+    first, *others = found
+    return {
+        f"{first} / {name}": {
+            f"{metric}@{report.HEADLINE}": report.ratio(
+                found[first], found[name], metric, config
+            )._asdict()
+            for metric in report.COMPARED
+        }
+        for name in others
+    }
+
+
 def _protocol(config: Config, items: int, row: dict[str, Any]) -> dict[str, Any]:
     """What is the same for all runs of one data set and split, and the run's `sequence`."""
     counted: Any = types.SimpleNamespace(targets=row["all"]["targets"], users=row["all"]["users"])
@@ -69,7 +84,7 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", help="name=FOLDER of a run of train.py")
     parser.add_argument("--output", default="", help="JSON file of the result")
     args = parser.parse_args()
-    rows, digests = [], None
+    rows, found, digests = [], dict[str, Ranks](), None
     for run in args.runs:
         name, _, folder = run.partition("=")
         if not folder:
@@ -101,6 +116,7 @@ def main() -> None:
             row = split(ranks, session.prepared.counts)
             protocol = _protocol(config, session.prepared.num_items, row)
             shown = config.layout.mode if history == "own" else history
+            found[f"{name} {shown}"] = ranks
             items = "texts" if config.model.texts.model else "ids"
             trained = config.model.texts.train if config.model.texts.model else ""
             about = {"run": name, "items": items, "item_tower": trained, "history": shown}
@@ -111,7 +127,11 @@ def main() -> None:
                 if row[part]["targets"]
             )
             print(f"{name:<12} {shown:<12} ndcg@10 (targets): {line}", flush=True)
-    facts = {"protocol": protocol, "digests": digests}
+    comparisons = compared(found, config)
+    for pair, ratios in comparisons.items():
+        shown = ", ".join(f"{m} {r['mean']:.3f}" for m, r in ratios.items())
+        print(f"{pair}: {shown}")
+    facts = {"protocol": protocol, "digests": digests, "comparisons": comparisons}
     timing.save(timing.report("hllm", rows, **facts), args.output)
 
 

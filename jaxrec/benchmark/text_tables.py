@@ -77,6 +77,12 @@ def hllm(table: Table, record: Record) -> str:
             counted = next(row[part] for row in record["rows"] if row[part]["targets"])
             title = f"{part.capitalize()} targets: {counted['targets']:,} of {counted['users']:,}"
             parts += [f"{title} users.", table(["run", "items", "history", *METRICS], rows)]
+    pairs = [
+        f"- {pair}: " + ", ".join(f"{name} {_interval(ratio)}" for name, ratio in ratios.items())
+        for pair, ratios in record.get("comparisons", {}).items()
+    ]
+    if pairs:
+        parts += ["Ratios over the same users, all targets:", "\n".join(pairs)]
     parts.append("rank_share: share of the catalog above the target, 0.5 at random.")
     return "\n\n".join(parts)
 

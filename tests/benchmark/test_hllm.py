@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from jaxrec.benchmark import hllm
+from jaxrec.config import Config
 from jaxrec.report import Ranks
 
 
@@ -25,3 +26,15 @@ def test_warm_and_cold_targets_apart():
 def test_a_run_without_cold_targets():
     ranks = Ranks(np.zeros(1, int), np.zeros(1, int), np.ones(1, int), np.zeros(1, int), None)
     assert hllm.split(ranks, np.array([0, 5]))["cold"] == {"targets": 0}
+
+
+def test_rows_are_compared_over_the_same_users():
+    user, item = np.array([0, 0, 1, 2]), np.ones(4, int)
+    rows = {
+        name: Ranks(user, np.arange(4), item, np.array(rank), None)
+        for name, rank in (("a", [0, 20, 0, 1]), ("b", [0, 20, 20, 0]), ("same", [0, 20, 0, 1]))
+    }
+    found = hllm.compared(rows, Config())
+    assert list(found) == ["a / b", "a / same"]
+    assert found["a / b"]["recall@10"]["mean"] == pytest.approx(2.5 / 1.5)
+    assert found["a / same"]["ndcg@10"] == {"mean": 1.0, "low": 1.0, "high": 1.0}
