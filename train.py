@@ -39,7 +39,6 @@ from jaxrec.runtime import chips, distributed, workdir
 from jaxrec.runtime import mesh as mesh_lib
 from jaxrec.runtime.preemption import Preempted, Preemption
 from jaxrec.training.dry_run import dry_run
-from jaxrec.training.loop import fit
 from jaxrec.training.window import Work
 
 absl_flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, auto or none")
@@ -82,23 +81,7 @@ def train(config: Config, folder: pathlib.Path, preemption: Preemption) -> None:
     if config.train.dry_run:
         tell_dry_run(config, session, mesh)
         return
-    result = fit(
-        config,
-        folder,
-        init=session.init(),
-        loss=functools.partial(session.model.loss, item_dropout=config.train.item_dropout),
-        batches=session.train_batches,
-        evaluate=session.validation(),
-        item_counts=session.sampling,
-        negatives=session.model.negatives,
-        work=work_of(config, session.model, mesh),
-        mesh=mesh,
-        preemption=preemption,
-        digests=session.digests,
-        ancestors=session.ancestors,
-        claimed=session.save_catalog,
-        texts=session.train_items(),
-    )
+    result = session.fit(preemption=preemption, work=work_of(config, session.model, mesh))
     if result.stopped == "preempted":
         raise Preempted
     with preemption.interrupting():

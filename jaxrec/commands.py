@@ -16,8 +16,12 @@ from jaxrec.layout import SegmentLayout
 from jaxrec.nn.item_tower import ItemTower
 from jaxrec.runtime import checkpoint, distributed, leaves, workdir
 from jaxrec.runtime import mesh as mesh_lib
+from jaxrec.runtime.preemption import Preemption
 from jaxrec.serving.catalog import Catalog
+from jaxrec.training import loop
+from jaxrec.training.loop import Evaluate, Result
 from jaxrec.training.texts import TOWER, TextItems
+from jaxrec.training.window import Work
 from jaxrec.types import Batch
 
 CHECKPOINTS = "checkpoints"
@@ -231,6 +235,36 @@ class Session:
             }
 
         return evaluate
+
+    def fit(
+        self,
+        *,
+        evaluate: Evaluate | None = None,
+        preemption: Preemption | None = None,
+        work: Work | None = None,
+    ) -> Result:
+        """Trains the run of this folder, from its last checkpoint on (see `training.loop.fit`).
+
+        evaluate: default `validation`.
+        """
+        dropout = self.config.train.item_dropout
+        return loop.fit(
+            self.config,
+            self.folder,
+            init=self.init(),
+            loss=functools.partial(self.model.loss, item_dropout=dropout),
+            batches=self.train_batches,
+            evaluate=self.validation() if evaluate is None else evaluate,
+            item_counts=self.sampling,
+            negatives=self.model.negatives,
+            work=work,
+            mesh=self.mesh,
+            preemption=preemption,
+            digests=self.digests,
+            ancestors=self.ancestors,
+            claimed=self.save_catalog,
+            texts=self.train_items(),
+        )
 
     def subject(self) -> evaluation.Subject:
         """The best checkpoint of the run."""

@@ -30,26 +30,12 @@ def train(config: Any, place: pathlib.Path, evaluate: Callable[[Any], Callable[[
     """The result of a training in a new folder. evaluate: session -> validation."""
     from jaxrec import commands
     from jaxrec.runtime import mesh as mesh_lib
-    from jaxrec.training.loop import fit
 
     shutil.rmtree(place, ignore_errors=True)  # of a training that was cut off: its clock is lost
     place.mkdir(parents=True)
     mesh = mesh_lib.make_mesh(config.mesh)
     session = commands.Session(config, place, mesh)
-    validate = evaluate(session)
-    result = fit(
-        config,
-        place,
-        init=session.init(),
-        loss=functools.partial(session.model.loss, item_dropout=config.train.item_dropout),
-        batches=session.train_batches,
-        evaluate=validate,
-        item_counts=session.sampling,
-        negatives=session.model.negatives,
-        mesh=mesh,
-        digests=session.digests,
-        claimed=session.save_catalog,
-    )
+    result = session.fit(evaluate=evaluate(session))
     if result.stopped == "preempted":
         raise SystemExit("stopped by SIGTERM; the same command starts this cell again")
     return result

@@ -27,7 +27,6 @@ from jaxrec.runtime import mesh as mesh_lib
 from jaxrec.runtime import workdir
 from jaxrec.runtime.checkpoint import steps
 from jaxrec.runtime.preemption import Preempted, Preemption
-from jaxrec.training.loop import fit
 
 Say = Callable[[str], None]
 DONE = "finished.json"
@@ -142,20 +141,7 @@ class Lab:
             mesh = mesh_lib.make_mesh(config.mesh)
             with preemption.interrupting():
                 session = commands.Session(config, folder, mesh, preemption.poll)
-            result = fit(
-                config,
-                folder,
-                init=session.init(),
-                loss=functools.partial(session.model.loss, item_dropout=config.train.item_dropout),
-                batches=session.train_batches,
-                evaluate=session.validation(),
-                item_counts=session.sampling,
-                negatives=session.model.negatives,
-                mesh=mesh,
-                preemption=preemption,
-                digests=session.digests,
-                claimed=session.save_catalog,
-            )
+            result = session.fit(preemption=preemption)
         if result.stopped == "preempted":
             raise Preempted
         workdir.write_text(folder / DONE, f'{{"step": {result.step}}}\n')
