@@ -59,15 +59,14 @@ def split(ranks: Ranks, counts: np.ndarray) -> dict[str, Any]:
 def compared(found: Mapping[str, Ranks], config: Config) -> dict[str, Any]:
     """The first row over every other one by Recall@10 and NDCG@10, users paired."""
     first, *others = found
-    return {
-        f"{first} / {name}": {
-            f"{metric}@{report.HEADLINE}": report.ratio(
-                found[first], found[name], metric, config
-            )._asdict()
-            for metric in report.COMPARED
-        }
-        for name in others
-    }
+    pairs: dict[str, Any] = {}
+    for name in others:
+        pairs[f"{first} / {name}"] = ratios = {}
+        for metric in report.COMPARED:
+            ratio = report.ratio(found[first], found[name], metric, config)
+            numbers = {key: float(value) for key, value in ratio._asdict().items()}
+            ratios[f"{metric}@{report.HEADLINE}"] = numbers
+    return pairs
 
 
 def _protocol(config: Config, items: int, row: dict[str, Any]) -> dict[str, Any]:

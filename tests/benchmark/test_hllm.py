@@ -1,5 +1,7 @@
 """Figures of warm and cold targets."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -35,6 +37,7 @@ def test_rows_are_compared_over_the_same_users():
         for name, rank in (("a", [0, 20, 0, 1]), ("b", [0, 20, 20, 0]), ("same", [0, 20, 0, 1]))
     }
     found = hllm.compared(rows, Config())
+    assert json.loads(json.dumps(found)) == found
     assert list(found) == ["a / b", "a / same"]
     assert found["a / b"]["recall@10"]["mean"] == pytest.approx(2.5 / 1.5)
     assert found["a / same"]["ndcg@10"] == {"mean": 1.0, "low": 1.0, "high": 1.0}
