@@ -7,6 +7,8 @@ from typing import Any
 from jaxrec.benchmark import drawing
 from jaxrec.benchmark.drawing import COLOURS, MARKS
 
+LETTERS = 80  # that fit below bars side by side
+
 
 def check() -> None:
     """Raises ConfigError where plots cannot be drawn, before hours of work."""
@@ -95,6 +97,12 @@ def _bars(axes: Any, plot: dict[str, Any], rows: Sequence[dict[str, Any]]) -> No
             label=name,
         )
     axes.set_xticks(range(len(labels)), labels)
+    if sum(len(label) for label in labels) > LETTERS:  # names of many bars run into each other
+        axes.tick_params("x", rotation=60)
+        longest = max(len(label) for label in labels)
+        axes.figure.set_size_inches(max(5.6, 0.4 * len(labels)), 3.6 + 0.075 * longest)
+        for label in axes.get_xticklabels():
+            label.set(ha="right", rotation_mode="anchor")
     axes.grid(False, axis="x")
     if len(series) > 1:  # above the bars, in a row of its own
         axes.set_ylim(top=axes.get_ylim()[1] * 1.15)
