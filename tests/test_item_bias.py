@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
+from jaxrec import commands, item_bias, recommender
 from jaxrec import config as configs
-from jaxrec import item_bias, recommender
 from jaxrec.config import Config, ConfigError, LossConfig, MeshConfig, ModelConfig
 from jaxrec.layout import SegmentLayout
 from jaxrec.runtime import mesh as mesh_lib
@@ -66,6 +66,22 @@ def test_biases_arrive_where_the_table_is_split():
     placed = mesh_lib.create(lambda: init(jax.random.key(0)), like)["item_embedding"]
     assert placed.sharding.spec[0] == "model"
     np.testing.assert_array_equal(placed[:, -1], item_bias.log_popularity(COUNTS))
+
+
+def test_a_run_starts_at_the_popularity_of_its_training_events(tmp_path):
+    config = Config()
+    config.data.dataset, config.data.min_item_events = "synthetic", 1
+    config.data.synthetic.users, config.data.synthetic.items = 20, 30
+    config.data.synthetic.events = 12
+    config.data.holdout = 2
+    config.layout.segment_size, config.layout.max_segments = 3, 2
+    config.model.width, config.model.layers, config.model.heads = 8, 1, 2
+    config.model.item_bias = True
+    session = commands.Session(config, tmp_path)
+    params = session.init()(jax.random.key(0))
+    expected = item_bias.log_popularity(session.prepared.counts)
+    assert expected.std() > 0
+    np.testing.assert_array_equal(params["item_embedding"][:, -1], expected)
 
 
 @pytest.mark.parametrize(
