@@ -18,10 +18,12 @@ from typing import Any
 
 from absl import flags as absl_flags
 
-from jaxrec import commandline, commands, evaluation
+from jaxrec.cli import flags
 from jaxrec.config import validate
+from jaxrec.errors import WorkdirError
+from jaxrec.evaluation import evaluator
 from jaxrec.runtime import workdir
-from jaxrec.runtime.workdir import WorkdirError
+from jaxrec.session import Session
 
 absl_flags.DEFINE_string("output", "", "JSON file of the result")
 
@@ -31,17 +33,17 @@ def main(flags: Any) -> None:
     if not folder.is_dir():
         raise WorkdirError(f"{folder}: no such run; train it first, or name its folder")
     # what cannot work is refused before any work
-    evaluation.chosen(config, bool(config.eval.full_workdir))
+    evaluator.chosen(config, bool(config.eval.full_workdir))
     workdir.check(folder, config)
-    session = commands.Session(config, folder)
+    session = Session(config, folder)
     workdir.check_data(folder, session.digests)
     report = session.evaluate(lambda line: print(line, flush=True))
     report["command"] = "python " + " ".join(sys.argv)
     output = pathlib.Path(flags.output or folder / "results.json")
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(report, indent=2) + "\n")
-    print(evaluation.format_table(report))
+    print(evaluator.format_table(report))
 
 
 if __name__ == "__main__":
-    commandline.run(main, __doc__)
+    flags.run(main, __doc__)

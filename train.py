@@ -32,12 +32,16 @@ import jax
 from absl import flags as absl_flags
 from jax.sharding import Mesh
 
-from jaxrec import commandline, commands, cost, evaluation
+from jaxrec.cli import flags
 from jaxrec.config import Config
-from jaxrec.recommender import Model
+from jaxrec.errors import JaxrecError
+from jaxrec.evaluation import evaluator
+from jaxrec.model import cost
+from jaxrec.model.recommender import Model
 from jaxrec.runtime import chips, distributed, workdir
 from jaxrec.runtime import mesh as mesh_lib
 from jaxrec.runtime.preemption import Preempted, Preemption
+from jaxrec.session import Session
 from jaxrec.training.dry_run import dry_run
 from jaxrec.training.window import Work
 
@@ -55,7 +59,7 @@ def main(flags: Any) -> None:
     except Exception as error:
         if jax.process_count() == 1:
             raise
-        if not isinstance(error, (*commandline.EXPECTED, jax.errors.JaxRuntimeError)):
+        if not isinstance(error, (JaxrecError, OSError, jax.errors.JaxRuntimeError)):
             traceback.print_exc()
         distributed.give_up(error, "train.py")
 
@@ -77,7 +81,7 @@ def train(config: Config, folder: pathlib.Path, preemption: Preemption) -> None:
     mesh_lib.check_batch_size(mesh, config.train.batch_size, "train.batch_size")
     folder.mkdir(parents=True, exist_ok=True)
     with preemption.interrupting():
-        session = commands.Session(config, folder, mesh, preemption.poll)
+        session = Session(config, folder, mesh, preemption.poll)
     if config.train.dry_run:
         tell_dry_run(config, session, mesh)
         return
@@ -89,7 +93,7 @@ def train(config: Config, folder: pathlib.Path, preemption: Preemption) -> None:
     if not distributed.leader():
         return
     workdir.write_text(folder / "results.json", json.dumps(report, indent=2) + "\n")
-    print(evaluation.format_table(report))
+    print(evaluator.format_table(report))
 
 
 def work_of(config: Config, model: Model, mesh: Mesh) -> Work:
@@ -99,7 +103,7 @@ def work_of(config: Config, model: Model, mesh: Mesh) -> Work:
     return Work(model.layout.length, flops, None if peak is None else peak * mesh.size)
 
 
-def tell_dry_run(config: Config, session: commands.Session, mesh: Mesh) -> None:
+def tell_dry_run(config: Config, session: Session, mesh: Mesh) -> None:
     """Prints what the training step needs per device."""
     source = session.train_batches(0)
     _, lines = dry_run(
@@ -124,4 +128,4 @@ def tell(line: str) -> None:
 
 
 if __name__ == "__main__":
-    commandline.run(main, __doc__)
+    flags.run(main, __doc__)

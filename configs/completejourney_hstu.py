@@ -11,7 +11,8 @@ under an hour. Command:
 Figures: `results/completejourney.json`, table in the README.
 """
 
-from jaxrec.config import Config, ConfigError
+from jaxrec.config import Config
+from jaxrec.errors import ConfigError
 
 MODES = ("compressed", "full", "recent", "discover")
 

@@ -10,7 +10,7 @@ on 2 CPU cores; an accelerator is faster. Argument: number of seeds (default 3).
 """
 
 from configs import completejourney_hstu
-from jaxrec.config import ConfigError
+from jaxrec.errors import ConfigError
 from jaxrec.experiments.settings import (
     ExperimentsConfig,
     ExperimentsSettings,

@@ -13,7 +13,8 @@ user_id, item_id, timestamp; item_id, title, genres) in $JAXREC_ML_LATEST_SMALL.
 
 import os
 
-from jaxrec.config import Config, ConfigError
+from jaxrec.config import Config
+from jaxrec.errors import ConfigError
 
 MODES = ("compressed", "full", "recent")
 FROZEN = "^item_(embedding|mean|scale)"

@@ -13,7 +13,8 @@ Against the peers, side by side: `benchmarks/peers/README.md`.
 
 import os
 
-from jaxrec.config import Config, ConfigError
+from jaxrec.config import Config
+from jaxrec.errors import ConfigError
 
 VARIABLES = {"latest-small": "JAXREC_ML_LATEST_SMALL", "100k": "JAXREC_ML_100K"}
 MODES = ("full", "compressed", "no-time", "sasrec", "classic")

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 # and no static type covers both with their operators
 Array = Any
 Params = Any  # a pytree of arrays
+UserId = int | str  # raw id of a user
 
 PAD = 0  # item id of padding; items are 1..V
 

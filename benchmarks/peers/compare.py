@@ -3,8 +3,8 @@
     python -m benchmarks.peers.compare --runs=runs/peers --output=results/quality.json
     python -m benchmarks.peers.compare --show=results/quality.json
 
-Quality is that of the test targets, made from their ranks by `jaxrec.metrics`; intervals and
-ratios resample seeds and users, paired. Time to a quality comes from the validation curves: the
+Quality is that of the test targets, made from their ranks by `jaxrec.evaluation.metrics`; intervals
+and ratios resample seeds and users, paired. Time to a quality comes from the validation curves: the
 mean over seeds of the best NDCG@10 so far, against what the best peer reached in the end.
 """
 
@@ -20,10 +20,11 @@ import numpy as np
 from benchmarks.peers import exchange, options, ranking, recipes
 from benchmarks.peers.exchange import Events
 from benchmarks.peers.watch import METRIC
-from jaxrec import baselines, evaluation
+from jaxrec.errors import WorkdirError
+from jaxrec.evaluation import baselines, evaluator
+from jaxrec.evaluation.report import Ranks
 from jaxrec.experiments import statistics
 from jaxrec.experiments.table import plain
-from jaxrec.report import Ranks
 from jaxrec.runtime import environment, workdir
 
 METRICS = (("recall", 10), ("ndcg", 10))
@@ -64,7 +65,7 @@ def rules(events: Events) -> dict[str, dict[str, Ranks]]:
         for kind, filtered in zip(ranking.KINDS, (False, True), strict=True):
             if filtered and name != "popularity":
                 continue  # nothing personal is left when seen items are no candidates
-            ranks = evaluation.rule_ranks(rule, popularity, events.history, like, filtered)
+            ranks = evaluator.rule_ranks(rule, popularity, events.history, like, filtered)
             found.setdefault(name, {})[kind] = ranks
     return found
 
@@ -157,7 +158,7 @@ def finished(runs: pathlib.Path, data: str, names: Sequence[str]) -> list[int]:
     ]
     seeds = sorted(set.intersection(*found)) if found else []
     if not seeds:
-        raise workdir.WorkdirError(f"{runs / data}: no seed of which every row is finished")
+        raise WorkdirError(f"{runs / data}: no seed of which every row is finished")
     return seeds
 
 
@@ -175,10 +176,10 @@ def compare(runs: pathlib.Path, data: str, seeds: Sequence[int] | None = None) -
         for seed in seeds:
             folder = exchange.cell_folder(runs, data, name, seed)
             if not (folder / exchange.CELL).is_file():
-                raise workdir.WorkdirError(f"{folder}: no finished cell; run it, or give --seeds")
+                raise WorkdirError(f"{folder}: no finished cell; run it, or give --seeds")
             facts, arrays = exchange.load_cell(folder)
             if facts["digest"] != events.digest:
-                raise workdir.WorkdirError(f"{folder}: made from other events; remove it")
+                raise WorkdirError(f"{folder}: made from other events; remove it")
             cells.append(facts)
             ranks.append(arrays)
         kind = "peer" if any(name.startswith(peer) for peer in recipes.PEERS) else "ours"
@@ -299,7 +300,7 @@ def main() -> None:
     seeds = [int(seed) for seed in args.seeds.split(",")] if args.seeds else None
     try:
         found = [compare(args.runs, data, seeds) for data in args.data]
-    except workdir.WorkdirError as error:
+    except WorkdirError as error:
         parser.error(str(error))
     described = environment.describe()
     result = plain(

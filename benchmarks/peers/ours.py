@@ -28,13 +28,13 @@ VALIDATIONS = 10
 
 def train(config: Any, place: pathlib.Path, evaluate: Callable[[Any], Callable[[Any], Any]]) -> Any:
     """The result of a training in a new folder. evaluate: session -> validation."""
-    from jaxrec import commands
     from jaxrec.runtime import mesh as mesh_lib
+    from jaxrec.session import Session
 
     shutil.rmtree(place, ignore_errors=True)  # of a training that was cut off: its clock is lost
     place.mkdir(parents=True)
     mesh = mesh_lib.make_mesh(config.mesh)
-    session = commands.Session(config, place, mesh)
+    session = Session(config, place, mesh)
     result = session.fit(evaluate=evaluate(session))
     if result.stopped == "preempted":
         raise SystemExit("stopped by SIGTERM; the same command starts this cell again")
@@ -49,19 +49,19 @@ class Validation:
         self.curve: list[dict[str, float]] = []
 
     def __call__(self, session: Any) -> Callable[[Any], dict[str, float]]:
-        from jaxrec import evaluation
+        from jaxrec.evaluation import evaluator
 
         config, model = session.config, session.model
         if session.prepared.digest != self.events.digest:
             raise SystemExit("the recipe prepares other data than events.npz holds; export again")
-        predict = evaluation.predictor("masked", model, session.mesh)
-        own = evaluation.own_items(model, session.mesh)
+        predict = evaluator.predictor("masked", model, session.mesh)
+        own = evaluator.own_items(model, session.mesh)
         begin = self.now()
 
         def evaluate(params: Any) -> dict[str, float]:
             nonlocal begin
             seconds = self.now() - begin
-            ranks = evaluation.model_ranks(
+            ranks = evaluator.model_ranks(
                 predict,
                 params,
                 model.item_table(params),
@@ -128,17 +128,17 @@ def ranks_of(session: Any, wanted: Targets) -> tuple[dict[str, Any], dict[str, A
     """(ranks with seen items filtered and not, cost of a request) of the best checkpoint."""
     import numpy as np
 
-    from jaxrec import evaluation, report
+    from jaxrec.evaluation import evaluator, report
 
     subject = session.subject()
     mode = session.config.layout.mode
     name = {"compressed": "compressed", "full": "full"}.get(mode, "recent-only")
     rank = functools.partial(
-        evaluation.model_ranks,
-        evaluation.predictor(name, subject.model),
+        evaluator.model_ranks,
+        evaluator.predictor(name, subject.model),
         subject.params,
         subject.model.item_table(subject.params),
-        own=evaluation.own_items(subject.model),
+        own=evaluator.own_items(subject.model),
         chunk=session.config.eval.chunk,
         lists=False,
     )
@@ -149,7 +149,7 @@ def ranks_of(session: Any, wanted: Targets) -> tuple[dict[str, Any], dict[str, A
         if not np.array_equal(ranks.item[order], wanted.item):
             raise SystemExit("our targets are not those of the exported events: export again")
         found[kind] = ranks.rank[order].astype(np.int64)
-    cost = evaluation.row_cost(name, subject.model)
+    cost = evaluator.row_cost(name, subject.model)
     return found, {
         "request_flops": cost.flops,
         "full_history_flops": report.full_history(session.config).flops,
@@ -160,8 +160,8 @@ def ranks_of(session: Any, wanted: Targets) -> tuple[dict[str, Any], dict[str, A
 def run(args: argparse.Namespace, folder: pathlib.Path) -> None:
     import jax
 
-    from jaxrec import commands
     from jaxrec.runtime import environment
+    from jaxrec.session import Session
 
     events = exchange.load_events(args.runs / args.data / exchange.EVENTS)
     wanted = exchange.targets(events, "test")
@@ -174,7 +174,7 @@ def run(args: argparse.Namespace, folder: pathlib.Path) -> None:
     result = train(config, folder / "run", validation)
     spent = {"wall_seconds": time.monotonic() - begin}
     spent["processor_seconds"] = time.process_time() - processor
-    ranks, cost = ranks_of(commands.Session(config, folder / "run"), wanted)
+    ranks, cost = ranks_of(Session(config, folder / "run"), wanted)
     described = environment.describe()
     versions = {"jax": jax.__version__, "numpy": described["packages"]["numpy"]}
     settings = {"steps": config.train.steps, "batch_size": config.train.batch_size}

@@ -47,10 +47,10 @@ def step_of_ours(args: argparse.Namespace) -> Callable[[], Any]:
     import jax
     import optax
 
-    from jaxrec import recommender
-    from jaxrec.benchmark.step import make_step, random_batch
+    from benchmarks.step import make_step, random_batch
     from jaxrec.config import LossConfig, ModelConfig
     from jaxrec.layout import SegmentLayout
+    from jaxrec.model import recommender
 
     layout = SegmentLayout.full(args.length)
     config = ModelConfig(

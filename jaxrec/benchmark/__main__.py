@@ -13,7 +13,7 @@ import pathlib
 import sys
 
 from jaxrec.benchmark import grid, grid_config, grid_report, timing
-from jaxrec.config import ConfigError
+from jaxrec.errors import ConfigError
 
 
 def main() -> None:

@@ -21,14 +21,18 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
-from jaxrec import cost, hllm, item_texts, recommender, sampling, sharded, states
 from jaxrec.benchmark import timing
-from jaxrec.config import Config, ConfigError, MeshConfig, validate
+from jaxrec.config import Config, MeshConfig, validate
+from jaxrec.errors import ConfigError
+from jaxrec.interop import towers
 from jaxrec.layout import SegmentLayout
+from jaxrec.model import cost, recommender, states
+from jaxrec.objective import sampling
+from jaxrec.ranking import sharded
 from jaxrec.runtime import mesh as mesh_lib
 from jaxrec.runtime import plan
+from jaxrec.training import row_updates, text_batches
 from jaxrec.training import step as step_lib
-from jaxrec.training import tables
 from jaxrec.types import Batch
 
 LIST = 100  # items of a recommendation list
@@ -111,10 +115,10 @@ def lower_train(config: Config, model: recommender.Model, mesh: Mesh) -> Any:
         counts = shapes(_sampler(model) if by_rows else whole, mesh_lib.replicated(mesh))
     batch = batch_shape(model.layout, config.train.batch_size)
     if config.model.texts.train != "frozen":
-        tower = hllm.tower_of(config.model)
-        init = item_texts.with_tower(model.init, tower)
+        tower = towers.tower_of(config.model)
+        init = text_batches.with_tower(model.init, tower)
         parts = step_lib.assemble(config, init, loss, model.negatives, mesh, tower)
-        return parts.step.lower(parts.like, item_texts.abstract(config, batch, tower, mesh), None)
+        return parts.step.lower(parts.like, text_batches.abstract(config, batch, tower, mesh), None)
     parts = step_lib.assemble(config, model.init, loss, model.negatives, mesh)
     return parts.step.lower(parts.like, shapes(batch, mesh_lib.batch_sharding(mesh)), counts)
 
@@ -155,15 +159,15 @@ def lower_score(config: Config, model: recommender.Model, mesh: Mesh) -> Any:
     state = jax.tree.map(shapes, state, state_sharding(state, mesh))
 
     def vectors(dense: Any, part: jax.Array) -> jax.Array:
-        return model.item_table({**dense, tables.TABLE: part})
+        return model.item_table({**dense, row_updates.TABLE: part})
 
     def score(params: Any, state: Any) -> Any:
         how: Any = {"mesh": mesh, "num_items": model.num_items, "chunk": config.eval.chunk}
         x = states.query(model, params, state)
         if config.model.item_hash != "none":
             return sharded.top_k(x, model.candidates(params), LIST, **how)
-        how |= {"vectors": vectors, "params": tables.without(params)}
-        return sharded.top_k(x, params[tables.TABLE], LIST, **how)
+        how |= {"vectors": vectors, "params": row_updates.without(params)}
+        return sharded.top_k(x, params[row_updates.TABLE], LIST, **how)
 
     return jax.jit(score).lower(params, state)
 
@@ -187,9 +191,9 @@ def _text_flops(config: Config, layout: SegmentLayout, mesh: Mesh) -> float:
     """Of a trained item tower in a step whose texts are all different and as long as may be."""
     if config.model.texts.train == "frozen":
         return 0.0
-    tower = hllm.tower_of(config.model)
+    tower = towers.tower_of(config.model)
     batch = batch_shape(layout, config.train.batch_size)
-    chunks, rows, length = item_texts.abstract(config, batch, tower, mesh).words.shape
+    chunks, rows, length = text_batches.abstract(config, batch, tower, mesh).words.shape
     row = cost.forward_flops(tower.text.config, SegmentLayout.full(length))
     return float(3 * chunks * rows * row)
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from jaxrec.config import ConfigError
+from jaxrec.errors import ConfigError
 
 COLOURS = ("#1f5fa8", "#d1660b", "#2a8a4a", "#8a4a9e", "#6b6b6b", "#b03a4a", "#0f8a8a", "#9a7b10")
 MARKS = "osD^vPX*"

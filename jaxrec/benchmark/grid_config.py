@@ -9,7 +9,8 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from jaxrec.config import ConfigError, LossConfig, ModelConfig
+from jaxrec.config import LossConfig, ModelConfig
+from jaxrec.errors import ConfigError
 from jaxrec.serving import buckets
 
 METHODS = (

@@ -14,16 +14,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec import cost, recommender, states
+from benchmarks.serving import last_query, random_events
+from benchmarks.step import random_batch
 from jaxrec.benchmark.grid_config import WITH_TOKENS, GridConfig
-from jaxrec.benchmark.serving import last_query, random_events
-from jaxrec.benchmark.step import random_batch
 from jaxrec.config import Config, MeshConfig
 from jaxrec.data.schema import Vocabulary
 from jaxrec.layout import SegmentLayout
-from jaxrec.network import Network
+from jaxrec.model import cost, recommender, states
+from jaxrec.model.network import Network
+from jaxrec.model.recommender import Model
 from jaxrec.nn.semi_local import SemiLocalLayout
-from jaxrec.recommender import Model
 from jaxrec.runtime import mesh as mesh_lib
 from jaxrec.serving import Catalog, Recommender, rows
 from jaxrec.state_store.forms import decode_state, encode_state

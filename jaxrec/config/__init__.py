@@ -22,8 +22,9 @@ from jaxrec.config.fields import (
     TrainConfig,
     frozen,
 )
-from jaxrec.config.rules import BOUNDS, CHOICES, ConfigError, check_types, lookup
-from jaxrec.config.text import build, digest, from_json, to_json
+from jaxrec.config.rules import BOUNDS, CHOICES, check_types, lookup
+from jaxrec.config.serialization import build, digest, from_json, to_json
+from jaxrec.errors import ConfigError
 
 __all__ = [
     "BOUNDS",

@@ -4,7 +4,8 @@ import re
 import zoneinfo
 
 from jaxrec.config.fields import Config, DataConfig, EvalConfig
-from jaxrec.config.rules import ConfigError, check_values
+from jaxrec.config.rules import check_values
+from jaxrec.errors import ConfigError
 
 _NEEDS_PATH = ("merrec", "ebnerd", "amazon_reviews", "kuairand", "yambda", "table")
 

@@ -5,11 +5,7 @@ import math
 from typing import Any
 
 from jaxrec.config.fields import Config
-
-
-class ConfigError(ValueError):
-    """A configuration value that cannot work: names key, value and what is allowed."""
-
+from jaxrec.errors import ConfigError
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "data.dataset": (

@@ -2,6 +2,6 @@
 
 from jaxrec.data.preparation import prepare
 from jaxrec.data.prepared import Prepared
-from jaxrec.data.schema import DataError
+from jaxrec.errors import DataError
 
 __all__ = ["DataError", "Prepared", "prepare"]

@@ -12,8 +12,9 @@ import numpy as np
 from jaxrec.data import filters, sorting
 from jaxrec.data.ingest import Spilled
 from jaxrec.data.records import RecordSource
-from jaxrec.data.schema import DataError, Vocabulary
+from jaxrec.data.schema import Vocabulary
 from jaxrec.data.sorting import Events, Sorted
+from jaxrec.errors import DataError
 
 
 class Later(NamedTuple):

@@ -1,6 +1,6 @@
 """The preparation on Apache Beam workers, for tables that one machine cannot read in time.
 
-    python -m jaxrec.data.prepare --config=... --workdir=... --beam="--runner=FnApiRunner"
+    python -m jaxrec.cli.prepare --config=... --workdir=... --beam="--runner=FnApiRunner"
 
 The same functions as in `jaxrec.data.building`, run by other means, give the same bytes:
 
@@ -30,8 +30,8 @@ from jaxrec.data import datasets, sorting
 from jaxrec.data.ingest import EventTypes, Read, check, check_whole
 from jaxrec.data.progress import say
 from jaxrec.data.raw import Raw
-from jaxrec.data.schema import DataError
 from jaxrec.data.sorting import Sorted
+from jaxrec.errors import DataError
 
 IDS = ("user", "item")
 RUNNER = "--runner=FnApiRunner"  # in this process; DirectRunner first asks the net for another one

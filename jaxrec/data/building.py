@@ -15,7 +15,8 @@ from jaxrec.data.ingest import Read, ingest
 from jaxrec.data.prepared import Prepared
 from jaxrec.data.progress import say
 from jaxrec.data.raw import Raw
-from jaxrec.data.schema import INT32_MAX, DataError, Vocabulary
+from jaxrec.data.schema import INT32_MAX, Vocabulary
+from jaxrec.errors import DataError
 
 
 class Engine(Protocol):

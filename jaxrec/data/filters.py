@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxrec.data.schema import DataError
 from jaxrec.data.sorting import Each, Events, Sorted, each
+from jaxrec.errors import DataError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,8 @@ import numpy as np
 from jaxrec.data.identifiers import Ids, IntIds, TextIds
 from jaxrec.data.progress import say
 from jaxrec.data.raw import Chunk, Raw
-from jaxrec.data.schema import INT32_MAX, DataError, check_ids, null_ids, seconds
+from jaxrec.data.schema import INT32_MAX, check_ids, null_ids, seconds
+from jaxrec.errors import DataError
 
 if TYPE_CHECKING:
     import polars as pl

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxrec.data.schema import DataError
+from jaxrec.errors import DataError
 
 PROMPT = "Compress the following sentence into embedding: "
 

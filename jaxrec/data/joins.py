@@ -7,7 +7,8 @@ import numpy as np
 
 from jaxrec.data.ingest import to_numpy
 from jaxrec.data.progress import say
-from jaxrec.data.schema import DataError, Vocabulary, check_ids
+from jaxrec.data.schema import Vocabulary, check_ids
+from jaxrec.errors import DataError
 
 if TYPE_CHECKING:
     import polars as pl

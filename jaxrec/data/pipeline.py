@@ -17,8 +17,8 @@ from jaxrec.config import LayoutConfig
 from jaxrec.data import splits, windows
 from jaxrec.data.prepared import Prepared
 from jaxrec.data.records import RecordSource
-from jaxrec.data.schema import DataError
 from jaxrec.data.windows import Cut
+from jaxrec.errors import DataError
 from jaxrec.layout import SegmentLayout
 from jaxrec.types import Batch
 

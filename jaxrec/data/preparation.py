@@ -30,8 +30,9 @@ from jaxrec.config import DataConfig, digest
 from jaxrec.data import building, datasets, records, splits
 from jaxrec.data.prepared import Ancestor, Prepared, read_all
 from jaxrec.data.progress import say, track
-from jaxrec.data.schema import DataError, Vocabulary
+from jaxrec.data.schema import Vocabulary
 from jaxrec.data.splits import Boundaries
+from jaxrec.errors import DataError
 
 FORMAT = 2  # of the folder; raise it when its content changes
 MARKER = "complete.json"

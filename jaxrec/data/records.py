@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxrec.data import examples
-from jaxrec.data.schema import DataError
 from jaxrec.data.sorting import Each, Events, each
+from jaxrec.errors import DataError
 
 VERSION = "1.0.0"  # of the record format
 SPLIT = "users"

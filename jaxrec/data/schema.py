@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxrec.errors import DataError
+
 INT64_MAX = 2**63 - 1
 INT32_MAX = 2**31 - 1
 # Seconds since 1970 reach 1e11 in the year 5138: anything above counts smaller units.
@@ -22,10 +24,6 @@ LARGEST_SECOND = 10**11
 SMALLEST_SECOND = 10**8
 UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}  # ticks per second
 UNIT_NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
-
-
-class DataError(ValueError):
-    """Data that cannot be used: names the file or table, what was found and what to do."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxrec.data.schema import DataError
+from jaxrec.errors import DataError
 
 
 class Boundaries(NamedTuple):

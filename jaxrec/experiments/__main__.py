@@ -10,12 +10,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from jaxrec import commandline
-from jaxrec.config import ConfigError
+from jaxrec.errors import ConfigError, JaxrecError, WorkdirError
 from jaxrec.experiments import catalog, page, plots, settings, table, verify
 from jaxrec.experiments.runs import Lab
 from jaxrec.runtime.preemption import Preempted, Preemption
-from jaxrec.runtime.workdir import WorkdirError
 
 
 def main(argv: Sequence[str]) -> int:
@@ -96,7 +94,7 @@ def program() -> int:
     except Preempted:
         say("stopped by SIGTERM; the same command goes on")
         return 0
-    except commandline.EXPECTED as error:
+    except (JaxrecError, OSError) as error:
         say(f"jaxrec.experiments: error: {error}")
         return 2
     except KeyboardInterrupt:

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxrec import config as config_lib
-from jaxrec.config import Config, ConfigError
+from jaxrec.config import Config
+from jaxrec.errors import ConfigError
 from jaxrec.experiments import quality, settings, statistics
 from jaxrec.experiments.runs import Lab, plain, with_values
 from jaxrec.experiments.table import Cell, Experiment, Line, Values, spread

@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec import commands, recommender
-from jaxrec.config import ConfigError
 from jaxrec.data import pipeline, windows
+from jaxrec.errors import ConfigError
+from jaxrec.model import recommender
 from jaxrec.nn import attention
+from jaxrec.session import Session
 
 BATCH = 32  # users whose attention is computed at once, densely
 
@@ -44,7 +45,7 @@ def recording(sink: Callable[[Any], None]) -> Iterator[str]:
         del attention.BACKENDS[name]
 
 
-def looked_at(session: commands.Session, users: np.ndarray) -> dict[str, np.ndarray]:
+def looked_at(session: Session, users: np.ndarray) -> dict[str, np.ndarray]:
     """What the tokens of users with all `max_segments` segments attend to and hand on.
 
     user [U]; items int [U, S, n], events of the segments; paid [U, S, k, n], share of a

@@ -8,12 +8,12 @@ import numpy as np
 
 from jaxrec.config import Config
 from jaxrec.data.prepared import Prepared
+from jaxrec.evaluation.metrics import Interval
 from jaxrec.experiments import statistics
 from jaxrec.experiments.attended import looked_at
 from jaxrec.experiments.factors import concentration, explained, nmf
 from jaxrec.experiments.runs import Lab, with_values
 from jaxrec.experiments.table import Cell, Experiment, Line, Values, spread
-from jaxrec.metrics import Interval
 
 COMMON = 300  # items that the factorisation looks at, the most frequent ones
 SAME, OTHER, NEIGHBOUR = "same user", "another user", "another token of the segment"

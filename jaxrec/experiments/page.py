@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxrec.benchmark import grid_report
+from jaxrec.errors import WorkdirError
 from jaxrec.experiments import blocks as doc
 from jaxrec.experiments import catalog, headline, plots, settings, table, web
 from jaxrec.experiments.blocks import Block
@@ -45,7 +46,7 @@ def write(output: pathlib.Path, bench: pathlib.Path | None) -> None:
     tables = load(output)
     report = None if bench is None else load_bench(bench)
     if not tables and report is None:
-        raise workdir.WorkdirError(
+        raise WorkdirError(
             f"{output}: no tables; make them with python -m jaxrec.experiments all "
             f"--config=configs/experiments_quick.py --output={output}"
         )
@@ -71,12 +72,12 @@ def load_bench(folder: pathlib.Path) -> dict[str, Any]:
         report = json.loads(file.read_text())
         missing = [k for k in ("command", "config", "machine", "rows", "timing") if k not in report]
     except (OSError, ValueError, TypeError) as error:
-        raise workdir.WorkdirError(
+        raise WorkdirError(
             f"{file}: no report of a benchmark ({error}); make it with python -m jaxrec.benchmark "
             f"--config=configs/bench_cpu.py --output={folder}"
         ) from error
     if missing:
-        raise workdir.WorkdirError(f"{file}: no report of a benchmark, it has no {missing[0]!r}")
+        raise WorkdirError(f"{file}: no report of a benchmark, it has no {missing[0]!r}")
     return dict(report)
 
 

@@ -6,15 +6,15 @@ import math
 
 import numpy as np
 
-from jaxrec import commands
 from jaxrec.config import Config
 from jaxrec.data.datasets import synthetic
+from jaxrec.evaluation.report import Ranks
 from jaxrec.experiments import statistics
 from jaxrec.experiments.quality import QUALITY, ROWS, K, full_of, recent_of
 from jaxrec.experiments.runs import Lab, with_values
 from jaxrec.experiments.settings import ExperimentsConfig
 from jaxrec.experiments.table import Cell, Experiment, Line, Values, spread
-from jaxrec.report import Ranks
+from jaxrec.session import Session
 
 SERIES = {"full": "full history", "compressed": "compressed", "recent": "recent window alone"}
 
@@ -61,7 +61,7 @@ def _label(low: float, high: float) -> str:
     return f"{low:g} and more" if high == math.inf else f"{low:g} to {high - 1:g}"
 
 
-def planted(session: commands.Session, ranks: Ranks) -> np.ndarray:
+def planted(session: Session, ranks: Ranks) -> np.ndarray:
     """int [P]: how many events ago a planted return was last seen; 0 for every other target."""
     distance = np.zeros(len(ranks.rank), np.int64)
     users, first = np.unique(ranks.user, return_index=True)

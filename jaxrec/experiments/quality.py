@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-from jaxrec import cost
 from jaxrec.config import Config
+from jaxrec.evaluation.report import Ranks
 from jaxrec.experiments import statistics
 from jaxrec.experiments.runs import Lab, with_values
 from jaxrec.experiments.table import Cell, Experiment, Line, Values, spread
 from jaxrec.layout import SegmentLayout
-from jaxrec.report import Ranks
+from jaxrec.model import cost
 
 METRICS = ("recall", "ndcg")
 K = 10

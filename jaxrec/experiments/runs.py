@@ -16,17 +16,20 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxrec import commands, evaluation, recommender
 from jaxrec import config as config_lib
 from jaxrec.config import Config
 from jaxrec.data import pipeline
 from jaxrec.data.prepared import Prepared
+from jaxrec.errors import ConfigError, WorkdirError
+from jaxrec.evaluation import evaluator
+from jaxrec.evaluation.report import Ranks
 from jaxrec.experiments.settings import ExperimentsConfig
-from jaxrec.report import Ranks
+from jaxrec.model import recommender
 from jaxrec.runtime import mesh as mesh_lib
 from jaxrec.runtime import workdir
 from jaxrec.runtime.checkpoint import steps
 from jaxrec.runtime.preemption import Preempted, Preemption
+from jaxrec.session import CHECKPOINTS, Session
 
 Say = Callable[[str], None]
 DONE = "finished.json"
@@ -40,7 +43,7 @@ DECIDING = (
 )
 
 
-class MissingRun(workdir.WorkdirError):
+class MissingRun(WorkdirError):
     """A run that is needed and may not be trained now."""
 
 
@@ -91,7 +94,7 @@ class Lab:
         self.train, self.fresh = train, fresh
         self.base = plain(config)
         self._trained: set[str] = set()
-        self._sessions: dict[str, commands.Session] = {}
+        self._sessions: dict[str, Session] = {}
         self._users: dict[str, np.ndarray] = {}
 
     @property
@@ -102,7 +105,7 @@ class Lab:
         """The folder of a run."""
         return self.folder / name_of(config)
 
-    def session(self, config: Config) -> commands.Session:
+    def session(self, config: Config) -> Session:
         """Data, model and checkpoints of a trained run; trains it first where it is missing."""
         name = name_of(config)
         folder = self.folder / name
@@ -110,7 +113,7 @@ class Lab:
         if not config.data.cache_dir:
             config = with_values(config, data__cache_dir=str(self.folder / "data"))
         if name not in self._trained:
-            finished = (folder / DONE).is_file() and bool(steps(folder / commands.CHECKPOINTS))
+            finished = (folder / DONE).is_file() and bool(steps(folder / CHECKPOINTS))
             if not finished and not self.train:
                 raise MissingRun(
                     f"{folder}: no finished run of this configuration ({essence(config)}); name "
@@ -122,7 +125,7 @@ class Lab:
         if name not in self._sessions:
             if len(self._sessions) > 8:  # parameters and compiled functions are not small
                 self._sessions.clear()
-            session = commands.Session(config, folder)
+            session = Session(config, folder)
             workdir.claim(folder, config, session.digests)  # of this data and configuration
             self._sessions[name] = session
         return self._sessions[name]
@@ -140,7 +143,7 @@ class Lab:
         with Preemption() as preemption:
             mesh = mesh_lib.make_mesh(config.mesh)
             with preemption.interrupting():
-                session = commands.Session(config, folder, mesh, preemption.poll)
+                session = Session(config, folder, mesh, preemption.poll)
             result = session.fit(preemption=preemption)
         if result.stopped == "preempted":
             raise Preempted
@@ -153,7 +156,7 @@ class Lab:
             tested = prepared.boundaries.validation_end < prepared.lengths
             able = np.flatnonzero(tested & (prepared.lengths >= settings.min_events))
             if not len(able):
-                raise config_lib.ConfigError(
+                raise ConfigError(
                     f"experiments.min_events={settings.min_events}: no user has so many events "
                     "and, with data.holdout, targets to test; the longest history has "
                     f"{int(prepared.lengths.max())} events"
@@ -179,12 +182,12 @@ class Lab:
                 model, batches = served(session, chosen, count)
             else:
                 batches = session.eval_batches(chosen, recent_only=row == "recent-only")
-            found = evaluation.model_ranks(
-                evaluation.predictor(row, model),
+            found = evaluator.model_ranks(
+                evaluator.predictor(row, model),
                 subject.params,
                 model.item_table(subject.params),
                 batches,
-                own=evaluation.own_items(model),
+                own=evaluator.own_items(model),
                 chunk=session.config.eval.chunk,
                 lists=False,
             )
@@ -219,7 +222,7 @@ class Lab:
         return made
 
 
-def served(session: commands.Session, users: np.ndarray, count: int) -> tuple[Any, Any]:
+def served(session: Session, users: np.ndarray, count: int) -> tuple[Any, Any]:
     """The model over `count` complete segments, and the test batches laid out so.
 
     A position still sees the `max_segments` segments before it, as in training: events of older

@@ -17,7 +17,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from jaxrec import config as config_lib
-from jaxrec.config import Config, ConfigError, SyntheticConfig
+from jaxrec.config import Config, SyntheticConfig
+from jaxrec.errors import ConfigError
 
 # keys that say where things lie: no part of a record, other machines have other folders
 PLACES = ("data.cache_dir", "train.compilation_cache")

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxrec import report
-from jaxrec.metrics import Interval
-from jaxrec.report import Ranks
+from jaxrec.evaluation import report
+from jaxrec.evaluation.metrics import Interval
+from jaxrec.evaluation.report import Ranks
 
 LEVEL = 0.95
 

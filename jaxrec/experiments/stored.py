@@ -7,16 +7,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxrec import commands, retrieval, states
-from jaxrec.benchmark import forms as form_bench
+from jaxrec.benchmark import state_forms as form_bench
 from jaxrec.data.progress import track
+from jaxrec.evaluation.report import Ranks
 from jaxrec.experiments.quality import QUALITY, K, columns
 from jaxrec.experiments.runs import Lab, with_values
 from jaxrec.experiments.table import Cell, Experiment, Line, Values
-from jaxrec.recommender import Model
-from jaxrec.report import Ranks
+from jaxrec.model import states
+from jaxrec.model.recommender import Model
+from jaxrec.ranking import retrieval
 from jaxrec.serving import Recommender, rows
 from jaxrec.serving.rows import Events
+from jaxrec.session import Session
 from jaxrec.state_store.forms import FORMS
 from jaxrec.types import Array, Params, UserState
 
@@ -25,7 +27,7 @@ EXTENDED, WINDOW, STALE = "extended", "old segments, new window", "not extended"
 STATES = {"kv": "keys and values", "embedding": "token outputs"}
 
 
-def newest(session: commands.Session, users: np.ndarray) -> list[Events]:
+def newest(session: Session, users: np.ndarray) -> list[Events]:
     """Whole histories of users, oldest event first."""
     records = session.prepared.source.__getitems__(users.tolist())
     return [Events(record.items, record.times) for record in records]

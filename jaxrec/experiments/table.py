@@ -13,8 +13,9 @@ from typing import Any
 
 import jax
 
+from jaxrec.errors import WorkdirError
+from jaxrec.evaluation.metrics import Interval
 from jaxrec.experiments import settings
-from jaxrec.metrics import Interval
 from jaxrec.runtime import environment, workdir
 
 Values = dict[str, Any]
@@ -123,9 +124,9 @@ def read(file: pathlib.Path) -> Values:
         value = json.loads(file.read_text())
         missing = [k for k in ("experiment", "rows", "config", "command") if k not in value]
     except (OSError, ValueError, TypeError) as error:
-        raise workdir.WorkdirError(f"{file}: no table of an experiment ({error})") from error
+        raise WorkdirError(f"{file}: no table of an experiment ({error})") from error
     if missing:
-        raise workdir.WorkdirError(f"{file}: no table of an experiment, it has no {missing[0]!r}")
+        raise WorkdirError(f"{file}: no table of an experiment, it has no {missing[0]!r}")
     return value
 
 

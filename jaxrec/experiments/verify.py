@@ -26,10 +26,9 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from jaxrec.config import ConfigError
+from jaxrec.errors import ConfigError, WorkdirError
 from jaxrec.experiments import catalog, settings, table
 from jaxrec.experiments.runs import Lab
-from jaxrec.runtime.workdir import WorkdirError
 
 # a clock's readings and facts of a machine: never twice the same
 FREE = re.compile(r"(^|_)(seconds|ms|per_s|curves?)($|_)|^(git|time|machine|versions|command)$")

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from jaxrec.config import LlamaConfig, ModelConfig
+from jaxrec.errors import WeightsError
 from jaxrec.interop import huggingface
-from jaxrec.interop.huggingface import WeightsError
-from jaxrec.nn.text import TextModel
+from jaxrec.nn.text_model import TextModel
 
 _TOP = {
     "token_embd": "model.embed_tokens",

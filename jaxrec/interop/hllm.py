@@ -23,9 +23,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxrec.errors import WeightsError
 from jaxrec.interop import huggingface, llama_config
-from jaxrec.interop.huggingface import WeightsError
-from jaxrec.nn.text import TextModel
+from jaxrec.nn.text_model import TextModel
 from jaxrec.types import Params
 
 ITEM, USER, TOKEN, SCALE = "item_llm.", "user_llm.", "item_emb_tokens", "logit_scale"

@@ -22,10 +22,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxrec.config import ConfigError
+from jaxrec.errors import ConfigError, WeightsError
 from jaxrec.interop import llama_config
-from jaxrec.interop.llama_config import WeightsError
-from jaxrec.nn.text import TextModel
+from jaxrec.nn.text_model import TextModel
 from jaxrec.runtime import leaves
 from jaxrec.types import Params
 

@@ -7,14 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from jaxrec.config import LlamaConfig, ModelConfig
-from jaxrec.nn.text import TextModel
+from jaxrec.errors import WeightsError
+from jaxrec.nn.text_model import TextModel
 
 CONFIG = "config.json"
 MODEL_TYPES = ("llama", "mistral")
-
-
-class WeightsError(ValueError):
-    """A folder that cannot be read as a model: names the file, what was found, what to do."""
 
 
 def read_config(folder: str | os.PathLike[str]) -> TextModel:

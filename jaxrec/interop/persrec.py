@@ -23,9 +23,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec import losses, network, recommender
-from jaxrec.config import ConfigError, HSTUConfig, LossConfig, ModelConfig
+from jaxrec.config import HSTUConfig, LossConfig, ModelConfig
+from jaxrec.errors import ConfigError
 from jaxrec.layout import SegmentLayout
+from jaxrec.model import network, recommender
+from jaxrec.objective import losses
 from jaxrec.types import Params
 
 _ITEMS = "item_embedding.weight"

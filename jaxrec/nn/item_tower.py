@@ -12,10 +12,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrec.nn.text import TextModel
+from jaxrec.nn.text_model import TextModel
 from jaxrec.types import Array, Params
 
 POOLINGS = ("mean", "token")
+TOWER = "item_tower"  # name of the tower among the parameters of a run
 
 
 @dataclasses.dataclass(frozen=True)

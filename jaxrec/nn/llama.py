@@ -1,7 +1,7 @@
 """The Llama decoder (arXiv 2302.13971): RMSNorm, rotary positions, grouped queries, SwiGLU.
 
 `decoder_layer` is the layer of two modules: `LlamaBlock`, a backbone over items (Llama-ID and
-the user tower of HLLM), and `jaxrec.nn.text.TextDecoder`, the item tower over words.
+the user tower of HLLM), and `jaxrec.nn.text_model.TextDecoder`, the item tower over words.
 
 Rotary positions and compressed tokens: keys are rotated by the offset *inside their segment*
 before they are stored, so a stored key never depends on what came before or will come after

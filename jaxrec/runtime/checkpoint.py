@@ -27,6 +27,7 @@ import jax
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
+from jaxrec.errors import CheckpointError, StructureError
 from jaxrec.runtime import leaves, workdir
 
 log = logging.getLogger(__name__)
@@ -40,14 +41,6 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 Adapt = Callable[[Mapping[str, Any], Mapping[str, Any]], Mapping[str, Any]]
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be written, read or used; names step, folder and leaf."""
-
-
-class StructureError(CheckpointError):
-    """A sound checkpoint of other names or shapes than the model's."""
 
 
 class Restored(NamedTuple):

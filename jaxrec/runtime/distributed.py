@@ -17,14 +17,10 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxrec.config import ConfigError
+from jaxrec.errors import ConfigError, PeerError
 
 COORDINATOR, PROCESSES, PROCESS = "JAXREC_COORDINATOR", "JAXREC_PROCESSES", "JAXREC_PROCESS"
 _MESSAGE = 2048  # bytes of an error that process 0 tells the others
-
-
-class PeerError(RuntimeError):
-    """Another process of the run failed; says which and what to do."""
 
 
 class Place(NamedTuple):

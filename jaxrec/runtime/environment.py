@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from jaxrec.errors import WorkdirError
 from jaxrec.runtime import workdir
 
 PACKAGES = (
@@ -51,7 +52,7 @@ def record(folder: pathlib.Path, step: int) -> None:
         try:
             starts = json.loads(path.read_text())
         except ValueError as error:
-            raise workdir.WorkdirError(f"{path} is damaged ({error}): move it away") from error
+            raise WorkdirError(f"{path} is damaged ({error}): move it away") from error
     workdir.write_text(path, json.dumps([*starts, {"step": step, **describe()}], indent=2))
 
 

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jaxrec.config import ConfigError, MeshConfig
+from jaxrec.config import MeshConfig
+from jaxrec.errors import ConfigError
 from jaxrec.runtime import leaves
 from jaxrec.types import Batch
 

@@ -2,7 +2,7 @@
 
 config.json       the configuration of the run
 dataset.json      digests of its data and vocabulary
-catalog.npz       raw item ids, popularity and time origin (`jaxrec.serving.catalog`)
+catalog.npz       raw item ids, popularity and time origin (`jaxrec.data.catalog`)
 environment.json  versions, devices and git revision of every start
 metrics.jsonl     one line per logged step
 checkpoints/      see `jaxrec.runtime.checkpoint`
@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from jaxrec import config as config_lib
 from jaxrec.config import Config
+from jaxrec.errors import WorkdirError
 
 CHECKPOINTS = "checkpoints"
 METRICS = "metrics.jsonl"
@@ -47,10 +48,6 @@ FREE = (
     "data.workers",
     "data.worker_processes",
 )
-
-
-class WorkdirError(RuntimeError):
-    """A folder that this run must not write to; names the folder and what differs."""
 
 
 class Ancestor(NamedTuple):

@@ -5,7 +5,7 @@ The recommender is imported when it is asked for: training needs the catalog alo
 
 from typing import TYPE_CHECKING, Any
 
-from jaxrec.serving.catalog import Catalog
+from jaxrec.data.catalog import Catalog
 
 if TYPE_CHECKING:
     from jaxrec.serving.service import Appended, Recommender

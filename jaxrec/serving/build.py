@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec import retrieval
 from jaxrec.data.prepared import Prepared
-from jaxrec.data.schema import DataError
+from jaxrec.errors import DataError
 from jaxrec.layout import SegmentLayout
-from jaxrec.recommender import Model
+from jaxrec.model.recommender import Model
+from jaxrec.ranking import retrieval
 from jaxrec.serving.rows import SEEN, Events
 from jaxrec.serving.service import BATCH, Recommender, Track
 from jaxrec.state_store.rows import Columns

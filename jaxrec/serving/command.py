@@ -10,15 +10,14 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from jaxrec.config import ConfigError
-from jaxrec.data.schema import DataError
-from jaxrec.runtime.checkpoint import CheckpointError
-from jaxrec.runtime.workdir import WorkdirError
+from jaxrec.errors import (
+    DataError,
+    JaxrecError,
+)
 from jaxrec.serving.flags import parser
-from jaxrec.state_store.errors import StoreError
 
 # Errors whose message says what to do; anything else is a bug and keeps its traceback.
-EXPECTED = (ConfigError, DataError, CheckpointError, WorkdirError, StoreError, OSError)
+
 
 # packages that some subcommands need -> the extra that brings them
 EXTRAS = {"flatbuffers": "export", "polars": "data", "tensorflow_datasets": "data"}
@@ -39,7 +38,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except EXPECTED as error:
+    except (JaxrecError, OSError) as error:
         print(f"{args.command}: error: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
@@ -155,12 +154,12 @@ def _made(rec: Any, args: argparse.Namespace) -> Any:
 
 
 def append(args: argparse.Namespace) -> None:
-    from jaxrec.serving import tables
+    from jaxrec.serving import event_files
 
     rec = _load(args)
     if args.later:
         return _append_later(rec, args)
-    columns = tables.read_events(args.events, rec.config.data)
+    columns = event_files.read_events(args.events, rec.config.data)
     with rec.open_store(args.store, shards=_shards(args.shards)) as store:
         mine = store.owns(columns[0])
         done = rec.append(
@@ -183,23 +182,23 @@ def _append_later(rec: Any, args: argparse.Namespace) -> None:
 
 
 def recommend(args: argparse.Namespace) -> None:
-    from jaxrec.serving import tables
+    from jaxrec.serving import event_files
     from jaxrec.serving.service import BATCH
 
-    tables.check_target(args.output)
+    event_files.check_target(args.output)
     rec = _load(args)
-    users = tables.read_users(args.users, rec.config.data, rec.catalog.text_users)
+    users = event_files.read_users(args.users, rec.config.data, rec.catalog.text_users)
     text = rec.catalog.no_item == ""
     chosen, unwanted = (
-        tables.read_ids(source, flag, rec.config.data.item_column, text) if source else None
+        event_files.read_ids(source, flag, rec.config.data.item_column, text) if source else None
         for source, flag in ((args.candidates, "--candidates"), (args.exclude, "--exclude"))
     )
     store = rec.open_store(args.store, mode="r")
     starts = range(0, len(users), BATCH)
-    quiet = args.output == tables.STDIN
+    quiet = args.output == event_files.STDIN
     tracked = starts if quiet else _track("batches of users")(starts, len(starts))
 
-    def lines() -> Iterator[tables.Line]:
+    def lines() -> Iterator[event_files.Line]:
         for start in tracked:
             some = users[start : start + BATCH]
             items, scores = rec.recommend(
@@ -213,9 +212,9 @@ def recommend(args: argparse.Namespace) -> None:
             )
             for user, found, values in zip(some, items.tolist(), scores.tolist(), strict=True):
                 real = [place for place, value in enumerate(values) if value != float("-inf")]
-                yield tables.Line(user, [found[i] for i in real], [values[i] for i in real])
+                yield event_files.Line(user, [found[i] for i in real], [values[i] for i in real])
 
-    tables.write_lines(lines(), args.output)
+    event_files.write_lines(lines(), args.output)
 
 
 def stat(args: argparse.Namespace) -> None:
@@ -260,10 +259,10 @@ def verify(args: argparse.Namespace) -> None:
 
 
 def delete(args: argparse.Namespace) -> None:
-    from jaxrec.serving import tables
+    from jaxrec.serving import event_files
 
     rec = _load(args)
-    users = tables.read_users(args.users, rec.config.data, rec.catalog.text_users)
+    users = event_files.read_users(args.users, rec.config.data, rec.catalog.text_users)
     with rec.open_store(args.store) as store:
         existed = store.delete(dict.fromkeys(users))
     _say({"deleted": int(existed.sum()), "unknown": int((~existed).sum())})

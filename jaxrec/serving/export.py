@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec import states
+from jaxrec.model import states
 from jaxrec.runtime import leaves, workdir
 from jaxrec.serving.places import writing
 from jaxrec.serving.service import Recommender

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxrec.data.prepared import Prepared
-from jaxrec.data.schema import DataError
+from jaxrec.errors import DataError
 from jaxrec.serving.build import check_data, everything
 from jaxrec.serving.rows import Events
 from jaxrec.serving.service import BATCH, Recommender, Track

@@ -4,8 +4,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 
-from jaxrec.runtime.checkpoint import CheckpointError
-from jaxrec.state_store.errors import StoreError
+from jaxrec.errors import CheckpointError, StoreError
 
 
 @contextlib.contextmanager

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jaxrec import retrieval
-from jaxrec.retrieval import Own
+from jaxrec.ranking import retrieval
+from jaxrec.ranking.retrieval import Own
 from jaxrec.types import PAD, Array
 
 AXIS = "items"

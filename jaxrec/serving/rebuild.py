@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxrec.data.prepared import Prepared
+from jaxrec.errors import StoreError
 from jaxrec.serving.build import check_data, everything, write_histories
 from jaxrec.serving.rows import seen_capacity
 from jaxrec.serving.service import BATCH, Recommender, Track
-from jaxrec.state_store.errors import StoreError, UserId
 from jaxrec.state_store.metadata import STORE_FILE, open_root, read_json
 from jaxrec.state_store.store import Url, UserStateStore
+from jaxrec.types import UserId
 
 # How long a process waits for another one that is making the same store.
 CREATE_TIMEOUT = 60.0

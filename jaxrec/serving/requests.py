@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from jaxrec.data import schema
-from jaxrec.data.schema import DataError, Interactions
-from jaxrec.serving.catalog import Catalog
+from jaxrec.data.catalog import Catalog
+from jaxrec.data.schema import Interactions
+from jaxrec.errors import DataError
 from jaxrec.serving.rows import Events
-from jaxrec.state_store.errors import UserId
+from jaxrec.types import UserId
 
 NAMES = ("user_ids", "item_ids", "timestamps")
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxrec import states
-from jaxrec.recommender import Model
+from jaxrec.model import states
+from jaxrec.model.recommender import Model
 from jaxrec.state_store.forms import encode_state
 from jaxrec.state_store.rows import RowSpec
 from jaxrec.types import UserState

@@ -19,20 +19,20 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxrec import recommender, retrieval, states
 from jaxrec.config import Config, ModelConfig, digest
+from jaxrec.data.catalog import Catalog
 from jaxrec.layout import SegmentLayout
+from jaxrec.model import recommender, states
+from jaxrec.ranking import retrieval
 from jaxrec.runtime import checkpoint, leaves, workdir
 from jaxrec.serving import buckets, ranking, requests, rows
-from jaxrec.serving.catalog import Catalog
 from jaxrec.serving.rows import Events
-from jaxrec.state_store.errors import UserId
 from jaxrec.state_store.forms import FORMS, decode_state, encode_state
 from jaxrec.state_store.keys import id_list
 from jaxrec.state_store.metadata import Binding
 from jaxrec.state_store.rows import Columns
 from jaxrec.state_store.store import Url, UserStateStore
-from jaxrec.types import PAD, Params
+from jaxrec.types import PAD, Params, UserId
 
 BATCH = buckets.USERS[-1]
 

@@ -24,10 +24,10 @@ import tensorstore as ts
 from orbax.checkpoint import v1 as ocp
 
 from jaxrec import config as config_lib
+from jaxrec.errors import StoreError
 from jaxrec.runtime import checkpoint, workdir
 from jaxrec.serving.places import writing
 from jaxrec.serving.service import Recommender, Track
-from jaxrec.state_store.errors import StoreError, UserId
 from jaxrec.state_store.keys import decode_key, encode_ids, id_list, shard_numbers
 from jaxrec.state_store.metadata import (
     STORE_FILE,
@@ -41,6 +41,7 @@ from jaxrec.state_store.metadata import (
 )
 from jaxrec.state_store.rows import Columns
 from jaxrec.state_store.store import COPY_FILE, Url, UserStateStore
+from jaxrec.types import UserId
 
 FOLDER = "snapshots"  # in a run's folder
 RECORD = "record.json"

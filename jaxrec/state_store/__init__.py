@@ -1,10 +1,11 @@
 """Persistent user states: see `store.UserStateStore` and docs/state-store.md."""
 
-from jaxrec.state_store.errors import StoreError, UserId
+from jaxrec.errors import StoreError
 from jaxrec.state_store.forms import decode_state, encode_state
 from jaxrec.state_store.metadata import Binding
 from jaxrec.state_store.rows import RowSpec, state_columns
 from jaxrec.state_store.store import UserStateStore
+from jaxrec.types import UserId
 
 __all__ = [
     "Binding",

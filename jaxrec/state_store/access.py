@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import tensorstore as ts
 
+from jaxrec.errors import StoreError
 from jaxrec.state_store import database as db
-from jaxrec.state_store.errors import StoreError
 from jaxrec.state_store.marks import Mark, status_bytes
 from jaxrec.state_store.shard import READ_ATTEMPTS, STATE_KEY, Generation, Shard
 

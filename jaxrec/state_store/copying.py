@@ -9,9 +9,10 @@ from typing import Any, Protocol
 
 import tensorstore as ts
 
-from jaxrec.state_store.errors import StoreError, UserId
+from jaxrec.errors import StoreError
 from jaxrec.state_store.metadata import COPY_FILE, Metadata, display, read_json, write_json
 from jaxrec.state_store.reader import StoreReader
+from jaxrec.types import UserId
 
 BATCH = 1024
 

@@ -3,7 +3,7 @@
 Why rows are values of an OCDBT database and not chunks of a zarr3 array: a B+tree needs no
 second index from user id to row number (which would have to be loaded at open, kept in memory
 and committed together with the row), deletes and lists keys, and reads one level less.
-`python -m jaxrec.benchmark.store` measures both beside each other (results/store.json).
+`python -m benchmarks.store` measures both beside each other (results/store.json).
 
 Tree nodes and the manifest carry their own CRC-32C; values do not, hence the checksum of
 `keys.seal_rows`. Transactions are `atomic` (others tore under kill -9) and `repeatable_read`

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxrec.state_store.errors import UserId
+from jaxrec.types import UserId
 
 HEADER = struct.Struct("<II")
 ROW_VERSION = 1

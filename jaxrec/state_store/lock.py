@@ -9,7 +9,7 @@ import fcntl
 import os
 import socket
 
-from jaxrec.state_store.errors import StoreError
+from jaxrec.errors import StoreError
 
 LOCK_FILE = "writer.lock"
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import tensorstore as ts
 
+from jaxrec.errors import StoreError
 from jaxrec.state_store.database import unlocked
-from jaxrec.state_store.errors import StoreError
 from jaxrec.state_store.rows import RowSpec
 
 FORMAT = 1

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorstore as ts
 
+from jaxrec.errors import StoreError
 from jaxrec.state_store import access
 from jaxrec.state_store import database as db
-from jaxrec.state_store.errors import StoreError, UserId
 from jaxrec.state_store.keys import (
     decode_key,
     encode_ids,
@@ -26,6 +26,7 @@ from jaxrec.state_store.keys import (
 from jaxrec.state_store.metadata import Metadata, display, local_path
 from jaxrec.state_store.rows import Columns
 from jaxrec.state_store.shard import Shard
+from jaxrec.types import UserId
 
 NAMED_USERS = 5  # so many damaged users are named in a message
 

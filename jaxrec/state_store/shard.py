@@ -23,8 +23,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import tensorstore as ts
 
+from jaxrec.errors import StoreError
 from jaxrec.state_store import database as db
-from jaxrec.state_store.errors import StoreError
 from jaxrec.state_store.keys import row_damage
 from jaxrec.state_store.lock import WriterLock, owner
 from jaxrec.state_store.marks import parse_status, status_bytes

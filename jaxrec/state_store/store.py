@@ -34,8 +34,8 @@ from typing import Any, Self
 
 import tensorstore as ts
 
+from jaxrec.errors import StoreError
 from jaxrec.state_store import copying
-from jaxrec.state_store.errors import StoreError
 from jaxrec.state_store.lock import WriterLock
 from jaxrec.state_store.metadata import (
     COPY_FILE,

@@ -11,14 +11,15 @@ from typing import Any, Self
 import numpy as np
 import tensorstore as ts
 
+from jaxrec.errors import StoreError
 from jaxrec.state_store import access
 from jaxrec.state_store import database as db
-from jaxrec.state_store.errors import StoreError, UserId
 from jaxrec.state_store.keys import encode_ids, id_list, seal_rows, shard_numbers
 from jaxrec.state_store.marks import Mark
 from jaxrec.state_store.metadata import Metadata, display
 from jaxrec.state_store.reader import StoreReader
 from jaxrec.state_store.rows import Columns
+from jaxrec.types import UserId
 
 # (user ids, their columns, found [B] bool) -> new columns; called again after a conflict
 UpdateFn = Callable[[list[UserId], Columns, np.ndarray], Mapping[str, Any]]

@@ -11,7 +11,7 @@ from jaxrec.config import Config
 from jaxrec.runtime import leaves, plan
 from jaxrec.runtime import mesh as mesh_lib
 from jaxrec.training import step as step_lib
-from jaxrec.training.texts import TextItems
+from jaxrec.training.text_step import TextItems
 from jaxrec.types import Batch, Params
 
 

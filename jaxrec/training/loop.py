@@ -17,8 +17,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxrec.config import Config, ConfigError
-from jaxrec.nn import item_rows
+from jaxrec.config import Config
+from jaxrec.errors import ConfigError
+from jaxrec.items import hashed
+from jaxrec.nn.item_tower import TOWER
 from jaxrec.runtime import checkpoint, distributed, environment
 from jaxrec.runtime import mesh as mesh_lib
 from jaxrec.runtime import workdir as workdir_lib
@@ -28,7 +30,7 @@ from jaxrec.runtime.writer import VALIDATION, MetricsWriter
 from jaxrec.training import growth
 from jaxrec.training import step as step_lib
 from jaxrec.training.step import Loss, TrainState
-from jaxrec.training.texts import TOWER, TextItems
+from jaxrec.training.text_step import TextItems
 from jaxrec.training.window import Window, Work
 from jaxrec.types import Batch, Params
 
@@ -123,7 +125,7 @@ def fit(
         distributed.leader_first(take)
         stack.enter_context(jax.set_mesh(mesh))
         grown = distributed.any_process(claim.grown)
-        heights = {item_rows.height(config.model, a.items) for a in ancestors} if grown else set()
+        heights = {hashed.height(config.model, a.items) for a in ancestors} if grown else set()
         run = _Run(
             config,
             folder,

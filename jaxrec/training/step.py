@@ -13,12 +13,12 @@ from jax.sharding import Mesh
 
 from jaxrec import config as config_lib
 from jaxrec.config import Config, TrainConfig
-from jaxrec.nn import item_rows
+from jaxrec.items import hashed
 from jaxrec.nn.item_tower import ItemTower
 from jaxrec.runtime import leaves
 from jaxrec.runtime import mesh as mesh_lib
 from jaxrec.training import optimizer as optimizer_lib
-from jaxrec.training import tables, texts
+from jaxrec.training import row_updates, text_step
 from jaxrec.training.gradient import mean_gradient
 from jaxrec.types import Batch, Params
 
@@ -53,11 +53,7 @@ class Loss(Protocol):
     ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]: ...
 
 
-class NonFiniteError(RuntimeError):
-    """Loss or gradient is not a number: names the step and the culprit."""
-
-
-# the batch is a `texts.TextBatch` where an item tower is trained
+# the batch is a `text_step.TextBatch` where an item tower is trained
 TrainStep = Callable[[TrainState, Any, Any], tuple[TrainState, StepMetrics]]
 
 
@@ -93,11 +89,11 @@ def assemble(
 
     negatives: needed by train.table_update other than adamw, see `make_table_step`; raises
     ValueError where it is missing. tower: the item tower where it is trained, its parameters are
-    among those of `init` (`texts.TOWER`).
+    among those of `init` (`text_step.TOWER`).
     """
     train = dataclasses.replace(config.train, frozen=config_lib.frozen(config))
     by_rows = train.table_update != "adamw"
-    optimizer = (tables.optimizer if by_rows else optimizer_lib.adamw)(train)
+    optimizer = (row_updates.optimizer if by_rows else optimizer_lib.adamw)(train)
 
     def new() -> TrainState:
         return init_state(init, optimizer, train, config.seed)
@@ -105,15 +101,15 @@ def assemble(
     like = mesh_lib.abstract(mesh, new)
     settings = optimizer, train, config.seed, mesh, jax.tree.map(lambda x: x.sharding, like)
     if tower is not None:
-        gradient = texts.gradient_of(tower, optimizer_lib.moves(train))
-        step = make_step(loss, *settings, gradient=gradient, rows=texts.shardings(mesh))
+        gradient = text_step.gradient_of(tower, optimizer_lib.moves(train))
+        step = make_step(loss, *settings, gradient=gradient, rows=text_step.shardings(mesh))
         return Assembled(new, like, step)
     if not by_rows:
         return Assembled(new, like, make_step(loss, *settings))
     if negatives is None:
         raise ValueError(f"train.table_update={train.table_update!r}: pass negatives")
     shared = config.model.item_hash != "none"
-    rows_of = functools.partial(item_rows.rows_of, config.model) if shared else None
+    rows_of = functools.partial(hashed.rows_of, config.model) if shared else None
     return Assembled(new, like, make_table_step(loss, negatives, *settings, rows_of=rows_of))
 
 
@@ -189,8 +185,8 @@ def make_table_step(
 
     negatives: (key, item_counts) -> value whose `ids` int32 [M] are drawn; the loss gets it as
     `negatives` in place of the counts, with ids that name rows of the table it is given: that
-    of the touched rows (`tables`). optimizer: `tables.optimizer`. rows_of:
-    of items that share rows, `item_rows.rows_of`.
+    of the touched rows (`tables`). optimizer: `row_updates.optimizer`. rows_of:
+    of items that share rows, `hashed.rows_of`.
     """
     rate = optimizer_lib.schedule(config)
     everywhere = mesh_lib.replicated(mesh)
@@ -198,11 +194,11 @@ def make_table_step(
     def step(state: TrainState, batch: Batch, item_counts: Any) -> tuple[TrainState, StepMetrics]:
         rng = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), state.step)
         drawn = negatives(rng, item_counts)
-        stored = tables.name_of(state.params)
-        table, rest = state.params[stored], tables.without(state.params)
+        stored = row_updates.name_of(state.params)
+        table, rest = state.params[stored], row_updates.without(state.params)
         ids = jnp.concatenate([batch.items.reshape(-1), drawn.ids])
         ids = jax.lax.with_sharding_constraint(ids, everywhere)
-        used = tables.small(table, ids, mesh, rows_of)
+        used = row_updates.small(table, ids, mesh, rows_of)
         count = batch.items.size
         items = used.places[:count].reshape(batch.items.shape)
         items = jax.lax.with_sharding_constraint(items, mesh_lib.batch_sharding(mesh))
@@ -210,7 +206,10 @@ def make_table_step(
         sampled = drawn._replace(ids=used.places[count:])
 
         def total(params: Params, part: Batch, key: jax.Array) -> Any:
-            params = {**tables.without(params), tables.TABLE: used.of_items(params[stored])}
+            params = {
+                **row_updates.without(params),
+                row_updates.TABLE: used.of_items(params[stored]),
+            }
             return loss(params, part, rng=key, train=True, item_counts=None, negatives=sampled)
 
         given = {**rest, stored: used.touched.rows}
@@ -219,13 +218,15 @@ def make_table_step(
         norm = jnp.sqrt(jnp.sum(squares))
         sound = jnp.isfinite(value) & jnp.isfinite(norm)
         clipped = optimizer_lib.clip(gradients, norm, config.clip)
-        updates, dense = optimizer.update(tables.without(clipped), state.opt_state["dense"], rest)
+        updates, dense = optimizer.update(
+            row_updates.without(clipped), state.opt_state["dense"], rest
+        )
         kept = jax.tree.map(
             lambda new, old: jnp.where(sound, new, old),
             (optax.apply_updates(rest, updates), dense),
             (rest, state.opt_state["dense"]),
         )
-        table, rows = tables.update(
+        table, rows = row_updates.update(
             table,
             state.opt_state["rows"],
             used.touched,

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxrec.training.step import NonFiniteError, StepMetrics, culprit, is_sound
+from jaxrec.errors import NonFiniteError
+from jaxrec.training.step import StepMetrics, culprit, is_sound
 
 
 class Work(NamedTuple):

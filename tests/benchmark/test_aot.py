@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from jaxrec.benchmark import aot
-from jaxrec.config import ConfigError
+from jaxrec.errors import ConfigError
 
 ROOT = pathlib.Path(__file__).parents[2]
 RECIPE = """

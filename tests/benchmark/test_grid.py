@@ -6,10 +6,10 @@ import sys
 import jax.numpy as jnp
 import pytest
 
-from jaxrec import cost
 from jaxrec.benchmark import __main__ as command
 from jaxrec.benchmark import grid, grid_config, grid_methods
-from jaxrec.config import ConfigError
+from jaxrec.errors import ConfigError
+from jaxrec.model import cost
 
 TINY = """--config.shapes=((20,5),) --config.catalog=50 --config.seconds=0.01 --config.rounds=3
 --config.model.width=8 --config.model.heads=2 --config.model.layers=1 --config.train_batch=2

@@ -5,7 +5,8 @@ import polars as pl
 import pytest
 
 from jaxrec.config import DataConfig
-from jaxrec.data import DataError, building, prepare, sorting
+from jaxrec.data import building, prepare, sorting
+from jaxrec.errors import DataError
 
 
 @pytest.fixture

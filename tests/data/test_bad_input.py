@@ -8,7 +8,8 @@ import polars as pl
 import pytest
 
 from jaxrec.config import DataConfig
-from jaxrec.data import DataError, prepare
+from jaxrec.data import prepare
+from jaxrec.errors import DataError
 from tests.data import upstream
 
 ROW = 7

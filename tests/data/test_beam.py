@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(
 SCRIPT = """
 import json, sys
 from jaxrec.config import DataConfig
-from jaxrec.data import DataError, beam, prepare, sorting
+from jaxrec.data import beam, prepare, sorting
 sorting.BUCKET = {bucket}
 engine = beam.Pool() if {beam} else None
 for config, folder in json.loads(sys.stdin.read()):
@@ -133,7 +133,7 @@ def test_the_command(tmp_path):
     day(tmp_path, 0)
     command = [
         sys.executable,
-        *("-m", "jaxrec.data.prepare", f"--config=configs/table.py:{tmp_path / 'day0.parquet'}"),
+        *("-m", "jaxrec.cli.prepare", f"--config=configs/table.py:{tmp_path / 'day0.parquet'}"),
         f"--workdir={tmp_path / 'run'}",
     ]
     options = "--beam_options=--runner=FnApiRunner --direct_num_workers=2"

@@ -4,7 +4,7 @@ import pytest
 
 from jaxrec.config import DataConfig
 from jaxrec.data.datasets import completejourney
-from jaxrec.data.schema import DataError
+from jaxrec.errors import DataError
 from tests.data import source
 
 

@@ -7,7 +7,7 @@ import pytest
 from jaxrec.config import DataConfig
 from jaxrec.data import prepare
 from jaxrec.data.datasets import files
-from jaxrec.data.schema import DataError
+from jaxrec.errors import DataError
 from tests.data import source
 
 GOOD = {"user_id": [1, 1, 2], "item_id": ["a", "b", "a"], "timestamp": [5, 6, 7]}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from jaxrec.config import DataConfig
 from jaxrec.data import prepare, sorting
-from jaxrec.data.schema import DataError
+from jaxrec.errors import DataError
 
 
 def build(rows, min_items=1, min_users=1, **settings):

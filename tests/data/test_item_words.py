@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxrec.data import item_words as texts
-from jaxrec.data.schema import DataError
+from jaxrec.errors import DataError
 
 COLUMNS = {"title": ["", "Toy Story", " ", "Heat"], "main_genre": ["", "Animation", "", ""]}
 

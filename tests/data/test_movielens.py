@@ -9,7 +9,7 @@ import pytest
 
 from jaxrec.config import DataConfig
 from jaxrec.data.datasets import movielens
-from jaxrec.data.schema import DataError
+from jaxrec.errors import DataError
 from tests.data import source
 
 RATINGS = [(1, 10, 4, 50), (1, 20, 5, 40), (2, 10, 3, 60)]

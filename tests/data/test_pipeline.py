@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from jaxrec.config import DataConfig, LayoutConfig, SyntheticConfig
-from jaxrec.data import DataError, prepare, windows
+from jaxrec.data import prepare, windows
 from jaxrec.data.pipeline import eval_batches, train_batches
+from jaxrec.errors import DataError
 from jaxrec.layout import SegmentLayout
 from jaxrec.types import Batch
 

@@ -13,7 +13,8 @@ import polars as pl
 import pytest
 
 from jaxrec.config import DataConfig, SyntheticConfig
-from jaxrec.data import DataError, preparation, prepare, records
+from jaxrec.data import preparation, prepare, records
+from jaxrec.errors import DataError
 
 EVENTS = {
     "user_id": ["u2", "u1", "u1", "u1", "u2", "u3"],

@@ -3,7 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from jaxrec.data.schema import DataError, Vocabulary, check, check_ids, seconds
+from jaxrec.data.schema import Vocabulary, check, check_ids, seconds
+from jaxrec.errors import DataError
 
 
 def columns(**changes):

@@ -2,8 +2,9 @@ import importlib
 
 import pytest
 
-from jaxrec.config import Config, ConfigError, validate
-from jaxrec.data import DataError, prepare
+from jaxrec.config import Config, validate
+from jaxrec.data import prepare
+from jaxrec.errors import ConfigError, DataError
 
 
 def refused(match, **values):

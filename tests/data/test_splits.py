@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from jaxrec.data import splits
-from jaxrec.data.schema import DataError
+from jaxrec.errors import DataError
 
 
 def test_last_leaves_q_and_q_out():

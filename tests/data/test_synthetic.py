@@ -5,7 +5,7 @@ import pytest
 
 from jaxrec.config import DataConfig, SyntheticConfig
 from jaxrec.data.datasets import synthetic
-from jaxrec.data.schema import DataError
+from jaxrec.errors import DataError
 from tests.data import source
 
 CONFIG = SyntheticConfig(users=200, items=200, events=300, interests=20, returns=0.5, gap=100)

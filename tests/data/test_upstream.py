@@ -10,7 +10,8 @@ import polars as pl
 import pytest
 
 from jaxrec.config import Config, DataConfig, validate
-from jaxrec.data import DataError, datasets, description, pipeline, prepare
+from jaxrec.data import datasets, description, pipeline, prepare
+from jaxrec.errors import DataError
 from tests.data import source, upstream
 
 
@@ -49,8 +50,8 @@ def training():
     import jax
     import optax
 
-    from jaxrec import recommender
     from jaxrec.layout import SegmentLayout
+    from jaxrec.model import recommender
 
     config = Config()
     config.layout.segment_size, config.layout.max_segments = 4, 2

@@ -7,9 +7,9 @@ import numpy as np
 
 from jaxrec.benchmark import grid, grid_config, timing
 from jaxrec.benchmark.grid_methods import Shape
+from jaxrec.evaluation.metrics import Interval
 from jaxrec.experiments import table
 from jaxrec.experiments.table import Cell, Experiment, Line
-from jaxrec.metrics import Interval
 from tests.experiments import tiny
 
 PROTOCOL = {"dataset": "synthetic", "seeds": [0, 1], "users": "10 of those with 20 events"}

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from jaxrec.config import ConfigError
+from jaxrec.errors import ConfigError
+from jaxrec.evaluation.report import Ranks
 from jaxrec.experiments import ablations, settings
 from jaxrec.experiments.runs import Lab
-from jaxrec.report import Ranks
 from tests.experiments import tiny
 
 RECIPES = ["configs/ablations_quick.py", "configs/ablations_movielens.py:latest-small"]

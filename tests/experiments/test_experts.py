@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec.config import ConfigError
+from jaxrec.errors import ConfigError
 from jaxrec.experiments import attended, experts
 from jaxrec.experiments.runs import Lab, with_values
 from jaxrec.layout import SegmentLayout

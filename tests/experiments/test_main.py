@@ -7,10 +7,9 @@ import sys
 
 import pytest
 
-from jaxrec.config import ConfigError
+from jaxrec.errors import ConfigError, WorkdirError
 from jaxrec.experiments import __main__ as command
 from jaxrec.experiments import catalog, table
-from jaxrec.runtime.workdir import WorkdirError
 from tests.integration import tiny as integration
 
 RECIPE = """

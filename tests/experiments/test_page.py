@@ -6,8 +6,8 @@ import re
 
 import pytest
 
+from jaxrec.errors import WorkdirError
 from jaxrec.experiments import page
-from jaxrec.runtime.workdir import WorkdirError
 from tests.experiments import made_up
 
 

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from jaxrec.evaluation.report import Ranks
 from jaxrec.experiments import probe
 from jaxrec.experiments.runs import Lab
-from jaxrec.report import Ranks
 from tests.experiments import tiny
 
 

@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 
-from jaxrec.config import ConfigError
+from jaxrec.errors import ConfigError, WorkdirError
 from jaxrec.experiments import quality, runs
 from jaxrec.experiments.runs import Lab, MissingRun, name_of, with_values
-from jaxrec.runtime.workdir import WorkdirError
 from tests.experiments import tiny
 
 

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from jaxrec.config import ConfigError
+from jaxrec.errors import ConfigError
 from jaxrec.experiments import catalog, probe, settings
 from jaxrec.experiments.runs import Lab, with_values
 from tests.experiments import tiny

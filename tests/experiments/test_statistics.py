@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from jaxrec.evaluation.report import Ranks
 from jaxrec.experiments import statistics
-from jaxrec.report import Ranks
 
 
 def ranks(user, rank):

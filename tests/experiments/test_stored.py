@@ -4,9 +4,10 @@ import jax
 import numpy as np
 import pytest
 
-from jaxrec import retrieval, states
 from jaxrec.experiments import stored
 from jaxrec.experiments.runs import Lab
+from jaxrec.model import states
+from jaxrec.ranking import retrieval
 from jaxrec.serving.rows import Events
 from tests.experiments import tiny
 

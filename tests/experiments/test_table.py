@@ -6,10 +6,10 @@ import json
 import numpy as np
 import pytest
 
+from jaxrec.errors import WorkdirError
+from jaxrec.evaluation.metrics import Interval
 from jaxrec.experiments import table
 from jaxrec.experiments.table import Cell, Experiment, Line
-from jaxrec.metrics import Interval
-from jaxrec.runtime.workdir import WorkdirError
 from tests.experiments import tiny
 
 ROWS = [

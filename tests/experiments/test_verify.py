@@ -6,12 +6,11 @@ import sys
 
 import pytest
 
-from jaxrec.config import ConfigError
+from jaxrec.errors import ConfigError, WorkdirError
 from jaxrec.experiments import __main__ as command
 from jaxrec.experiments import catalog, verify
 from jaxrec.experiments.runs import MissingRun
 from jaxrec.experiments.table import Cell, Experiment
-from jaxrec.runtime.workdir import WorkdirError
 from tests.experiments import made_up
 
 EVAL = "python eval.py --config=configs/x.py:full --config.layout.tokens=3 --workdir={} "

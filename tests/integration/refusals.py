@@ -11,7 +11,7 @@ import sys
 import tempfile
 import warnings
 
-from jaxrec import commandline
+from jaxrec.cli import flags
 
 program = importlib.import_module(sys.argv[1])
 found = []
@@ -23,7 +23,7 @@ for argv in json.load(sys.stdin):
         if not child:
             os.dup2(said.fileno(), 2)
             sys.argv = [f"{sys.argv[1]}.py", *argv]  # ml_collections looks there
-            commandline.run(program.main, program.__doc__)
+            flags.run(program.main, program.__doc__)
         _, status = os.waitpid(child, 0)
         said.seek(0)
         found.append([os.waitstatus_to_exitcode(status), said.read()])

@@ -6,11 +6,11 @@ import pytest
 
 import train
 from configs import hllm_llama32_1b_ebnerd, hllm_llama32_1b_merrec, llama_id_ml_latest_small
-from jaxrec import commands
 from jaxrec import config as config_lib
 from jaxrec.runtime import mesh as mesh_lib
+from jaxrec.session import Session
 from tests.data import upstream
-from tests.test_hllm import tower_folder
+from tests.interop.test_towers import tower_folder
 
 SMALL = {"kv_heads": 1, "head_width": 4, "ffn_width": 12}
 RECIPES = {
@@ -44,7 +44,7 @@ def test_a_recipe_is_planned_with_both_towers_trained(name, tmp_path, capsys):
     model.llama = dataclasses.replace(model.llama, **SMALL)
     config.loss.negatives, config.mesh.fsdp = 8, 1
     mesh = mesh_lib.make_mesh(config_lib.validate(config).mesh)
-    session = commands.Session(config, tmp_path / "run", mesh)
+    session = Session(config, tmp_path / "run", mesh)
     assert session.layout.length == length
     assert set(texts.fields) <= set(session.prepared.texts)
     train.tell_dry_run(config, session, mesh)

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from jaxrec.config import ConfigError
+from jaxrec.errors import ConfigError
 from jaxrec.runtime import checkpoint, distributed
 
 DEVICES = 4

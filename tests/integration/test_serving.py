@@ -14,8 +14,8 @@ import numpy as np
 import polars as pl
 import pytest
 
+from jaxrec.errors import StoreError
 from jaxrec.serving import Catalog, command
-from jaxrec.state_store.errors import StoreError
 from jaxrec.state_store.store import UserStateStore
 
 USERS = 1500

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from jaxrec.errors import WeightsError
 from jaxrec.interop import gguf, huggingface
-from jaxrec.interop.huggingface import WeightsError
 
 FIELDS = {
     "general.architecture": "llama",

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from jaxrec.config import LlamaConfig, ModelConfig
+from jaxrec.errors import WeightsError
 from jaxrec.interop import hllm, huggingface
-from jaxrec.interop.huggingface import WeightsError
-from jaxrec.nn.text import TextModel
+from jaxrec.nn.text_model import TextModel
 
 CONFIG = ModelConfig(
     backbone="llama",

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxrec.errors import WeightsError
 from jaxrec.interop import huggingface
-from jaxrec.interop.huggingface import WeightsError
-from jaxrec.nn.text import Cache
+from jaxrec.nn.text_model import Cache
 
 pytest.importorskip("safetensors")
 

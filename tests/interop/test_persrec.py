@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxrec.config import ConfigError
+from jaxrec.errors import ConfigError
 from jaxrec.interop import golden, persrec
 from tests.reference import persrec as reference
 

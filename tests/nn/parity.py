@@ -3,9 +3,9 @@
 import jax
 import numpy as np
 
-from jaxrec import recommender
 from jaxrec.config import LossConfig
 from jaxrec.layout import SegmentLayout
+from jaxrec.model import recommender
 from tests.reference import model as reference
 
 ITEMS = 11

@@ -10,7 +10,7 @@ import pytest
 from jaxrec.config import LlamaConfig, ModelConfig
 from jaxrec.data import item_words as texts
 from jaxrec.nn.item_tower import ItemTower
-from jaxrec.nn.text import TextModel
+from jaxrec.nn.text_model import TextModel
 
 CONFIG = ModelConfig(backbone="llama", width=8, heads=2, layers=2, llama=LlamaConfig(kv_heads=1))
 MODEL = TextModel(CONFIG, 20)

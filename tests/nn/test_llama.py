@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec import cost, recommender
-from jaxrec.config import Config, ConfigError, LlamaConfig, LossConfig, ModelConfig, validate
+from jaxrec.config import Config, LlamaConfig, LossConfig, ModelConfig, validate
+from jaxrec.errors import ConfigError
 from jaxrec.layout import SegmentLayout
+from jaxrec.model import cost, recommender
 from jaxrec.nn import llama
 from tests.nn import parity
 from tests.reference import llama as reference

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec import recommender
 from jaxrec.config import LossConfig, ModelConfig
 from jaxrec.layout import SegmentLayout
+from jaxrec.model import recommender
 from tests.nn import parity
 
 LAYOUT = SegmentLayout.stream(3, 2, 2)

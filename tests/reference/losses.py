@@ -1,4 +1,4 @@
-"""Losses of `jaxrec.losses` from their equations: one position, one item at a time, float64."""
+"""Losses of `jaxrec.objective.losses` from their equations, in float64."""
 
 import math
 

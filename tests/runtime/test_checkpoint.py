@@ -16,9 +16,9 @@ import optax
 import pytest
 
 from jaxrec.config import MeshConfig
+from jaxrec.errors import CheckpointError, StructureError
 from jaxrec.runtime import checkpoint, leaves
 from jaxrec.runtime import mesh as mesh_lib
-from jaxrec.runtime.checkpoint import CheckpointError
 
 
 def make_trees(seed=0, rows=16, scale=1.0):
@@ -214,7 +214,7 @@ def test_another_structure_is_a_readable_difference(tmp_path):
     checkpoint.save(tmp_path, 5, {"params": {"a": jnp.zeros((3, 4)), "b": jnp.zeros(2)}}, {})
     like = {"params": {"a": jnp.zeros((3, 5)), "c": {"d": jnp.zeros(7, jnp.int32)}}}
     for read in (checkpoint.restore_latest, lambda f, t: checkpoint.restore(f, 5, t)):
-        with pytest.raises(checkpoint.StructureError) as error:
+        with pytest.raises(StructureError) as error:
             read(tmp_path, like)
         text = str(error.value)
         assert "checkpoint 5" in text

@@ -4,13 +4,13 @@ import jax
 import numpy as np
 import pytest
 
-from jaxrec import recommender
 from jaxrec.config import LossConfig, MeshConfig, ModelConfig
+from jaxrec.model import recommender
 from jaxrec.runtime import leaves, plan
 from jaxrec.runtime import mesh as mesh_lib
 from jaxrec.training import step as step_lib
 from tests.training import standin
-from tests.training.test_tables import ITEMS, LAYOUT, USERS, batch_at
+from tests.training.test_row_updates import ITEMS, LAYOUT, USERS, batch_at
 
 WIDTH = 128
 

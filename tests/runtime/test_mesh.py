@@ -7,7 +7,8 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from jaxrec.config import ConfigError, MeshConfig
+from jaxrec.config import MeshConfig
+from jaxrec.errors import ConfigError
 from jaxrec.runtime import leaves
 from jaxrec.runtime import mesh as mesh_lib
 from jaxrec.types import Batch

@@ -9,8 +9,8 @@ import pytest
 
 from jaxrec import config as config_lib
 from jaxrec.config import Config
+from jaxrec.errors import WorkdirError
 from jaxrec.runtime import workdir
-from jaxrec.runtime.workdir import WorkdirError
 
 DIGESTS = {"data": "d1", "vocabulary": "v1"}
 

@@ -7,11 +7,11 @@ import pathlib
 import jax
 import numpy as np
 
-from jaxrec import recommender
 from jaxrec.config import Config, HSTUConfig, ModelConfig
 from jaxrec.data.records import Record
 from jaxrec.data.schema import Vocabulary
 from jaxrec.layout import SegmentLayout
+from jaxrec.model import recommender
 from jaxrec.serving import Catalog, Recommender
 
 ITEMS = 30
@@ -88,7 +88,7 @@ def expected(rec, items, times, now=None):
     x = model.queries(rec.params, y[:, index])
     kept = slice(max(segments - S, 0) * N, None)
     own = model.own_items(np.asarray(dense[kept])[None], np.asarray(clock[kept], np.int32)[None])
-    from jaxrec import retrieval
+    from jaxrec.ranking import retrieval
 
     return np.asarray(retrieval.scores(x, model.item_table(rec.params), own))[0, 1:]
 

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from jaxrec.data.schema import DataError
+from jaxrec.errors import DataError
 from jaxrec.serving import build
 from tests.serving import standin
 from tests.serving.standin import USERS, histories

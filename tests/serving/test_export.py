@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxrec import states
+from jaxrec.model import states
 from jaxrec.serving import export
 from tests.serving import standin
 from tests.serving.standin import ORIGIN, N

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxrec.config import DataConfig
-from jaxrec.data import DataError, prepare
+from jaxrec.data import prepare
+from jaxrec.errors import DataError
 from jaxrec.serving import Catalog, Recommender, build, feed
 from tests.serving import standin
 

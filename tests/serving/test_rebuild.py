@@ -5,10 +5,10 @@ import threading
 import numpy as np
 import pytest
 
+from jaxrec.errors import StoreError
 from jaxrec.serving import build
 from jaxrec.serving import rebuild as rebuilding
 from jaxrec.serving.rebuild import Rebuilt, create_or_open, rebuild
-from jaxrec.state_store.errors import StoreError
 from tests.serving import standin
 from tests.serving.standin import ORIGIN, USERS, histories
 

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 from jaxrec.config import Config, ServingConfig
-from jaxrec.data.schema import DataError
+from jaxrec.errors import DataError, StoreError
 from jaxrec.serving import Appended, Recommender, rows
 from jaxrec.serving.service import BATCH
-from jaxrec.state_store.errors import StoreError
 from tests.serving import standin
 from tests.serving.standin import ITEMS, ORIGIN, N
 

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from jaxrec.errors import StoreError
 from jaxrec.serving import snapshot as snapshots
 from jaxrec.serving.snapshot import RECORD, Snapshot
-from jaxrec.state_store.errors import StoreError
 from tests.serving import standin
 
 USERS = 30

@@ -8,7 +8,8 @@ import sys
 
 import numpy as np
 
-from jaxrec.state_store import RowSpec, StoreError, UserStateStore, writer
+from jaxrec.errors import StoreError
+from jaxrec.state_store import RowSpec, UserStateStore, writer
 from tests.state_store.standin import BINDING, check_whole, columns, create, reopen
 
 USERS = 120

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from jaxrec.state_store import StoreError, metadata
+from jaxrec.errors import StoreError
 from jaxrec.state_store import database as db
+from jaxrec.state_store import metadata
 from tests.state_store.standin import columns, create, everything, reopen
 
 

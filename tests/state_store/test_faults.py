@@ -13,7 +13,7 @@ import time
 import numpy as np
 import pytest
 
-from jaxrec.state_store import StoreError
+from jaxrec.errors import StoreError
 from tests.state_store import process
 from tests.state_store.standin import SPEC, check_whole, columns, create, everything, reopen
 

@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import pytest
 
-from jaxrec.state_store import StoreError
+from jaxrec.errors import StoreError
 from jaxrec.state_store import database as db
 from tests.state_store.standin import SPEC, check_whole, columns, create, reopen
 

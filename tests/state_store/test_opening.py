@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import tensorstore as ts
 
-from jaxrec.state_store import Binding, RowSpec, StoreError, UserStateStore, access, shard
+from jaxrec.errors import StoreError
+from jaxrec.state_store import Binding, RowSpec, UserStateStore, access, shard
 from tests.state_store.standin import (
     BINDING,
     SPEC,

@@ -5,9 +5,10 @@ import json
 import jax
 import pytest
 
-from jaxrec import cost
-from jaxrec.config import ConfigError, LossConfig, ModelConfig, validate
+from jaxrec.config import LossConfig, ModelConfig, validate
+from jaxrec.errors import ConfigError
 from jaxrec.layout import SegmentLayout
+from jaxrec.model import cost
 from jaxrec.runtime import chips
 from jaxrec.runtime import mesh as mesh_lib
 from jaxrec.training.dry_run import dry_run
@@ -58,10 +59,10 @@ def test_impossible_profile_steps_are_refused(value):
 
 def test_flops_of_the_layout_are_about_those_of_the_compiler():
     """Training on one device, layers unrolled, attention dense: XLA counts what is computed."""
-    from jaxrec import recommender
     from jaxrec.config import Config
+    from jaxrec.model import recommender
     from jaxrec.training import step as step_lib
-    from tests.training.test_tables import batch_at
+    from tests.training.test_row_updates import batch_at
 
     layout = SegmentLayout.full(64)
     model_config = ModelConfig(width=64, layers=2, heads=2, dropout=0.0, embed_dropout=0.0)

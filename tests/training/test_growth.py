@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from jaxrec.config import Config, MeshConfig, TrainConfig
+from jaxrec.errors import StructureError
 from jaxrec.runtime import checkpoint
 from jaxrec.runtime import mesh as mesh_lib
-from jaxrec.runtime.checkpoint import StructureError
 from jaxrec.training import growth, step
 
 

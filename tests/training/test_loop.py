@@ -10,12 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec.config import ConfigError
+from jaxrec.errors import CheckpointError, ConfigError, NonFiniteError, WorkdirError
 from jaxrec.runtime import checkpoint
-from jaxrec.runtime.checkpoint import CheckpointError
-from jaxrec.runtime.workdir import WorkdirError
 from jaxrec.training import loop
-from jaxrec.training.step import NonFiniteError
 from tests.training import standin
 
 

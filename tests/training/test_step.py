@@ -6,7 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxrec.config import ConfigError, MeshConfig, validate
+from jaxrec.config import MeshConfig, validate
+from jaxrec.errors import ConfigError
 from jaxrec.runtime import mesh as mesh_lib
 from jaxrec.training import optimizer as optimizer_lib
 from jaxrec.training import step as step_lib

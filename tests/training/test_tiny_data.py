@@ -4,10 +4,10 @@ import jax
 import numpy as np
 import pytest
 
-from jaxrec import recommender
 from jaxrec.config import Config, MeshConfig, validate
 from jaxrec.data import windows
 from jaxrec.layout import SegmentLayout
+from jaxrec.model import recommender
 from jaxrec.runtime import mesh as mesh_lib
 from jaxrec.training import step as step_lib
 

@@ -9,7 +9,7 @@ from typing import Any
 from jaxrec.config import CHOICES, DataConfig
 from jaxrec.data.datasets import files
 from jaxrec.data.raw import Raw
-from jaxrec.data.schema import DataError
+from jaxrec.errors import DataError
 
 # readers of a list of files -> what of a folder they read
 FILES = {

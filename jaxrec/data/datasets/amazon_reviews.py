@@ -29,7 +29,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 from jaxrec.config import DataConfig
 from jaxrec.data.datasets import files
 from jaxrec.data.raw import Chunk, Names, Raw
-from jaxrec.data.schema import DataError
+from jaxrec.errors import DataError
 
 if TYPE_CHECKING:
     import polars as pl

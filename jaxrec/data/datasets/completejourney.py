@@ -20,7 +20,7 @@ from jaxrec.config import DataConfig
 from jaxrec.data.datasets import files
 from jaxrec.data.ingest import to_numpy
 from jaxrec.data.raw import Chunk, Names, Raw
-from jaxrec.data.schema import DataError
+from jaxrec.errors import DataError
 
 if TYPE_CHECKING:
     import polars as pl

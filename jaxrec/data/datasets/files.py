@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jaxrec.data.raw import CHUNK, Chunk, Names
-from jaxrec.data.schema import INT64_MAX, DataError, require
+from jaxrec.data.schema import INT64_MAX, require
+from jaxrec.errors import DataError
 
 if TYPE_CHECKING:
     import polars as pl

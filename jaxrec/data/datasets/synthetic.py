@@ -31,7 +31,8 @@ import numpy as np
 
 from jaxrec.config import DataConfig, SyntheticConfig
 from jaxrec.data.raw import Chunk, Names, Raw
-from jaxrec.data.schema import DataError, Interactions
+from jaxrec.data.schema import Interactions
+from jaxrec.errors import DataError
 
 VERSION = 1
 OCCASION = 1  # raw id of the item that announces a return

@@ -1,0 +1,148 @@
+"""Dense against blocked attention, forward and forward + backward, in one run.
+
+    python -m benchmarks.attention --output=results/attention.json
+
+Prints times, XLA's planned peak memory and the largest relative difference of outputs and
+gradients. Input transfer is not counted: the arrays already lie on the device. Backends run in
+turn, every turn for a fifth of a second at least; how many times faster one is, is the median over
+turns of the ratio within a turn.
+"""
+
+import argparse
+import functools
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrec.benchmark import timing
+from jaxrec.layout import SegmentLayout
+from jaxrec.nn.attention import BACKENDS, attend
+
+LAYOUTS = ("5x(100+4)", "16x(128+4)", "1x(2048+0)")
+
+
+def parse_layout(text: str) -> SegmentLayout:
+    """`16x(128+4)`: 16 segments of 128 items and 4 tokens. Raises ValueError otherwise."""
+    match = re.fullmatch(r"(\d+)x\((\d+)\+(\d+)\)", text.replace(" ", ""))
+    if not match:
+        raise ValueError(f"layout {text!r}: write segments x (items + tokens), as 16x(128+4)")
+    count, items, tokens = map(int, match.groups())
+    return SegmentLayout(segments=((items, tokens),) * count)
+
+
+def measure(
+    layout: SegmentLayout,
+    kind: str,
+    batch: int,
+    heads: int,
+    head_width: int,
+    repeats: int,
+    least_s: float = 0.2,
+) -> dict[str, Any]:
+    """One table row: every backend on the same random inputs (`timing.turns`).
+
+    Keys: times; speedup, the median over turns of dense / blocked within a turn, and its
+    quartiles; pairs and peak bytes of both; largest relative difference of outputs and gradients.
+    """
+    shape = (batch, layout.length, heads, head_width)
+    keys = jax.random.split(jax.random.key(0), 4)
+    q, k, v, cotangent = (jax.random.normal(key, shape) for key in keys)
+    lengths = np.asarray([[n for n, _ in layout.segments]] * batch, np.int32)
+    valid = jnp.asarray(layout.valid(lengths))
+    forward, both = {}, {}
+    for backend in BACKENDS:
+
+        def run(q, k, v, valid, backend=backend):
+            return attend(
+                q,
+                k,
+                v,
+                layout,
+                valid,
+                kind=kind,  # type: ignore[arg-type]
+                scale=head_width**-0.5,
+                normalizer=layout.normalizer,
+                backend=backend,
+            )
+
+        def grads(q, k, v, valid, run=run):
+            out, pull = jax.vjp(lambda *qkv: run(*qkv, valid), q, k, v)
+            return out, pull(cotangent)
+
+        forward[backend] = jax.jit(run).lower(q, k, v, valid).compile()
+        both[backend] = jax.jit(grads).lower(q, k, v, valid).compile()
+    results = [jax.tree.leaves(both[b](q, k, v, valid)) for b in BACKENDS]
+    worst = max(
+        float(jnp.abs(a - b).max() / jnp.abs(a).max()) for a, b in zip(*results, strict=True)
+    )
+    samples = timing.turns(
+        {
+            f"{name} {backend}": functools.partial(f, q, k, v, valid)
+            for name, group in (("forward", forward), ("forward+backward", both))
+            for backend, f in group.items()
+        },
+        repeats=repeats,
+        least_s=least_s,
+    )
+    faster = {
+        name: timing.times_faster(samples[f"{name} dense"], samples[f"{name} blocked"])
+        for name in ("forward", "forward+backward")
+    }
+    return {
+        "kind": kind,
+        "segments": layout.segments,
+        "pairs_dense": layout.pairs("dense"),
+        "pairs_blocked": layout.pairs("blocked"),
+        "times": {name: timing.summary(values) for name, values in samples.items()},
+        "speedup": {name: median for name, (median, *_) in faster.items()},
+        "speedup_quartiles": {name: quartiles for name, (_, *quartiles) in faster.items()},
+        "peak_bytes": {b: timing.peak_bytes(both[b]) for b in BACKENDS},
+        "largest_relative_difference": worst,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.attention", description=__doc__.split("\n\n")[0]
+    )
+    parser.add_argument("--layouts", nargs="+", default=list(LAYOUTS), metavar="SxX(n+k)")
+    parser.add_argument("--kinds", nargs="+", default=["pointwise", "softmax"])
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--heads", type=int, default=4)
+    parser.add_argument("--head_width", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--output", default="", help="JSON file of the result")
+    args = parser.parse_args()
+    try:
+        layouts = {text: parse_layout(text) for text in args.layouts}
+    except ValueError as error:
+        parser.error(str(error))
+    if unknown := set(args.kinds) - {"pointwise", "softmax"}:
+        parser.error(f"kinds {sorted(unknown)}: known are pointwise (HSTU), softmax")
+    rows = []
+    header = f"{'layout':>14} {'kind':>10} {'pass':>17} {'dense':>10} {'blocked':>10} {'faster':>7}"
+    print(header + f" {'memory':>17} {'difference':>11}", flush=True)
+    for text, layout in layouts.items():
+        for kind in args.kinds:
+            row = measure(layout, kind, args.batch, args.heads, args.head_width, args.repeats)
+            rows.append({"layout": text, **row})
+            memory = "{dense:.0f} / {blocked:.0f} MB".format(
+                **{b: n / 1e6 for b, n in row["peak_bytes"].items()}
+            )
+            for name, ratio in row["speedup"].items():
+                dense = row["times"][f"{name} dense"]["median_s"] * 1e3
+                blocked = row["times"][f"{name} blocked"]["median_s"] * 1e3
+                print(
+                    f"{text:>14} {kind:>10} {name:>17} {dense:>7.1f} ms {blocked:>7.1f} ms "
+                    f"{ratio:>6.1f}x {memory:>17} {row['largest_relative_difference']:>11.1e}",
+                    flush=True,
+                )
+    facts = {"batch": args.batch, "heads": args.heads, "head_width": args.head_width}
+    timing.save(timing.report("attention", rows, **facts), args.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""The item tower on real texts: does it speak, and what does packing save?
+
+    python -m benchmarks.item_texts --model=smollm2 --items=items.parquet \
+        --columns title genres --output=results/text.json
+
+Greedy continuation of a prompt by the decoder of a Hugging Face folder; then the same texts
+encoded packed into rows and one text a row, padded to the longest, timed in turn.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxrec.benchmark import timing
+from jaxrec.data import item_words
+from jaxrec.interop import huggingface
+from jaxrec.nn.item_tower import ItemTower
+
+CATALOG_ROWS = 8  # of a batch when a catalog is encoded (`model.texts.rows`)
+
+
+def padded(words: item_words.Words, rows: int) -> list[item_words.Packed]:
+    """The texts one a row, every row as long as the longest text."""
+    longest, batches = int(words.lengths.max()), []
+    for start in range(0, len(words), rows):
+        batch = item_words.Packed(*(np.zeros((rows, longest), np.int32) for _ in range(3)))
+        for row, text in enumerate(range(start, min(start + rows, len(words)))):
+            content = words.words[words.offsets[text] : words.offsets[text + 1]]
+            batch.words[row, : len(content)] = content
+            batch.owner[row, : len(content)] = row + 1
+            batch.positions[row, : len(content)] = np.arange(len(content))
+        batches.append(batch)
+    return batches
+
+
+def packing(words: item_words.Words, rows: int, row_length: int, part: int = 512) -> dict[str, Any]:
+    """Positions computed per word of a whole catalog, in the batches of `item_table.encode`.
+
+    Nothing is encoded. padded: one text a row, as long as the longest.
+    """
+    order, computed = np.random.default_rng(0).permutation(len(words)), 0
+    for first in range(0, len(words), part):
+        chosen = np.sort(order[first : first + part])
+        computed += sum(b.words.size for b, _ in item_words.pack(words, chosen, rows, row_length))
+    present = int(words.offsets[-1])
+    return {
+        "texts": len(words),
+        "words": present,
+        "packed_per_word": computed / present,
+        "padded_per_word": len(words) * int(words.lengths.max()) / present,
+    }
+
+
+def measure(
+    tower: ItemTower, params: Any, words: item_words.Words, args: argparse.Namespace
+) -> dict[str, Any]:
+    """Both ways over the same texts: seconds, words per second, positions computed."""
+    packed = [b for b, _ in item_words.pack(words, range(len(words)), args.rows, args.row_length)]
+    ways = {"packed": packed, "padded": padded(words, args.padded_rows)}
+    texts = max(int(b.owner.max()) for batches in ways.values() for b in batches)
+    run = jax.jit(lambda p, b: tower.vectors(p, b.words, b.owner, b.positions, texts))
+    present = int(words.offsets[-1])
+    total = {}
+    for name, batches in ways.items():
+        sums = [np.asarray(run(params, b), np.float64).sum() for b in batches]
+        total[name] = float(np.sum(sums))
+    functions = {
+        name: (lambda batches=batches: [run(params, b) for b in batches])
+        for name, batches in ways.items()
+    }
+    times = timing.interleaved(functions, repeats=args.repeats, warmup=0)
+    return {
+        "texts": len(words),
+        "words": present,
+        "median_words": float(np.median(words.lengths)),
+        "longest": int(words.lengths.max()),
+        "ways": {
+            name: {
+                "positions": sum(b.words.size for b in batches),
+                "computed_per_word": sum(b.words.size for b in batches) / present,
+                "words_per_s": present / times[name]["median_s"],
+                **times[name],
+            }
+            for name, batches in ways.items()
+        },
+        "speedup": times["padded"]["median_s"] / times["packed"]["median_s"],
+        "relative_difference": abs(total["packed"] / total["padded"] - 1),
+    }
+
+
+def read_texts(path: str, columns: list[str], prompt: str) -> list[str]:
+    """Distinct texts of an items table, or of the `texts.json` of prepared data."""
+    if path.endswith(".json"):
+        fields = json.loads(Path(path).read_text(encoding="utf-8"))
+    else:
+        import polars as pl
+
+        table = pl.read_parquet(path).select(columns).fill_null("")
+        fields = {name: [str(value) for value in table[name].to_list()] for name in columns}
+    return item_words.distinct(item_words.compose(fields, columns, prompt))[0]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.item_texts", description=__doc__.split("\n\n")[0]
+    )
+    parser.add_argument("--model", required=True, help="Hugging Face folder")
+    parser.add_argument("--say", default="The capital of Italy is", help="text to continue")
+    parser.add_argument("--count", type=int, default=16, help="words to generate")
+    parser.add_argument("--items", default="", help="items: parquet or texts.json; empty: none")
+    parser.add_argument("--columns", nargs="+", default=["title", "genres"])
+    parser.add_argument("--prompt", default="")
+    parser.add_argument("--texts", type=int, default=256, help="texts to encode, drawn at random")
+    parser.add_argument("--longest", type=int, default=256)
+    parser.add_argument("--rows", type=int, default=4)
+    parser.add_argument("--row_length", type=int, default=256)
+    parser.add_argument("--padded_rows", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--output", default="", help="JSON file of the result")
+    args = parser.parse_args()
+    model, decoder = huggingface.load(args.model)
+    decoder = jax.device_put(decoder)
+    tokenizer = item_words.Tokenizer(args.model, model.vocabulary)
+    prompt = tokenizer.words([args.say], model.context - args.count).words
+    start = time.monotonic()
+    text = tokenizer.text(model.generate(decoder, prompt, args.count).tolist())
+    spoken = {"prompt": args.say, "continuation": text, "seconds": time.monotonic() - start}
+    print(f"{args.say!r} -> {text!r}", flush=True)
+    rows = []
+    if args.items:
+        texts = read_texts(args.items, args.columns, args.prompt)
+        whole = packing(tokenizer.words(texts, args.longest), CATALOG_ROWS, args.row_length)
+        print(f"all texts: {whole['packed_per_word']:.3f} positions computed per word", flush=True)
+        chosen = np.random.default_rng(0).permutation(len(texts))[: args.texts]
+        words = tokenizer.words([texts[i] for i in chosen], args.longest)
+        print(f"encoding {len(words):,} of {len(texts):,} texts both ways", file=sys.stderr)
+        row = measure(ItemTower(model, "mean"), {"decoder": decoder}, words, args)
+        row["catalog"] = whole
+        rows.append(row)
+        for name, way in row["ways"].items():
+            print(
+                f"{name}: {way['words_per_s']:.0f} words/s, "
+                f"{way['computed_per_word']:.3f} positions computed per word"
+            )
+    facts = {k: v for k, v in vars(args).items() if k not in ("output", "model", "items")}
+    timing.save(timing.report("text", rows, settings=facts, generation=spoken), args.output)
+
+
+if __name__ == "__main__":
+    main()

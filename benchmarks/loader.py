@@ -1,0 +1,142 @@
+"""Does the input keep up? Batches per second of the loader alone against the training step.
+
+    python -m benchmarks.loader --output=results/loader.json
+
+Data of `--config` (default: the quickstart) is prepared as `train.py` would; then batches are read
+without training, steps are run on a batch that already lies on the device, and at last steps on
+batches as they come. Printed: examples per second of the first two, their ratio (exit status 1
+below --limit), the time to read one batch, and which share of the last steps was waiting for input
+(exit status 1 above --wait_limit).
+"""
+
+import argparse
+import pathlib
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+from jaxrec import data
+from jaxrec.benchmark import timing
+from jaxrec.benchmark.aot import load_config
+from jaxrec.config import Config
+from jaxrec.data import pipeline
+from jaxrec.errors import ConfigError
+from jaxrec.layout import SegmentLayout
+from jaxrec.model import recommender
+from jaxrec.objective import sampling
+from jaxrec.runtime import mesh as mesh_lib
+from jaxrec.training import step as step_lib
+from jaxrec.types import Batch
+
+
+def batches(config: Config, prepared: Any) -> Iterator[Batch]:
+    """The training batches of a single process."""
+    return pipeline.train_batches(
+        prepared,
+        config.layout,
+        config.train.batch_size,
+        config.seed,
+        vary_recent=config.train.vary_recent,
+        workers=config.data.workers,
+        worker_processes=config.data.worker_processes,
+    )
+
+
+def loader_rate(config: Config, prepared: Any, count: int) -> float:
+    """Examples per second of the loader alone, its start-up left out."""
+    source = batches(config, prepared)
+    for _ in range(max(1, count // 10)):
+        next(source)
+    start = time.perf_counter()
+    for _ in range(count):
+        next(source)
+    return count * config.train.batch_size / (time.perf_counter() - start)
+
+
+def step_rate(config: Config, prepared: Any, steps: int) -> tuple[float, float]:
+    """Examples per second of the compiled step on a batch that does not change, and the share of
+    time that the same number of steps waits for input when every batch is read (`input_wait` of
+    a run)."""
+    layout = SegmentLayout.from_config(config.layout)
+    model = recommender.build(config.model, config.loss, layout, prepared.num_items)
+    mesh = mesh_lib.make_mesh(config.mesh)
+    parts = step_lib.assemble(config, model.init, model.loss, model.negatives, mesh)
+    batch = mesh_lib.put_batch(mesh, next(batches(config, prepared)))
+    counts: Any = prepared.counts
+    if config.train.table_update != "adamw":
+        counts = sampling.make_sampler(counts) if config.loss.sampling == "popularity" else None
+    state = mesh_lib.create(parts.new, parts.like)
+    for _ in range(2):
+        state, metrics = parts.step(state, batch, counts)
+    jax.block_until_ready(metrics)
+    start = time.perf_counter()
+    for _ in range(steps):
+        state, metrics = parts.step(state, batch, counts)
+    jax.block_until_ready(metrics)
+    rate = steps * config.train.batch_size / (time.perf_counter() - start)
+    source, waited = batches(config, prepared), 0.0
+    next(source)
+    begin = time.perf_counter()
+    for _ in range(steps):
+        start = time.perf_counter()
+        given = next(source)
+        waited += time.perf_counter() - start
+        state, metrics = parts.step(state, mesh_lib.put_batch(mesh, given), counts)
+        jax.block_until_ready(metrics)
+    return rate, waited / (time.perf_counter() - begin)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.loader", description=__doc__.split("\n\n")[0]
+    )
+    parser.add_argument("--config", default="configs/quickstart.py", help="FILE.py[:ARGUMENT]")
+    parser.add_argument("--data", default="", help="keeps the prepared data; default: nowhere")
+    parser.add_argument("--batches", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--limit", type=float, default=3.0, help="loader / step")
+    parser.add_argument("--wait_limit", type=float, default=0.05, help="share of a step's time")
+    parser.add_argument("--output", default="", help="JSON file of the result")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            config = load_config(args.config)
+            prepared = data.prepare(config.data, pathlib.Path(args.data or scratch))
+        except ConfigError as error:
+            sys.exit(f"loader: error: {error}")
+        print("reading batches", flush=True)
+        loader = loader_rate(config, prepared, args.batches)
+        print(f"loader: {loader:,.0f} examples/s; training steps", flush=True)
+        step, wait = step_rate(config, prepared, args.steps)
+    row = {
+        "loader_examples_per_s": loader,
+        "step_examples_per_s": step,
+        "ratio": loader / step,
+        "batch_s": config.train.batch_size / loader,
+        "input_wait": wait,
+    }
+    print(
+        f"step: {step:,.1f} examples/s; loader / step {row['ratio']:.1f}; waiting for input "
+        f"{wait:.2%} of the time",
+        flush=True,
+    )
+    facts = {
+        "config": args.config,
+        "batch_size": config.train.batch_size,
+        "workers": [config.data.workers, config.data.worker_processes],
+    }
+    timing.save(timing.report("loader", [row], settings=facts), args.output)
+    if row["ratio"] < args.limit:
+        sys.exit(
+            f"the loader gives {row['ratio']:.1f} times what the step takes, below {args.limit}"
+        )
+    if wait > args.wait_limit:
+        sys.exit(f"steps wait for input {wait:.1%} of the time, above {args.wait_limit:.0%}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""Errors whose message says what to change. Anything else that is raised is a bug.
+
+Programs catch `JaxrecError`, print its one line and end with status 2.
+"""
+
+from collections.abc import Sequence
+
+
+class JaxrecError(Exception):
+    """Base of every error that a user can act on."""
+
+
+class ConfigError(JaxrecError, ValueError):
+    """A configuration value that cannot work: names key, value and what is allowed."""
+
+
+class DataError(JaxrecError, ValueError):
+    """Data that cannot be used: names file, column and row."""
+
+
+class WeightsError(JaxrecError, ValueError):
+    """A folder that cannot be read as a model: names the file, what was found, what to do."""
+
+
+class WorkdirError(JaxrecError, RuntimeError):
+    """A folder that this run must not write to; names the folder and what differs."""
+
+
+class CheckpointError(JaxrecError, RuntimeError):
+    """A checkpoint that cannot be written, read or used; names step, folder and leaf."""
+
+
+class StructureError(CheckpointError):
+    """A sound checkpoint of other names or shapes than the model's."""
+
+
+class NonFiniteError(JaxrecError, RuntimeError):
+    """Loss or gradient is not a number: names the step and the culprit."""
+
+
+class PeerError(JaxrecError, RuntimeError):
+    """Another process of the run failed; says which and what to do."""
+
+
+class StoreError(JaxrecError, RuntimeError):
+    """A user-state store that cannot do what was asked; the message names file, shard or user.
+
+    users: raw ids of the users that the failed call could not read or did not write (the
+        others of a failed write are durable); empty when the error is about the whole store.
+    """
+
+    def __init__(self, message: str, users: Sequence[int | str] = ()) -> None:
+        super().__init__(message)
+        self.users = list(users)

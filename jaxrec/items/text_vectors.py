@@ -1,0 +1,218 @@
+"""Vectors of a whole catalog from its texts, kept on disk: the small-hardware route of HLLM.
+
+    <folder>/<digest>/
+        settings.json   what the vectors depend on: parameters, pooling, longest text
+        part-00001.npz  keys of texts and their vectors
+
+The digest is of the parameters and settings, so other weights never meet old vectors. A text
+is looked up by its own key: encoding stops and goes on anywhere, texts that two items share are
+encoded once, and new items cost only their own texts.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import time
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxrec.data import item_words
+from jaxrec.errors import DataError
+from jaxrec.nn.item_tower import ItemTower
+from jaxrec.runtime import distributed, leaves
+from jaxrec.runtime import mesh as mesh_lib
+from jaxrec.types import Params
+
+
+class Tokenises(Protocol):
+    """`item_words.Tokenizer`, or what knows the words of the texts in question."""
+
+    def words(self, texts: Sequence[str], longest: int) -> item_words.Words: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """vectors: float32 [N, D], zeros where an item has no text; the rest counts what was done.
+
+    folder: where they are kept;
+    known: distinct texts found on disk; new: encoded now; cut: of those, longer than allowed;
+    without_text: items without text; words, computed: positions with words, and all positions.
+    """
+
+    vectors: np.ndarray
+    folder: Path
+    known: int
+    new: int
+    cut: int
+    without_text: int
+    words: int
+    computed: int
+    seconds: float
+
+
+def digest(tower: ItemTower, params: Params, longest: int) -> str:
+    """16 hex digits of everything that a text's vector depends on."""
+    settings = json.dumps(_settings(tower, longest), sort_keys=True)
+    parts = [settings] + [f"{n} {leaves.digest(x)}" for n, x in leaves.flatten(params).items()]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def check(texts: Sequence[str]) -> None:
+    """Raises DataError where there is nothing to encode."""
+    if not texts:
+        raise DataError("no item has any text: check data.text_columns and model.texts.fields")
+
+
+def _settings(tower: ItemTower, longest: int) -> dict[str, Any]:
+    model = dataclasses.asdict(tower.text.config)
+    # how attention is computed is no setting of what comes out
+    kept = {k: model[k] for k in ("width", "layers", "heads", "dtype", "llama")}
+    return {"model": kept, "pooling": tower.pooling, "longest": longest}
+
+
+def encode(
+    tower: ItemTower,
+    params: Params,
+    tokenizer: Tokenises,
+    texts: Sequence[str],
+    folder: str | os.PathLike[str],
+    *,
+    longest: int = 256,
+    rows: int = 8,
+    row_length: int = 0,
+    part: int = 512,
+    mesh: Mesh | None = None,
+    run: "Encoder | None" = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Encoded:
+    """The vector of every text, from `folder` where it is known, else encoded and kept there.
+
+    texts: one per item (`data.item_words.compose`), empty: no text. longest: words a text is cut to
+    (the embedding token comes on top). rows, row_length: shape of a batch (0: `longest` and the
+    token, 256 at least); part: texts that are encoded between two files. mesh: rows are
+    split over its devices. run: `encoder(tower, mesh)`, for callers that come again. Of several
+    processes all call it alike; the first reads and writes `folder`. Raises DataError for a
+    damaged file and when no item has text.
+    """
+    start = time.monotonic()
+    texts, which = item_words.distinct(texts)
+    check(texts)
+    devices = 1 if mesh is None else mesh.size
+    if rows % devices:
+        raise ValueError(f"rows={rows}: must be a multiple of the {devices} devices")
+    row_length = row_length or max(256, longest + 1)
+    place, known = Path(folder) / digest(tower, params, longest), dict[str, np.ndarray]()
+    keys = [item_words.key(text) for text in texts]
+
+    def look() -> None:
+        place.mkdir(parents=True, exist_ok=True)
+        settings = json.dumps(_settings(tower, longest), indent=1, sort_keys=True)
+        (place / "settings.json").write_text(settings)
+        known.update(read(place, tower.text.config.width))
+
+    distributed.leader_first(look)
+    is_missing = distributed.from_leader(np.asarray([k not in known for k in keys]))
+    missing = np.flatnonzero(is_missing).tolist()
+    counts = {"cut": 0, "words": 0, "computed": 0}
+    run = run or encoder(tower, mesh)
+    if missing:
+        params = params if mesh is None else _on(mesh, params)
+        words = tokenizer.words([texts[i] for i in missing], longest)
+        counts["cut"] = words.cut
+        # rows fill well when every part has texts of all sizes
+        order = np.random.default_rng(0).permutation(len(missing))
+        for first in range(0, len(missing), part):
+            chosen = np.sort(order[first : first + part])
+            found = np.zeros((len(missing), tower.text.config.width), np.float32)
+            for packed, numbers in item_words.pack(
+                words, chosen, rows, row_length, tower.end, devices
+            ):
+                vectors = run(params, packed)
+                found[numbers] = np.asarray(vectors)[: len(numbers)]
+                counts["words"] += int((packed.owner > 0).sum())
+                counts["computed"] += packed.owner.size
+            fresh = {keys[missing[i]]: found[i] for i in chosen}
+            if distributed.leader():
+                _write(place, fresh)
+            known |= fresh
+            done, seconds = min(first + part, len(missing)), time.monotonic() - start
+            say(
+                f"item texts: {done:,} of {len(missing):,} encoded, "
+                f"{counts['words'] / seconds:,.0f} words/s"
+            )
+    vectors = np.zeros((len(which), tower.text.config.width), np.float32)
+    table = distributed.from_leader(np.stack([known.get(k, vectors[0]) for k in keys]))
+    vectors[which >= 0] = table[which[which >= 0]]
+    return Encoded(
+        vectors,
+        place,
+        known=len(texts) - len(missing),
+        new=len(missing),
+        without_text=int((which < 0).sum()),
+        seconds=time.monotonic() - start,
+        **counts,
+    )
+
+
+Encoder = Callable[[Params, item_words.Packed], Any]
+
+
+def encoder(tower: ItemTower, mesh: Mesh | None) -> Encoder:
+    """(params, packed) -> vectors of as many texts as a batch can hold."""
+
+    def run(params: Params, packed: item_words.Packed, count: int) -> jax.Array:
+        return tower.vectors(params, *packed, count)
+
+    whole = None if mesh is None else mesh_lib.replicated(mesh)
+    compiled = jax.jit(run, static_argnums=2, out_shardings=whole)
+
+    def call(params: Params, packed: item_words.Packed) -> Any:
+        texts = int(packed.owner.max())
+        if mesh is not None:
+            rows: Any = mesh_lib.batch_sharding(mesh)
+            packed = distributed.spread(packed, item_words.Packed(rows, rows, rows))
+        return compiled(params, packed, 1 << max(texts - 1, 1).bit_length())  # few compilations
+
+    return call
+
+
+def _on(mesh: Mesh, params: Params) -> Params:
+    """Arrays of the mesh as they lie on it, others copied to all of its devices."""
+
+    def one(x: Any) -> jax.Array:
+        lies = isinstance(x, jax.Array) and len(x.sharding.device_set) == mesh.size
+        return x if lies else distributed.spread(x, mesh_lib.replicated(mesh))
+
+    return jax.tree.map(one, params)
+
+
+def read(place: Path, width: int) -> dict[str, np.ndarray]:
+    """Key -> vector of every file of a folder. Raises DataError naming a damaged one."""
+    found: dict[str, np.ndarray] = {}
+    for file in sorted(place.glob("part-*.npz")):
+        try:
+            # opened here: np.load leaves a damaged file open
+            with open(file, "rb") as raw, np.load(raw, allow_pickle=False) as saved:
+                keys, vectors, total = saved["keys"], saved["vectors"], str(saved["digest"])
+        except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise DataError(f"{file}: damaged ({error!r}). Remove it, it is made again") from error
+        if vectors.shape != (len(keys), width) or leaves.digest(vectors) != total:
+            raise DataError(f"{file}: not what was written. Remove it, it is made again")
+        found |= dict(zip(keys.tolist(), vectors, strict=True))
+    return found
+
+
+def _write(place: Path, fresh: dict[str, np.ndarray]) -> None:
+    """One more file; it appears whole or not at all."""
+    number = 1 + max((int(f.stem.split("-")[1]) for f in place.glob("part-*.npz")), default=0)
+    vectors = np.stack(list(fresh.values()))
+    draft = place / f".part-{os.getpid()}.npz"
+    np.savez(draft, keys=list(fresh), vectors=vectors, digest=leaves.digest(vectors))
+    os.replace(draft, place / f"part-{number:05d}.npz")

@@ -1,0 +1,256 @@
+"""User states as values: compress a history once, extend it, ask for recommendations.
+
+All functions are pure and take a batch of users of any age. They equal one masked forward
+over the whole history (DESIGN §1): that is a property test, for every backbone.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from jaxrec.model.recommender import Model
+from jaxrec.nn.stack import DTYPES
+from jaxrec.ranking import retrieval
+from jaxrec.ranking.retrieval import Own
+from jaxrec.types import KV, Array, Batch, Params, UserState
+
+
+def empty(model: Model, batch: int) -> UserState:
+    """States of users without events."""
+    config, layout = model.network.config, model.layout
+    if layout.fixed or layout.num_tokens == 0:
+        raise ValueError(
+            "user states need a layout with compressed tokens (layout.mode=compressed)"
+        )
+    tokens = layout.segments[0][1] * layout.max_segments
+    recent = layout.segments[-1][0]
+    dtype = DTYPES[config.dtype]
+    shape = (config.layers, batch, tokens, config.kv_heads, config.head_width)
+    count = jnp.zeros((batch,), jnp.int32)
+    k = v = jnp.zeros(shape, dtype)
+    if config.state == "embedding":
+        k = jnp.zeros((1, batch, tokens, 1, config.width), dtype)
+        v = k[:0]
+    return UserState(
+        kv=KV(
+            k=k,
+            v=v,
+            times=jnp.zeros((batch, tokens), jnp.int32),
+            valid=jnp.zeros((batch, tokens), bool),
+        ),
+        readout=jnp.zeros((batch, config.width), jnp.float32),
+        memory=jnp.zeros((batch, _remembered(model)), jnp.int32),
+        memory_times=jnp.zeros((batch, _remembered(model)), jnp.int32),
+        items=jnp.zeros((batch, recent), jnp.int32),
+        times=jnp.zeros((batch, recent), jnp.int32),
+        pending=count,
+        segments=count,
+        events=count,
+    )
+
+
+def _remembered(model: Model) -> int:
+    """Events of compressed segments whose items a state keeps."""
+    layout = model.layout
+    return layout.max_segments * layout.segments[0][0] if model.half_lives.number else 0
+
+
+def append_segment(
+    model: Model,
+    params: Params,
+    state: UserState,
+    items: Array,
+    times: Array,
+    where: Array,
+) -> UserState:
+    """Compresses one complete segment [B, n] behind the state of the users in `where` [B].
+
+    The oldest segment drops off; pending events are left as they are.
+    """
+    layout = model.layout.extension()
+    size, tokens = layout.segments[0]
+    lengths = jnp.full((items.shape[0], 1), size, jnp.int32)
+    after = jnp.concatenate([times, times[:, -1:]], axis=1)
+    y, new = model.forward(params, items, layout, lengths, after, kv=state.kv, first=state.segments)
+
+    def push(old: Array, fresh: Array, axis: int) -> jax.Array:
+        rest = jax.lax.slice_in_dim(old, tokens, old.shape[axis], axis=axis)
+        moved = jnp.concatenate([rest, fresh.astype(old.dtype)], axis=axis)
+        shape = [1] * old.ndim
+        shape[1 if old.ndim == 5 else 0] = -1
+        return jnp.where(where.reshape(shape), moved, old)
+
+    kv = KV(
+        k=push(state.kv.k, new.k, 2),
+        v=push(state.kv.v, new.v, 2),
+        times=push(state.kv.times, new.times, 1),
+        valid=push(state.kv.valid, new.valid, 1),
+    )
+
+    def remember(old: Array, fresh: Array) -> Array:
+        if not old.shape[1]:
+            return old
+        moved = jnp.concatenate([old, fresh], axis=1)[:, fresh.shape[1] :]
+        return jnp.where(where[:, None], moved, old)
+
+    return state._replace(
+        kv=kv,
+        readout=jnp.where(where[:, None], y[:, -1], state.readout),
+        memory=remember(state.memory, items),
+        memory_times=remember(state.memory_times, times),
+        segments=state.segments + where,
+    )
+
+
+def extend(
+    model: Model,
+    params: Params,
+    state: UserState,
+    items: Array,
+    times: Array,
+    counts: Array,
+) -> UserState:
+    """Adds new events; completed segments are compressed, without any older raw event.
+
+    items, times: int32 [B, M], oldest first, the first `counts` [B] of a row are valid.
+    The alignment of DESIGN §1: when the recent window reaches `r_min + n` events its oldest
+    n become a segment. The loop runs as often as the busiest user needs.
+    """
+    size, recent = model.layout.segments[0][0], model.layout.segments[-1][0]
+    recent_min = recent - size + 1
+    more = items.shape[1]
+    total = state.pending + counts
+    column = jnp.arange(recent + more)[None]
+    # pending events, then the new ones right behind them
+    fresh = column - state.pending[:, None]
+    source = jnp.where(fresh < 0, column, recent + jnp.clip(fresh, 0, max(more - 1, 0)))
+    exists = column < total[:, None]
+
+    def line_up(old: Array, new: Array) -> jax.Array:
+        both = jnp.concatenate([old, new], axis=1)
+        return jnp.where(exists, jnp.take_along_axis(both, source, axis=1), 0)
+
+    line, line_times = line_up(state.items, items), line_up(state.times, times)
+    complete = jnp.maximum(total - recent_min, 0) // size
+
+    def body(carry: tuple[jax.Array, UserState]) -> tuple[jax.Array, UserState]:
+        index, current = carry
+        start = jnp.minimum(index * size, recent + more - size)
+        cut = lambda x: jax.lax.dynamic_slice_in_dim(x, start, size, axis=1)  # noqa: E731
+        where = index < complete
+        return index + 1, append_segment(model, params, current, cut(line), cut(line_times), where)
+
+    needed = complete.max()
+    if recent + more >= size + recent_min:
+        _, state = jax.lax.while_loop(lambda c: c[0] < needed, body, (jnp.int32(0), state))
+    left = total - complete * size
+    window = jnp.arange(recent)[None] + (complete * size)[:, None]
+    window = jnp.minimum(window, recent + more - 1)
+    keep = jnp.arange(recent)[None] < left[:, None]
+    pick = lambda x: jnp.where(keep, jnp.take_along_axis(x, window, axis=1), 0)  # noqa: E731
+    return state._replace(
+        items=pick(line),
+        times=pick(line_times),
+        pending=left,
+        events=state.events + counts,
+    )
+
+
+def compress(model: Model, params: Params, items: Array, times: Array, counts: Array) -> UserState:
+    """States of whole histories [B, M] (oldest first, `counts` [B] valid): `extend` of nothing."""
+    return extend(model, params, empty(model, items.shape[0]), items, times, counts)
+
+
+def recent_outputs(
+    model: Model, params: Params, state: UserState, now: Array | None = None
+) -> jax.Array:
+    """[B, R, D] outputs over the recent window, given the state.
+
+    now: int32 [B] time of the request for models that use it; default: the last event's time.
+    """
+    layout = model.layout.request()
+    recent = layout.num_items
+    last = jnp.take_along_axis(state.times, jnp.maximum(state.pending - 1, 0)[:, None], axis=1)
+    asked = last if now is None else now[:, None]
+    times = jnp.concatenate([state.times, jnp.zeros_like(asked)], axis=1)
+    here = jnp.arange(recent + 1)[None] == state.pending[:, None]
+    times = jnp.where(here, asked, times)
+    y, _ = model.forward(params, state.items, layout, state.pending[:, None], times, kv=state.kv)
+    return y
+
+
+def query(model: Model, params: Params, state: UserState, now: Array | None = None) -> jax.Array:
+    """[B, D + K] queries for each user's next event (see `Model.queries`).
+
+    With an empty recent window the newest token's output answers; a user without any event
+    gets zeros (callers fall back to popularity).
+    """
+    y = recent_outputs(model, params, state, now)
+    index = jnp.maximum(state.pending - 1, 0)[:, None, None]
+    last = jnp.take_along_axis(y, index, axis=1)[:, 0]
+    x = jnp.where((state.pending > 0)[:, None], last, state.readout)
+    return jnp.where((state.events > 0)[:, None], model.queries(params, x), 0.0)
+
+
+def own_items(model: Model, state: UserState) -> Own | None:
+    """Own items that go with `query`; None when scores do not depend on them."""
+    items = jnp.concatenate([state.memory, state.items], axis=1)
+    return model.own_items(items, jnp.concatenate([state.memory_times, state.times], axis=1))
+
+
+def score(model: Model, params: Params, state: UserState, now: Array | None = None) -> jax.Array:
+    """float32 [B, V + 1] scores of all items as each user's next event; entry 0 is padding.
+
+    now: as in `recent_outputs`.
+    """
+    x, own = query(model, params, state, now), own_items(model, state)
+    return retrieval.scores(x, model.item_table(params), own)
+
+
+def recommend(
+    model: Model,
+    params: Params,
+    state: UserState,
+    now: Array | None,
+    k: int,
+    *,
+    exclude: Array | None = None,
+    chunk: int = 16384,
+    block: int = 1024,
+) -> tuple[jax.Array, jax.Array]:
+    """The k best of `score`, best first: scores float32 [B, k] and item ids int32 [B, k].
+
+    exclude, chunk, block: as in `retrieval.top_k`: scores of the whole catalog are never in memory.
+    """
+    x, own = query(model, params, state, now), own_items(model, state)
+    return retrieval.top_k(x, model.item_table(params), k, exclude, own, chunk=chunk, block=block)
+
+
+def predict_cached(model: Model, params: Params, batch: Batch) -> jax.Array:
+    """`Model.predict` through states: segments compressed one by one, then the recent window.
+
+    [B, E + 1, D + K]; only slots predicted from the recent window (or, when it is empty, by the
+    newest token) are filled, the others are zero.
+    """
+    layout = model.layout
+    size, slots = layout.segments[0][0], layout.num_segments - 1
+    state = empty(model, batch.items.shape[0])
+    for s in range(slots):
+        cut = slice(s * size, (s + 1) * size)
+        state = append_segment(
+            model, params, state, batch.items[:, cut], batch.times[:, cut], batch.lengths[:, s] > 0
+        )
+    start = slots * size
+    pending = batch.lengths[:, -1]
+    state = state._replace(
+        items=jnp.asarray(batch.items[:, start:-1]),
+        times=jnp.asarray(batch.times[:, start:-1]),
+        pending=jnp.asarray(pending),
+    )
+    request = model.layout.request()
+    y, _ = model.forward(
+        params, state.items, request, pending[:, None], batch.times[:, start:], kv=state.kv
+    )
+    first = model.queries(params, state.readout)[:, None]
+    recent = model.queries(params, y)
+    empty_slots = jnp.zeros((y.shape[0], start, recent.shape[-1]), recent.dtype)
+    return jnp.concatenate([empty_slots, first, recent], axis=1)

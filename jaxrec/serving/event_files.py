@@ -1,0 +1,163 @@
+"""Files around serving: events and users in, lists of items out.
+
+Parquet and CSV need polars; lines of text and JSON need nothing.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple, TextIO
+
+import numpy as np
+
+from jaxrec.config import DataConfig
+from jaxrec.data import schema
+from jaxrec.data.datasets import files
+from jaxrec.data.ingest import to_numpy
+from jaxrec.errors import DataError
+from jaxrec.types import UserId
+
+STDIN = "-"
+TABLES = (*files.PARQUET, *files.CSV)
+LINES = (".jsonl", ".ndjson")
+
+
+class Line(NamedTuple):
+    """A user's recommendations, best first; missing items are left out."""
+
+    user: UserId
+    items: list[Any]
+    scores: list[float]
+
+
+def read_events(pattern: str, config: DataConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """User, item and time columns [N] of parquet or CSV files, named as in the training data.
+
+    Raises DataError naming the file and the column.
+    """
+    names = (config.user_column, config.item_column, config.time_column)
+    form = files.Format(times=[config.time_column], zone=config.time_zone)
+    parts = []
+    for frame, file, row in files.frames(files.find(pattern, "--events"), names, form):
+        user, item, moment = (to_numpy(frame[name]) for name in names)
+        # the unit is that of the training table; other data sets are in seconds
+        unit = config.time_unit if config.dataset == "table" else "s"
+        seconds, rest = schema.seconds(moment, names[2], str(file), unit, row)
+        beyond = np.zeros(len(seconds), np.int64) if rest is None else rest.astype(np.int64)
+        times = (seconds * 10**9 + beyond).astype("datetime64[ns]")
+        parts.append(
+            (
+                schema.check_ids(user, names[0], str(file), row),
+                schema.check_ids(item, names[1], str(file), row),
+                times,
+            )
+        )
+    if not parts:
+        raise DataError(f"--events={pattern}: no rows")
+    users, items, moments = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return users, items, moments
+
+
+def read_users(source: str, config: DataConfig, text: bool) -> list[UserId]:
+    """Raw user ids from a table, from a file with one id per line, or from standard input (-).
+
+    text: whether ids are text; otherwise lines must be integers. Raises DataError naming the
+    file and the line.
+    """
+    return read_ids(source, "--users", config.user_column, text)
+
+
+def read_ids(source: str, flag: str, column: str, text: bool) -> list[UserId]:
+    """`read_users` for ids of any kind: those of a table's `column`, or one per line."""
+    if source != STDIN and source.lower().endswith(TABLES):
+        found = files.frames(files.find(source, flag), (column,))
+        columns = [
+            schema.check_ids(to_numpy(frame[column]), column, str(file), row)
+            for frame, file, row in found
+        ]
+        ids = [raw for part in columns for raw in part.tolist()]
+        return [str(raw) for raw in ids] if text else ids
+    if source == STDIN:
+        return list(_ids(sys.stdin, "standard input", text))
+    path = pathlib.Path(source)
+    if not path.is_file():
+        raise DataError(f"{flag}={source}: no such file")
+    with path.open(encoding="utf-8") as stream:
+        return list(_ids(stream, source, text))
+
+
+def _ids(stream: TextIO, source: str, text: bool) -> Iterator[UserId]:
+    number, value = 0, ""
+    try:
+        for line in stream:
+            number, value = number + 1, line.strip()
+            if value:
+                yield value if text else int(value)
+    except UnicodeDecodeError as error:
+        known = ", ".join(TABLES)
+        raise DataError(
+            f"{source}, behind line {number}: no text in UTF-8. One id per line is needed, or a "
+            f"table whose name ends in {known}"
+        ) from error
+    except ValueError as error:
+        raise DataError(
+            f"{source}, line {number}: {value!r} is no integer, as the ids of the data are"
+        ) from error
+
+
+def write_lines(lines: Iterable[Line], target: str) -> int:
+    """Recommendations as JSON lines (standard output for -) or as parquet; returns how many.
+
+    A file is there as a whole or, after an error, not at all. Raises DataError for another kind
+    of file, and where it cannot be written (disk full).
+    """
+    if target == STDIN:
+        return _write_json(lines, sys.stdout)
+    path = pathlib.Path(target)
+    check_target(target)
+    draft = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        count = _write(lines, draft, target.lower().endswith(LINES))
+        os.replace(draft, path)
+    except OSError as error:
+        raise DataError(f"--output={target}: cannot be written: {error}") from error
+    finally:
+        with contextlib.suppress(OSError):  # it is gone, or its folder was never there
+            draft.unlink()
+    return count
+
+
+def _write(lines: Iterable[Line], path: pathlib.Path, as_json: bool) -> int:
+    """Raises OSError."""
+    if as_json:
+        with path.open("w", encoding="utf-8") as stream:
+            return _write_json(lines, stream)
+    import polars as pl
+
+    kept = list(lines)
+    frame = pl.DataFrame({name: [getattr(line, name) for line in kept] for name in Line._fields})
+    try:
+        frame.write_parquet(path)
+    except pl.exceptions.PolarsError as error:
+        raise OSError(str(error)) from error
+    return len(kept)
+
+
+def check_target(target: str) -> None:
+    """Raises DataError when `write_lines` could not write there."""
+    if target != STDIN and not target.lower().endswith((*LINES, *files.PARQUET)):
+        known = ", ".join((*LINES, *files.PARQUET))
+        raise DataError(f"--output={target}: known endings are {known}; - is standard output")
+
+
+def _write_json(lines: Iterable[Line], stream: TextIO) -> int:
+    count = 0
+    for line in lines:
+        stream.write(json.dumps(line._asdict(), ensure_ascii=False) + "\n")
+        count += 1
+    stream.flush()
+    return count

@@ -1,0 +1,62 @@
+"""Evaluations as text: what stands in the documents is what the files under results/ say."""
+
+import json
+import pathlib
+
+import pytest
+
+from jaxrec.evaluation import rendering, report
+
+ROOT = pathlib.Path(__file__).parents[1]
+RESULT = ROOT / "results" / "completejourney.json"
+
+
+def test_the_table_of_the_readme_is_the_committed_result():
+    markdown = rendering.markdown(json.loads(RESULT.read_text()))
+    assert markdown in (ROOT / "README.md").read_text()
+
+
+def test_the_committed_page_is_made_of_the_committed_results():
+    assert (ROOT / "docs" / "quality.md").read_text() == rendering.page(ROOT / "results")
+
+
+def test_a_page_has_every_part_of_the_targets(tmp_path):
+    value = json.loads(RESULT.read_text())
+    first = value["rows"][0]
+    first["kinds"]["earlier"]["metrics"]["recall@10"]["mean"] = 0.4321
+    (tmp_path / "changed.json").write_text(json.dumps(value))
+    (tmp_path / "benchmark.json").write_text('{"benchmark": "attention", "rows": []}')
+    page = rendering.page(tmp_path)
+    assert page.count("\n## ") == 1
+    assert "\n## changed\n" in page
+    assert "0.432 [" in page
+    targets = first["kinds"]["earlier"]["targets"]
+    assert f"| earlier ({targets:,} targets) |" in page
+    users = first["buckets"]["1000+"]["users"]
+    assert f"| 1000+ ({users:,} users) |" in page
+    assert rendering.markdown(value) not in page  # the short form has no parts
+
+
+def test_command(tmp_path, capsys):
+    report.main([str(RESULT)])
+    assert "recall@10 by when the user last had the target" in capsys.readouterr().out
+    report.main(["--markdown", str(RESULT)])
+    assert capsys.readouterr().out.startswith("| row | Recall@10 |")
+    report.main(["--page", str(ROOT / "results")])
+    assert capsys.readouterr().out == rendering.page(ROOT / "results")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "files, or --page=FOLDER, are needed"),
+        (["--page", "/nowhere"], "/nowhere: no such folder"),
+        (["/nowhere.json"], "/nowhere.json: not the result of an evaluation"),
+        ([str(ROOT / "results" / "attention.json")], "not the result of an evaluation"),
+    ],
+)
+def test_what_is_no_result(argv, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        report.main(argv)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err

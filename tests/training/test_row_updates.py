@@ -1,0 +1,225 @@
+"""Steps that touch rows against the same with the whole table, by hand."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrec.config import Config, LossConfig, MeshConfig, ModelConfig, validate
+from jaxrec.errors import ConfigError
+from jaxrec.layout import SegmentLayout
+from jaxrec.model import recommender
+from jaxrec.runtime import mesh as mesh_lib
+from jaxrec.training import optimizer as optimizer_lib
+from jaxrec.training import row_updates
+from jaxrec.training import step as step_lib
+from jaxrec.types import Batch
+from tests.training import standin
+
+ITEMS, USERS = 47, 8
+LAYOUT = SegmentLayout.stream(3, 1, 2, 1)
+
+
+def model_of(kind="sampled_softmax", similarity="cosine"):
+    config = ModelConfig(width=8, item_width=6, layers=1, heads=2, dropout=0.1)
+    loss = LossConfig(kind=kind, similarity=similarity, negatives=9, sampling="uniform")
+    return recommender.build(config, loss, LAYOUT, ITEMS)
+
+
+def batch_at(step, layout=LAYOUT):
+    rng = np.random.default_rng(step)
+    slots = layout.num_items + 1
+    items = rng.integers(0, 12, (USERS, slots)).astype(np.int32)  # few items, often repeated
+    lengths = np.asarray([[n for n, _ in layout.segments]] * USERS, np.int32)
+    times = np.sort(rng.integers(0, 10**6, (USERS, slots)), axis=1).astype(np.int32)
+    index = np.arange(USERS, dtype=np.int32)
+    return Batch(items, times, lengths, np.ones((USERS, slots), np.float32), index, index)
+
+
+def train_config(update, **train):
+    values = {"ema": 0.0, "clip": 0.5, "weight_decay": 0.01, "table_update": update, **train}
+    return standin.make_config(**values).train
+
+
+def run(config, model, mesh=None, steps=3, loss=None):
+    mesh = mesh or mesh_lib.make_mesh(MeshConfig(data=1))
+    optimizer = row_updates.optimizer(config)
+    new = functools.partial(step_lib.init_state, model.init, optimizer, config, 0)
+    like = mesh_lib.abstract(mesh, new)
+    step = step_lib.make_table_step(
+        loss or model.loss,
+        model.negatives,
+        optimizer,
+        config,
+        0,
+        mesh,
+        jax.tree.map(lambda x: x.sharding, like),
+    )
+    state, trace = mesh_lib.create(new, like), []
+    for number in range(steps):
+        state, metrics = step(state, mesh_lib.put_batch(mesh, batch_at(number)), None)
+        trace.append(jax.device_get(metrics))
+    return state, trace
+
+
+def by_hand(config, model, steps=3):
+    """The table and losses when every row takes part in every step; only touched rows move."""
+    params = jax.device_get(model.init(jax.random.fold_in(jax.random.key(0), 0)))
+    dense, rate = optimizer_lib.adamw(config), optimizer_lib.schedule(config)
+    opt_state = dense.init(row_updates.without(params))
+    table = np.asarray(params[row_updates.TABLE], np.float64)
+    total, mu, nu = np.zeros(len(table)), np.zeros_like(table), np.zeros_like(table)
+    trace = []
+
+    @jax.jit
+    @jax.value_and_grad
+    def mean(params, batch, rng):
+        value, weight, _ = model.loss(params, batch, rng=rng, train=True)
+        return value / weight
+
+    for number in range(steps):
+        rng = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 1), number)
+        given = {**params, row_updates.TABLE: jnp.asarray(table, jnp.float32)}
+        value, gradients = mean(given, batch_at(number), rng)
+        trace.append(float(value))
+        norm = jnp.sqrt(jnp.sum(optimizer_lib.squared_norms(gradients)))
+        gradients = jax.device_get(optimizer_lib.clip(gradients, norm, config.clip))
+        updates, opt_state = dense.update(
+            row_updates.without(gradients), opt_state, row_updates.without(params)
+        )
+        params = {
+            **jax.tree.map(np.add, row_updates.without(params), updates),
+            row_updates.TABLE: None,
+        }
+        g = np.asarray(gradients[row_updates.TABLE], np.float64)
+        rows = np.flatnonzero(np.any(g != 0, axis=1))
+        if config.table_update == "adagrad":
+            total[rows] += np.mean(g[rows] ** 2, axis=1)
+            move = g[rows] / (np.sqrt(total[rows]) + 1e-8)[:, None]
+        else:
+            mu[rows] = 0.9 * mu[rows] + 0.1 * g[rows]
+            nu[rows] = 0.999 * nu[rows] + 0.001 * g[rows] ** 2
+            t = number + 1
+            move = mu[rows] / (1 - 0.9**t) / (np.sqrt(nu[rows] / (1 - 0.999**t)) + 1e-8)
+        table[rows] -= float(rate(number)) * (move + 0.01 * table[rows])
+    return table, params, trace
+
+
+@pytest.mark.parametrize(
+    ("update", "shape"),
+    [
+        pytest.param("adagrad", (1, 1), marks=pytest.mark.slow),  # as on several devices
+        ("adam", (1, 1)),
+        ("adagrad", (2, 4)),
+    ],
+)
+def test_touched_rows_equal_the_whole_table(update, shape):
+    config, model = train_config(update), model_of()
+    mesh = mesh_lib.make_mesh(MeshConfig(data=shape[0], model=shape[1]))
+    state, trace = run(config, model, mesh)
+    table, params, losses = by_hand(config, model)
+    np.testing.assert_allclose([m.scalars["loss"] for m in trace], losses, rtol=1e-5)
+    found = state.params[row_updates.TABLE]
+    np.testing.assert_allclose(found, table, rtol=2e-3, atol=2e-5)
+    assert found.sharding.shard_shape(found.shape)[0] == (ITEMS + 1) // shape[1]
+    for name, leaf in row_updates.without(params).items():
+        for a, b in zip(jax.tree.leaves(state.params[name]), jax.tree.leaves(leaf), strict=True):
+            np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize("kind", [pytest.param("bce", marks=pytest.mark.slow), "gbce"])
+def test_every_sampled_loss(kind):
+    config, model = train_config("adagrad"), model_of(kind, "dot")
+    _, trace = run(config, model, steps=1)
+    _, _, losses = by_hand(config, model, steps=1)
+    np.testing.assert_allclose(trace[0].scalars["loss"], losses[0], rtol=1e-5)
+
+
+def test_other_rows_keep_every_bit():
+    config, model = train_config("adam"), model_of()
+    key = jax.random.fold_in(jax.random.key(0), 0)
+    before = np.asarray(jax.jit(model.init)(key)[row_updates.TABLE])
+    state, _ = run(config, model, steps=1)
+    after = np.asarray(state.params[row_updates.TABLE])
+    rng = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 1), 0)
+    drawn = np.asarray(model.negatives(rng, None).ids)
+    seen = np.union1d(batch_at(0).items, drawn)
+    others = np.setdiff1d(np.arange(ITEMS + 1), seen)
+    assert len(others) > 10
+    np.testing.assert_array_equal(before[others], after[others])
+    assert (before[drawn] != after[drawn]).any(axis=1).all()
+
+
+def test_a_step_that_is_not_finite_changes_nothing():
+    config, model = train_config("adagrad"), model_of()
+
+    def broken(params, batch, **kwargs):
+        total, weight, metrics = model.loss(params, batch, **kwargs)
+        return total * jnp.float32(np.inf), weight, metrics
+
+    mesh = mesh_lib.make_mesh(MeshConfig(data=1))
+    state, trace = run(config, model, mesh, steps=1, loss=broken)
+    assert not step_lib.is_sound(trace[0])
+    assert "the loss is inf" in step_lib.culprit(trace[0], state.params)
+    optimizer = row_updates.optimizer(config)
+    fresh = jax.jit(lambda: step_lib.init_state(model.init, optimizer, config, 0))()
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        jax.device_get(fresh._replace(step=0)),
+        jax.device_get(state._replace(step=0)),
+    )
+
+
+def test_a_step_does_not_read_the_whole_table():
+    """By XLA's count: a hundred times the catalog, the same work and the same temporaries."""
+    found = []
+    for items in (10**4, 10**6):
+        config = train_config("adagrad")
+        model = recommender.build(
+            ModelConfig(width=8, layers=1, heads=2),
+            LossConfig(
+                kind="sampled_softmax", similarity="cosine", negatives=9, sampling="uniform"
+            ),
+            LAYOUT,
+            items,
+        )
+        mesh = mesh_lib.make_mesh(MeshConfig(data=1))
+        optimizer = row_updates.optimizer(config)
+        new = functools.partial(step_lib.init_state, model.init, optimizer, config, 0)
+        like = mesh_lib.abstract(mesh, new)
+        step = step_lib.make_table_step(
+            model.loss,
+            model.negatives,
+            optimizer,
+            config,
+            0,
+            mesh,
+            jax.tree.map(lambda x: x.sharding, like),
+        )
+        compiled = step.lower(like, mesh_lib.put_batch(mesh, batch_at(0)), None).compile()
+        plan = compiled.memory_analysis()
+        table = items * 8 * 4
+        assert plan.alias_size_in_bytes >= table  # updated in place
+        found.append((compiled.cost_analysis()["flops"], plan.temp_size_in_bytes))
+    assert found[0] == pytest.approx(found[1], rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"loss.kind": "softmax"}, "loss.kind='softmax' moves every row"),
+        ({"train.ema": 0.5}, "train.ema=0.5"),
+        ({"train.table_update": "sgd"}, "allowed are adamw, adagrad, adam"),
+    ],
+)
+def test_what_needs_every_row_is_refused(change, words):
+    config = Config()
+    config.loss.kind, config.train.table_update = "sampled_softmax", "adagrad"
+    validate(config)
+    for key, value in change.items():
+        group, name = key.split(".")
+        setattr(getattr(config, group), name, value)
+    with pytest.raises(ConfigError, match=words):
+        validate(config)
