@@ -55,7 +55,7 @@ def hllm(config: Config, steps: int) -> None:
     texts.model = texts.user_model = "Llama-3.2-1B"
     texts.train = "full"
     texts.pooling = "token"
-    texts.longest = 256
+    texts.max_tokens = 256
     texts.standardize = False
     config.loss.kind = "sampled_softmax"
     config.loss.similarity = "cosine"  # with a learned scale
@@ -65,7 +65,7 @@ def hllm(config: Config, steps: int) -> None:
     train.batch_size = 16
     train.learning_rate = 1e-4
     train.schedule = "cosine"
-    train.final_rate = 0.0
+    train.final_lr_fraction = 0.0
     train.steps = steps
     train.warmup = int(WARMUP * steps)
     train.weight_decay = 0.01

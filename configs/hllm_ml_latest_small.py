@@ -59,7 +59,7 @@ def get_config(argument: str = "compressed") -> Config:
         config.model.texts.model = "smollm2"
         config.model.texts.fields = ("title", "genres")
         config.model.texts.prompt = ""
-        config.model.texts.longest = 128
+        config.model.texts.max_tokens = 128
         config.model.texts.pooling = "mean"
         config.train.frozen = (FROZEN,)
     return config

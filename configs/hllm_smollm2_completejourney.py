@@ -27,7 +27,7 @@ def get_config(mode: str = "compressed") -> Config:
         "brand",
     )
     config.model.texts.prompt = ""
-    config.model.texts.longest = 128
+    config.model.texts.max_tokens = 128
     config.model.texts.pooling = "mean"
     config.train.frozen = (FROZEN,)
     return config

@@ -1,16 +1,22 @@
 """Values that cross module borders.
 
 Dimension letters: B users, T positions, E item slots, S segments (the recent window is the
-last), N heads, H head width, D model width, L layers, C tokens of a user state, V items.
+last), P queries or predictions, N heads, H head width, D model width, L layers, C compressed
+tokens of a user state, V items, K top-k or features, M history items.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
-# jax.Array or np.ndarray: values are made by NumPy on the host and by JAX in a traced function,
-# and no static type covers both with their operators
-Array = Any
-Params = Any  # a pytree of arrays
-UserId = int | str  # raw id of a user
+import jax
+import numpy as np
+
+Array: TypeAlias = jax.Array | np.ndarray
+# A pytree has no static type that says more than Any; the names say what is meant.
+Tree: TypeAlias = Any  # any pytree of arrays
+Params: TypeAlias = dict[str, Any]  # parameters: nested names -> arrays
+Json: TypeAlias = dict[str, Any]  # an object of a JSON file
+UserId: TypeAlias = int | str  # raw id of a user
+ItemId: TypeAlias = int | str  # raw id of an item
 
 PAD = 0  # item id of padding; items are 1..V
 
@@ -39,13 +45,62 @@ class Batch(NamedTuple):
 class Times(NamedTuple):
     """When the keys happened and when the queries ask, int32 seconds [B, T].
 
-    `key` is the event's time (a token's: that of its segment's last event); `query` is the
-    moment of the prediction (the next event's or the request's time where the model uses it,
-    else the event's own).
+    `key` is the event's time (a compressed token's: that of its segment's last event); `query`
+    is the moment of the prediction (the next event's or the request's time where the model uses
+    it, else the event's own).
     """
 
     key: Array
     query: Array
+
+
+class Queries(NamedTuple):
+    """What the encoder asks for: score(v) = <vectors, e_v> + b_v + <gates, features of v>.
+
+    vectors: float32 [..., D], compared with `ItemVectors.vectors`.
+    gates: float32 [..., K], weights of the features of history items (`HistoryItems`); K = 0
+        unless the model counts repeats.
+    """
+
+    vectors: Array
+    gates: Array
+
+
+class ItemVectors(NamedTuple):
+    """What queries are compared with.
+
+    vectors: float32 [..., D], one per item; unit length for cosine similarity.
+    bias: float32 [...], added to the item's score; None without `model.item_bias`.
+    """
+
+    vectors: Array
+    bias: Array | None = None
+
+
+class HistoryItems(NamedTuple):
+    """Items of a user's own history, whose scores have features beside the dot product.
+
+    ids: int32 [P, M], 0 is none, an id stands once per query.
+    features: float32 [P, M, K], weighed by `Queries.gates` (`jaxrec.items.repeats`).
+    """
+
+    ids: Array
+    features: Array
+
+
+class Targets(NamedTuple):
+    """The next items that a training batch predicts.
+
+    positions: int [P], positions of the layout that predict, in time order (NumPy, static).
+    slots: int [P], item slot that each of them predicts (NumPy, static).
+    ids: int32 [B, P], items to predict; 0 where there is none.
+    weights: float32 [B, P], 0 where nothing is predicted.
+    """
+
+    positions: np.ndarray
+    slots: np.ndarray
+    ids: Array
+    weights: Array
 
 
 class KV(NamedTuple):
@@ -56,6 +111,18 @@ class KV(NamedTuple):
 
     k: Array
     v: Array
+    times: Array
+    valid: Array
+
+
+class TokenOutputs(NamedTuple):
+    """Outputs of compressed tokens: what a state keeps with `model.state=embedding`.
+
+    outputs: [B, C, D], from which every layer makes its K and V anew; times: int32 [B, C]
+    seconds; valid: bool [B, C].
+    """
+
+    outputs: Array
     times: Array
     valid: Array
 

@@ -36,9 +36,9 @@ def validate(config: Config) -> Config:
             f"model.repeat_half_lives={half_lives!r}: needs loss.kind=sampled_softmax, bce or "
             "gbce; loss.kind='softmax' compares with the whole catalog at once"
         )
-    if config.train.batch_size % config.train.accumulate:
+    if config.train.batch_size % config.train.grad_accum_steps:
         raise ConfigError(
-            f"train.accumulate={config.train.accumulate}: must divide "
+            f"train.grad_accum_steps={config.train.grad_accum_steps}: must divide "
             f"train.batch_size={config.train.batch_size}"
         )
     _check_views(config)
@@ -82,11 +82,14 @@ def validate(config: Config) -> Config:
 
 def _check_views(config: Config) -> None:
     """What groups of negatives and the second view of a batch cannot be combined with."""
-    groups, rows = config.loss.negative_groups, config.train.batch_size // config.train.accumulate
+    groups, rows = (
+        config.loss.negative_groups,
+        config.train.batch_size // config.train.grad_accum_steps,
+    )
     if rows % groups:
         raise ConfigError(
             f"loss.negative_groups={groups}: must divide "
-            f"train.batch_size / train.accumulate = {rows}"
+            f"train.batch_size / train.grad_accum_steps = {rows}"
         )
     if groups > 1 and config.loss.kind == "softmax":
         raise ConfigError(

@@ -111,7 +111,7 @@ class TextsConfig:
     # of the words' hidden states; token: that of a learned one behind them; empty: token where the
     # tower is trained, else mean
     pooling: str = ""  # mean | token | empty
-    longest: int = 256  # words; longer texts are cut
+    max_tokens: int = 256  # words; longer texts are cut
     rows: int = 8  # rows of packed texts that a device encodes at once
     standardize: bool = True  # vectors get mean 0 and spread 1 per dimension, by those at the start
     # frozen: the tower is read once; full: trained with the rest; lora: adapters of it are trained
@@ -198,13 +198,13 @@ class LossConfig:
 class TrainConfig:
     steps: int = 2000
     batch_size: int = 16
-    accumulate: int = 1  # parts of a batch computed one after the other (less memory)
+    grad_accum_steps: int = 1  # parts of a batch computed one after the other (less memory)
     learning_rate: float = 1e-3
     schedule: str = "cosine"  # cosine | linear | constant
     warmup: int = 100  # steps
-    final_rate: float = 0.05  # of learning_rate, at the end of the schedule
+    final_lr_fraction: float = 0.05  # of learning_rate, at the end of the schedule
     weight_decay: float = 0.0
-    clip: float = 1.0  # global gradient norm; 0: off
+    grad_clip_norm: float = 1.0  # global gradient norm; 0: off
     # regular expressions of parameter paths that training leaves as they are
     frozen: tuple[str, ...] = ()
     ema: float = 0.0  # decay of averaged parameters used for evaluation; 0: off
@@ -253,7 +253,7 @@ class MeshConfig:
 class ServingConfig:
     """What a new store of user states is made with (docs/serving.md)."""
 
-    form: str = "float32"  # of the tokens' vectors: float32 | bfloat16 | int8
+    encoding: str = "float32"  # of the tokens' vectors: float32 | bfloat16 | int8
     keep_seen: int = 0  # newest distinct items that are remembered per user
     num_shards: int = 8
 

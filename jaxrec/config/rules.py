@@ -43,7 +43,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "train.table_update": ("adamw", "adagrad", "adam"),
     "train.schedule": ("cosine", "linear", "constant"),
     "eval.split": ("test", "validation"),
-    "serving.form": ("float32", "bfloat16", "int8"),
+    "serving.encoding": ("float32", "bfloat16", "int8"),
 }
 
 # inclusive bounds; None: open
@@ -89,7 +89,7 @@ BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "model.llama.rope_length": (1, None),
     "model.llama.lora_rank": (0, None),
     "model.llama.lora_alpha": (0, None),
-    "model.texts.longest": (1, None),
+    "model.texts.max_tokens": (1, None),
     "model.texts.rows": (1, None),
     "model.texts.lora_rank": (1, None),
     "model.texts.lora_alpha": (0, None),
@@ -103,12 +103,12 @@ BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "loss.chunk": (1, None),
     "train.steps": (1, None),
     "train.batch_size": (1, None),
-    "train.accumulate": (1, None),
+    "train.grad_accum_steps": (1, None),
     "train.learning_rate": (0, None),
     "train.warmup": (0, None),
-    "train.final_rate": (0, 1),
+    "train.final_lr_fraction": (0, 1),
     "train.weight_decay": (0, None),
-    "train.clip": (0, None),
+    "train.grad_clip_norm": (0, None),
     "train.ema": (0, 0.999999),
     "train.item_dropout": (0, 0.99),
     "train.log_every": (1, None),

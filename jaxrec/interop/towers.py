@@ -48,9 +48,9 @@ def tower_of(config: ModelConfig) -> ItemTower:
     """
     texts = config.texts
     text = llama_config.read_config(texts.model)
-    if texts.longest > text.context:
+    if texts.max_tokens > text.context:
         raise ConfigError(
-            f"model.texts.longest={texts.longest}: {texts.model} reads {text.context} words"
+            f"model.texts.max_tokens={texts.max_tokens}: {texts.model} reads {text.context} words"
         )
     if (config.item_width or config.width) != text.config.width:
         raise ConfigError(
@@ -124,14 +124,14 @@ def encode_catalog(
         tokenizer,
         composed,
         texts.cache_dir or folder,
-        longest=texts.longest,
+        longest=texts.max_tokens,
         rows=rows,
         mesh=mesh,
         say=say,
     )
     say(
         f"item texts: {encoded.new:,} encoded, {encoded.known:,} known, {encoded.cut:,} cut to "
-        f"{texts.longest} words, {encoded.without_text - 1:,} items without text"
+        f"{texts.max_tokens} words, {encoded.without_text - 1:,} items without text"
     )
     return encoded
 

@@ -26,6 +26,8 @@ from jaxrec.nn.attention import Bias, Cached, attend
 from jaxrec.nn.stack import Block
 from jaxrec.types import Params, Times
 
+ADAPTERS = ("lora_a", "lora_b")  # names of an adapter's matrices
+
 
 class Rotation(NamedTuple):
     """cos and sin of the angles, float32 [B|1, T, 1, H / 2]."""
@@ -110,16 +112,16 @@ class Projection(nn.Module):
         y = x @ kernel.astype(x.dtype)
         if self.rank:
             spread = nn.initializers.normal(1 / math.sqrt(x.shape[-1]))
-            down = self.param("lora_a", spread, (x.shape[-1], self.rank))
-            up = self.param("lora_b", nn.initializers.zeros, (self.rank, self.size))
+            down = self.param(ADAPTERS[0], spread, (x.shape[-1], self.rank))
+            up = self.param(ADAPTERS[1], nn.initializers.zeros, (self.rank, self.size))
             y = y + (x @ down.astype(x.dtype)) @ up.astype(x.dtype) * (self.alpha / self.rank)
         return y
 
 
 def without_adapters(params: Params, config: LlamaConfig) -> Params:
     """Parameters of the same function without adapters: each kernel plus what adapts it."""
-    if "lora_a" in params:
-        change = jnp.matmul(params["lora_a"], params["lora_b"]) * (
+    if ADAPTERS[0] in params:
+        change = jnp.matmul(*(params[name] for name in ADAPTERS)) * (
             config.lora_alpha / config.lora_rank
         )
         return {"kernel": params["kernel"] + change}

@@ -150,7 +150,7 @@ class Recommender:
         these and num_shards from `config.serving`. shards: which ones to write (default: all).
         """
         usual = self.config.serving
-        form = usual.form if form is None else form
+        form = usual.encoding if form is None else form
         keep_seen = usual.keep_seen if keep_seen is None else keep_seen
         num_shards = usual.num_shards if num_shards is None else num_shards
         if form not in FORMS:

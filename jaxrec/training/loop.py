@@ -110,8 +110,8 @@ def fit(
     """
     mesh = mesh_lib.make_mesh(config.mesh) if mesh is None else mesh
     mesh_lib.check_batch_size(mesh, config.train.batch_size, "train.batch_size")
-    part = config.train.batch_size // config.train.accumulate
-    mesh_lib.check_batch_size(mesh, part, "train.batch_size / train.accumulate")
+    part = config.train.batch_size // config.train.grad_accum_steps
+    mesh_lib.check_batch_size(mesh, part, "train.batch_size / train.grad_accum_steps")
     with contextlib.ExitStack() as stack:
         if preemption is None:
             preemption = stack.enter_context(Preemption())

@@ -21,7 +21,7 @@ def schedule(config: TrainConfig) -> optax.Schedule:
     """Learning rate of update number `count` (0 is the first).
 
     Linear from learning_rate / warmup to learning_rate over `warmup` updates, then constant,
-    or down to final_rate * learning_rate at `steps` along a line or half a cosine
+    or down to final_lr_fraction * learning_rate at `steps` along a line or half a cosine
     (Loshchilov and Hutter, "SGDR", 2017, eq. 5).
     """
     if config.schedule not in ("cosine", "linear", "constant"):
@@ -39,7 +39,7 @@ def schedule(config: TrainConfig) -> optax.Schedule:
         else:
             shape = 0.5 * (1 + jnp.cos(jnp.pi * done))
         if config.schedule != "constant":
-            shape = config.final_rate + (1 - config.final_rate) * shape
+            shape = config.final_lr_fraction + (1 - config.final_lr_fraction) * shape
         return config.learning_rate * warm * shape
 
     return rate

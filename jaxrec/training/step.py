@@ -141,11 +141,11 @@ def make_step(
             return loss(params, part, rng=key, train=True, item_counts=item_counts, **more)
 
         value, metrics, gradients = gradient(
-            total, state.params, batch, rng, config.accumulate, mesh
+            total, state.params, batch, rng, config.grad_accum_steps, mesh
         )
         squares = optimizer_lib.squared_norms(gradients)
         norm = jnp.sqrt(jnp.sum(squares))
-        clipped = optimizer_lib.clip(gradients, norm, config.clip)
+        clipped = optimizer_lib.clip(gradients, norm, config.grad_clip_norm)
         updates, opt_state = optimizer.update(clipped, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = None
@@ -213,11 +213,13 @@ def make_table_step(
             return loss(params, part, rng=key, train=True, item_counts=None, negatives=sampled)
 
         given = {**rest, stored: used.touched.rows}
-        value, metrics, gradients = mean_gradient(total, given, small, rng, config.accumulate, mesh)
+        value, metrics, gradients = mean_gradient(
+            total, given, small, rng, config.grad_accum_steps, mesh
+        )
         squares = optimizer_lib.squared_norms(gradients)
         norm = jnp.sqrt(jnp.sum(squares))
         sound = jnp.isfinite(value) & jnp.isfinite(norm)
-        clipped = optimizer_lib.clip(gradients, norm, config.clip)
+        clipped = optimizer_lib.clip(gradients, norm, config.grad_clip_norm)
         updates, dense = optimizer.update(
             row_updates.without(clipped), state.opt_state["dense"], rest
         )

@@ -44,10 +44,10 @@ class Shape:
 
     @classmethod
     def of(cls, texts: TextsConfig, tower: ItemTower, devices: int, longest: int = 0) -> "Shape":
-        """longest: of the catalog's texts (default: `texts.longest`)."""
-        most = max(256, texts.longest + 1)
+        """longest: of the catalog's texts (default: `texts.max_tokens`)."""
+        most = max(256, texts.max_tokens + 1)
         behind = int(tower.end is not None)
-        return cls(texts.rows * devices, most, (longest or texts.longest) + behind)
+        return cls(texts.rows * devices, most, (longest or texts.max_tokens) + behind)
 
     def chunks(self, texts: int) -> int:
         """Enough for any `texts` texts: a row that is not the last holds as many as surely fit."""
@@ -152,12 +152,14 @@ def train_items(
     distinct, which = item_words.distinct(composed)
     text_vectors.check(distinct)
     tokenizer = item_words.Tokenizer(texts.model, tower.text.vocabulary)
-    tokenise = functools.partial(item_words.tokenised, tokenizer, distinct, texts.longest, folder)
+    tokenise = functools.partial(
+        item_words.tokenised, tokenizer, distinct, texts.max_tokens, folder
+    )
     distributed.leader_first(tokenise)
     words = tokenise()
     say(
         f"item texts: {len(words):,} of {len(composed) - 1:,} items, {words.cut:,} cut to "
-        f"{texts.longest} words"
+        f"{texts.max_tokens} words"
     )
     shape = Shape.of(texts, tower, mesh.size, int(words.lengths.max()))
     uniform = config.loss.sampling == "uniform"
@@ -184,7 +186,7 @@ def train_items(
             known,
             composed,
             folder / "trained",
-            longest=texts.longest,
+            longest=texts.max_tokens,
             rows=shape.rows,
             row_length=shape.row_length,
             mesh=mesh,

@@ -59,7 +59,7 @@ class Window:
                 raise NonFiniteError(
                     f"training stopped at step {step}: {culprit(metrics, params)}. Checkpoints "
                     "of earlier steps are intact; lower train.learning_rate, raise train.warmup "
-                    "or set train.clip"
+                    "or set train.grad_clip_norm"
                 )
             self.values.append({k: float(v) for k, v in metrics.scalars.items()})
             self._steps += 1

@@ -113,7 +113,7 @@ def test_every_number_has_bounds():
     assert numbers == set(BOUNDS)
 
 
-@pytest.mark.parametrize("key", ["train.learning_rate", "train.clip", "loss.temperature"])
+@pytest.mark.parametrize("key", ["train.learning_rate", "train.grad_clip_norm", "loss.temperature"])
 def test_infinite_numbers_are_refused(key):
     refused(key, float("inf"), "allowed is 0 to any")
 
@@ -148,7 +148,7 @@ def test_empty_recent_window():
     ("changes", "message"),
     [
         ({"loss.negative_groups": 3}, r"loss\.negative_groups=3: must divide .* = 16"),
-        ({"train.accumulate": 4, "loss.negative_groups": 8}, r"must divide .* = 4"),
+        ({"train.grad_accum_steps": 4, "loss.negative_groups": 8}, r"must divide .* = 4"),
         ({"loss.negative_groups": 4, "loss.kind": "softmax"}, r"negative_groups=4: loss\.kind"),
         (
             {"loss.negative_groups": 4, "train.table_update": "adagrad"},

@@ -27,7 +27,7 @@ def test_a_recipe_is_planned_with_both_towers_trained(name, tmp_path, capsys):
     # what the paper says
     assert (train_config.learning_rate, train_config.schedule) == (1e-4, "cosine")
     assert train_config.warmup == pytest.approx(0.15 * train_config.steps)
-    assert (texts.longest, texts.train, texts.pool) == (256, "full", "token")
+    assert (texts.max_tokens, texts.train, texts.pool) == (256, "full", "token")
     assert train_config.batch_size == 2 * config.mesh.fsdp
     assert config.layout.recent == recent
     # on little data, with little towers
@@ -37,7 +37,7 @@ def test_a_recipe_is_planned_with_both_towers_trained(name, tmp_path, capsys):
     config.data.workers, config.train.dry_run = 0, True
     folder = tower_folder(tmp_path / "tower", width=8)
     texts.model = texts.user_model = folder
-    texts.longest = 12
+    texts.max_tokens = 12
     model = config.model
     model.width = model.item_width = 8
     model.layers, model.heads = 2, 1

@@ -167,7 +167,7 @@ def tower_folder(folder, width=6):
 
 
 def with_texts(folder, **more):
-    texts = {"longest": 8, "rows": 1} | more
+    texts = {"max_tokens": 8, "rows": 1} | more
     return dataclasses.replace(
         CONFIG, texts=dataclasses.replace(CONFIG.texts, model=folder, **texts)
     )
@@ -192,8 +192,8 @@ def test_catalogs_that_cannot_be_encoded(tmp_path):
         towers.encode_catalog(
             dataclasses.replace(with_texts(folder), item_width=5), columns, tmp_path
         )
-    with pytest.raises(ConfigError, match=r"longest=99: .* reads 16 words"):
-        towers.encode_catalog(with_texts(folder, longest=99), columns, tmp_path)
+    with pytest.raises(ConfigError, match=r"max_tokens=99: .* reads 16 words"):
+        towers.encode_catalog(with_texts(folder, max_tokens=99), columns, tmp_path)
     with pytest.raises(ConfigError, match=r"pooling='token'.*no trained embedding token"):
         towers.encode_catalog(with_texts(folder, pooling="token"), columns, tmp_path)
 
@@ -273,7 +273,7 @@ def test_adapters_are_trained_instead_of_what_they_adapt(params):
         ({"train.frozen": ("^item_", "(")}, "'(' is no regular expression"),
         ({"model.texts.user_model": "x", "model.backbone": "hstu"}, "'llama' is needed"),
         ({"model.texts.pooling": "max"}, "allowed are mean, token"),
-        ({"model.texts.longest": 0}, "model.texts.longest=0"),
+        ({"model.texts.max_tokens": 0}, "model.texts.max_tokens=0"),
         ({"model.texts.train": "both"}, "allowed are frozen, full, lora"),
         ({"model.texts.train": "full", "model.texts.model": ""}, "there is no item tower"),
         ({"model.texts.train": "lora"}, "would encode the whole catalog in every step"),

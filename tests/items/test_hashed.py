@@ -98,7 +98,7 @@ def test_loss_and_vectors_are_those_of_the_table_it_stands_for(kind, rows, loss)
 )
 def test_a_step_moves_the_rows_that_its_items_share(update, shape):
     """The first update against gradients of the whole shared table."""
-    config = standin.make_config(ema=0.0, clip=0.0, weight_decay=0.0, table_update=update)
+    config = standin.make_config(ema=0.0, grad_clip_norm=0.0, weight_decay=0.0, table_update=update)
     config.mesh = MeshConfig(data=shape[0], model=shape[1])
     model = model_of("hash", 99)
     config.model = model.network.config

@@ -363,7 +363,7 @@ def test_a_store_of_another_model_is_refused(rec, store, tmp_path):
 
 def test_stores_are_made_as_the_config_says(tmp_path):
     settings = standin.config()
-    settings.serving = ServingConfig(form="int8", keep_seen=3, num_shards=2)
+    settings.serving = ServingConfig(encoding="int8", keep_seen=3, num_shards=2)
     rec = Recommender(settings, standin.params_of(settings), standin.catalog())
     assert rec.version == standin.make().version  # the model is the same
     with rec.create_store(tmp_path / "s") as store:

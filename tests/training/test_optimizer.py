@@ -19,7 +19,9 @@ def rates(config, count=None):
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
 def test_schedule_against_its_formula(schedule):
-    config = TrainConfig(steps=50, warmup=10, learning_rate=0.02, final_rate=0.1, schedule=schedule)
+    config = TrainConfig(
+        steps=50, warmup=10, learning_rate=0.02, final_lr_fraction=0.1, schedule=schedule
+    )
     expected = []
     for update in range(1, 71):  # one more than the count
         if update <= 10:

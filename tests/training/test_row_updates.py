@@ -39,7 +39,13 @@ def batch_at(step, layout=LAYOUT):
 
 
 def train_config(update, **train):
-    values = {"ema": 0.0, "clip": 0.5, "weight_decay": 0.01, "table_update": update, **train}
+    values = {
+        "ema": 0.0,
+        "grad_clip_norm": 0.5,
+        "weight_decay": 0.01,
+        "table_update": update,
+        **train,
+    }
     return standin.make_config(**values).train
 
 
@@ -85,7 +91,7 @@ def by_hand(config, model, steps=3):
         value, gradients = mean(given, batch_at(number), rng)
         trace.append(float(value))
         norm = jnp.sqrt(jnp.sum(optimizer_lib.squared_norms(gradients)))
-        gradients = jax.device_get(optimizer_lib.clip(gradients, norm, config.clip))
+        gradients = jax.device_get(optimizer_lib.clip(gradients, norm, config.grad_clip_norm))
         updates, opt_state = dense.update(
             row_updates.without(gradients), opt_state, row_updates.without(params)
         )

@@ -38,7 +38,7 @@ def run(config, mesh, steps=4, loss=standin.loss):
 
 @pytest.fixture(scope="module")
 def single():
-    config = standin.make_config(clip=0.5)
+    config = standin.make_config(grad_clip_norm=0.5)
     return config, *run(config, mesh_lib.make_mesh(MeshConfig(data=1, model=1)))
 
 
@@ -145,7 +145,7 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(shape):
 
     mesh = mesh_lib.make_mesh(MeshConfig(data=shape[0], model=shape[1]))
     whole, trace = run(standin.make_config(), mesh, 2, plain)
-    parts, other = run(standin.make_config(accumulate=2), mesh, 2, plain)
+    parts, other = run(standin.make_config(grad_accum_steps=2), mesh, 2, plain)
     for a, b in zip(trace, other, strict=True):
         assert set(a.scalars) == set(b.scalars)
         for name in a.scalars:
@@ -155,6 +155,8 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(shape):
 
 
 def test_parts_that_do_not_divide_are_refused():
-    config = standin.make_config(accumulate=3)
-    with pytest.raises(ConfigError, match=r"train.accumulate=3: must divide train.batch_size=8"):
+    config = standin.make_config(grad_accum_steps=3)
+    with pytest.raises(
+        ConfigError, match=r"train.grad_accum_steps=3: must divide train.batch_size=8"
+    ):
         validate(config)

@@ -46,7 +46,7 @@ def config_of(folder, **texts):
     model.attention = "dense"  # less to compile
     model.llama = LlamaConfig(kv_heads=1, ffn_width=12)
     model.texts = dataclasses.replace(
-        model.texts, model=folder, prompt="", fields=("title",), longest=12, rows=1, train="full"
+        model.texts, model=folder, prompt="", fields=("title",), max_tokens=12, rows=1, train="full"
     )
     model.texts = dataclasses.replace(model.texts, **texts)
     loss = config.loss

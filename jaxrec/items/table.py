@@ -1,0 +1,122 @@
+"""The item table: what is stored of every item, and where it lies among the parameters.
+
+    params["items"] = {"embedding": [V + 1, W]}           a row per item, row 0 is padding
+                    + {"bias": [V + 1]}                   with model.item_bias
+                    + {"mean": [W], "scale": [W]}         with model.texts.model
+    params["items"] = {"shared_embedding": [R, W]}        with model.item_hash (`hashed`)
+
+Nothing outside this module spells these names. Everything with a row per item (the table, its
+moments, its average) lies below a path that ends in one of `ROW_LEAVES`, so one rule places,
+updates and grows all of them.
+"""
+
+import math
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxrec.config import ModelConfig
+from jaxrec.items import hashed
+from jaxrec.types import Array, Params
+
+ITEMS = "items"  # the group among the parameters
+EMBEDDING, BIAS, SHARED = "embedding", "bias", "shared_embedding"
+MEAN, SCALE = "mean", "scale"
+ROW_LEAVES = (EMBEDDING, BIAS, SHARED)
+
+
+class ItemRows(NamedTuple):
+    """Stored rows of some items: the catalog's, or those that one training step touches.
+
+    embedding: float32 [..., W] learned vectors. bias: float32 [...] or None.
+    """
+
+    embedding: Array
+    bias: Array | None = None
+
+    def take(self, ids: Array) -> "ItemRows":
+        """The rows that `ids` [...] number."""
+        return ItemRows(self.embedding[ids], None if self.bias is None else self.bias[ids])
+
+
+class _Table(nn.Module):
+    """Draws the table; a module only for flax's keys, which depend on names and order."""
+
+    config: ModelConfig
+    num_items: int
+
+    @nn.compact
+    def __call__(self) -> None:
+        config, width = self.config, item_width(self.config)
+        if config.item_hash != "none":
+            init = nn.initializers.normal(0.02 / math.sqrt(hashed.PARTS))
+            self.param(SHARED, init, (hashed.height(config, self.num_items), width))
+            return
+        self.param(EMBEDDING, nn.initializers.normal(0.02), (self.num_items + 1, width))
+        if config.item_bias:
+            self.param(BIAS, nn.initializers.zeros, (self.num_items + 1,))
+        if config.texts.model:
+            self.param(MEAN, nn.initializers.zeros, (width,))
+            self.param(SCALE, nn.initializers.ones, (width,))
+
+
+def item_width(config: ModelConfig) -> int:
+    """W, numbers of a stored item vector."""
+    return config.item_width or config.width
+
+
+def init(config: ModelConfig, num_items: int, rng: jax.Array) -> Params:
+    """The group `params["items"]` from a key: float32 leaves as in the module docstring."""
+    return _Table(config, num_items).init(rng)["params"]
+
+
+def has_item_rows(path: str) -> bool:
+    """Whether the leaf of a path such as `opt_state/0/mu/items/embedding` has a row per item."""
+    group, _, leaf = path.rpartition("/")
+    return leaf in ROW_LEAVES and group.rpartition("/")[2] == ITEMS
+
+
+def split(params: Params) -> tuple[dict[str, Array], Params]:
+    """(leaves with a row per item, by name; all other parameters)."""
+    group = params[ITEMS]
+    rows = {name: leaf for name, leaf in group.items() if name in ROW_LEAVES}
+    rest = {name: leaf for name, leaf in group.items() if name not in ROW_LEAVES}
+    others = {name: leaf for name, leaf in params.items() if name != ITEMS}
+    return rows, {**others, ITEMS: rest}
+
+
+def join(rows: dict[str, Array], rest: Params) -> Params:
+    """The inverse of `split`."""
+    return {**rest, ITEMS: {**rows, **rest[ITEMS]}}
+
+
+def lookup(config: ModelConfig, params: Params, ids: Array) -> ItemRows:
+    """Stored rows of items `ids` [...]; those of a hashed catalog are summed from shared rows."""
+    group = params[ITEMS]
+    if config.item_hash != "none":
+        return ItemRows(hashed.vectors(config, group[SHARED], ids))
+    return ItemRows(group[EMBEDDING], group.get(BIAS)).take(ids)
+
+
+def catalog(config: ModelConfig, params: Params, num_items: int) -> ItemRows:
+    """Stored rows of all items, [V + 1, ...]."""
+    group = params[ITEMS]
+    if config.item_hash != "none":
+        return lookup(config, params, jnp.arange(num_items + 1))
+    return ItemRows(group[EMBEDDING], group.get(BIAS))
+
+
+def standardised(config: ModelConfig, params: Params, embedding: Array) -> Array:
+    """Vectors of texts [..., W] with mean 0 and spread 1 per dimension; others as they are.
+
+    Constants for the gradient unless the item tower is trained: then the step encodes the rows
+    that it is given.
+    """
+    if not config.texts.model:
+        return embedding
+    group = params[ITEMS]
+    shape = (1,) * (embedding.ndim - 1) + (-1,)
+    rows = (embedding - group[MEAN].reshape(shape)) * group[SCALE].reshape(shape)
+    return rows if config.texts.train != "frozen" else jax.lax.stop_gradient(rows)

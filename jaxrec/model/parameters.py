@@ -1,0 +1,49 @@
+"""What the parameters of a run are: which are trained, which decay, which have a row per item.
+
+Paths are those of `jaxrec.runtime.leaves`, such as `compressor/encoder/layers/out/kernel`.
+"""
+
+import re
+from collections.abc import Callable
+
+from jaxrec.config import Config
+from jaxrec.items import table
+from jaxrec.items.table import has_item_rows as has_item_rows
+from jaxrec.nn.item_tower import TOWER
+from jaxrec.nn.llama import ADAPTERS
+
+KERNEL = "kernel"  # flax's name of a matrix
+
+
+def is_decayed(path: str) -> bool:
+    """Whether weight decay pulls the parameter to zero: matrices and tables of vectors.
+
+    Biases, norm scales, relative attention biases, positions and compressed tokens are left alone.
+    """
+    leaf = path.rpartition("/")[2]
+    return leaf == KERNEL or (has_item_rows(path) and leaf != table.BIAS)
+
+
+def is_trained(config: Config) -> Callable[[str], bool]:
+    """Whether training moves the parameter of a path.
+
+    Left alone: what `train.frozen` names, an item table that holds vectors of texts, and
+    whatever adapters adapt.
+    """
+    model = config.model
+    patterns = [re.compile(pattern) for pattern in config.train.frozen]
+    adapted_encoder = model.backbone == "llama" and model.llama.lora_rank > 0
+
+    def trained(path: str) -> bool:
+        parts = path.split("/")
+        if any(pattern.search(path) for pattern in patterns):
+            return False
+        if model.texts.model and parts[0] == table.ITEMS:
+            return False
+        if model.texts.train == "lora" and parts[:2] == [TOWER, "decoder"]:
+            return parts[-1] in ADAPTERS
+        if adapted_encoder and parts[:2] == ["compressor", "encoder"]:
+            return parts[-1] != KERNEL
+        return True
+
+    return trained
