@@ -343,6 +343,18 @@ class SegmentLayout:
         ]
         return np.concatenate([np.arange(1, self.num_items + 1), np.asarray(ends, np.int64)])
 
+    def known_slots(self, slots: Any) -> Any:
+        """[P, E] bool: the item slots whose events a query for slot `slots` [P] may know."""
+        starts = self.item_segment_starts
+        every = np.arange(self.num_items)
+        segment = np.searchsorted(starts[1:], every, side="right")
+        import jax.numpy as jnp
+
+        asking = jnp.searchsorted(jnp.asarray(starts[1:]), slots, side="right")
+        asking = jnp.minimum(asking, self.num_segments - 1)
+        age = asking[:, None] - segment[None]
+        return (every[None] < slots[:, None]) & (age <= self.max_segments)
+
     # -- cost ------------------------------------------------------------------------------
 
     def pairs(self, backend: Literal["visible", "blocked", "dense"] = "blocked") -> int:

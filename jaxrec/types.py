@@ -58,12 +58,12 @@ class Queries(NamedTuple):
     """What the encoder asks for: score(v) = <vectors, e_v> + b_v + <gates, features of v>.
 
     vectors: float32 [..., D], compared with `ItemVectors.vectors`.
-    gates: float32 [..., K], weights of the features of history items (`HistoryItems`); K = 0
+    gates: float32 [..., K], weights of the features of history items (`HistoryItems`); None
         unless the model counts repeats.
     """
 
     vectors: Array
-    gates: Array
+    gates: Array | None = None
 
 
 class ItemVectors(NamedTuple):

@@ -8,40 +8,46 @@ the rules of `baselines`. Figures are made in `report`.
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxrec.config import Config, MeshConfig
+from jaxrec import ranking
+from jaxrec.config import Config
 from jaxrec.errors import ConfigError
 from jaxrec.evaluation import baselines, report
+from jaxrec.evaluation.ranks import (
+    History,
+    HistoryItemsOf,
+    Predict,
+    Progress,
+    kinds_of,
+    model_ranks,
+    rule_ranks,
+    targets_of,
+    unranked,
+)
 from jaxrec.evaluation.report import Cost, Ranks, Row
 from jaxrec.evaluation.report import format_table as format_table
 from jaxrec.evaluation.report import per_user as per_user
 from jaxrec.model import cost, states
 from jaxrec.model.recommender import Model
-from jaxrec.ranking import retrieval, sharded
 from jaxrec.runtime import mesh as mesh_lib
-from jaxrec.types import Batch, Params
+from jaxrec.types import Batch, Json, Params, Queries
 
-Predict = Callable[[Params, Batch], jax.Array]
-# (batch, rows [P], slots [P]) -> own items of these queries
-OwnItems = Callable[[Batch, np.ndarray, np.ndarray], retrieval.Own | None]
-History = Callable[[int], np.ndarray]  # dense user index -> all items, oldest first
-Say = Callable[[str], None]
+Say: TypeAlias = Callable[[str], None]
 
-LIST = report.HEADLINE  # length of the lists that coverage looks at
 PAUSE = 5.0  # seconds between two lines of progress
 CHECKED = 4, 32  # batches, and targets in each, whose scores are compared between the two paths
 
 
 @dataclasses.dataclass(frozen=True)
-class Subject:
-    """A trained model and the batches that ask it.
+class TrainedModel:
+    """A trained model and the batches that evaluate it.
 
     recent_batches: the same targets without complete segments and with the recent window as
     full as it can be, for the row `recent-only` of a compressed model. mesh: where params live,
@@ -53,108 +59,6 @@ class Subject:
     batches: Callable[[], Iterable[Batch]]
     recent_batches: Callable[[], Iterable[Batch]] | None = None
     mesh: Mesh | None = None
-
-
-def targets_of(batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(row, slot, index in the user's history) of every weighted target of a batch."""
-    weights = np.asarray(batch.weights) > 0
-    rows, slots = np.nonzero(weights)
-    order = np.cumsum(weights, axis=1)[rows, slots] - 1
-    return rows, slots, np.asarray(batch.history)[rows] + order
-
-
-def model_ranks(
-    predict: Predict,
-    params: Params,
-    table: jax.Array | sharded.Made,
-    batches: Iterable[Batch],
-    *,
-    own: OwnItems = lambda batch, rows, slots: None,
-    history: History | None = None,
-    chunk: int = 16384,
-    lists: bool = True,
-    mesh: Mesh | None = None,
-    progress: Callable[[int], None] = lambda targets: None,
-) -> Ranks:
-    """Ranks of all targets by a model's prediction.
-
-    predict: (params, batch) -> [B, E + 1, D + K], entry j asks for the event in slot j; table:
-    `Model.candidates`; own: what the K columns weigh (`Model.own_items_before`). history: when
-    given, a user's earlier events are no candidates (seen filter). mesh: where the table
-    lives; split over `model` it is ranked in place (`sharded`). progress is told how
-    many targets are done. Raises ConfigError without any target.
-    """
-    rank_of_targets, top_k = _ranking(mesh, table)
-    parts, listed, done = [], set[int](), 0
-    k = min(LIST, table.shape[0] - 1)
-    for batch in batches:
-        rows, slots, index = targets_of(batch)
-        if not len(rows):
-            continue
-        user = np.asarray(batch.user)[rows]
-        item = np.asarray(batch.items)[rows, slots]
-        size = 1 << (len(rows) - 1).bit_length()  # few shapes, few compilations
-        asked = _pad(rows, size), _pad(slots, size)
-        x = predict(params, batch)[asked]
-        items = own(batch, *asked)
-        exclude = None if history is None else _pad(_seen(history, user, index), size)
-        rank = rank_of_targets(x, table, _pad(item, size), exclude, items, chunk=chunk)
-        best = np.zeros((0, k), np.int32)
-        if lists:
-            opens = np.flatnonzero(np.r_[True, user[1:] != user[:-1]])
-            opens = np.asarray([i for i in opens if int(user[i]) not in listed], np.int64)
-            listed.update(user[opens].tolist())
-            if len(opens):
-                picked = _pad(opens, len(batch.user))
-                unseen = None if exclude is None else exclude[picked]
-                theirs = jax.tree.map(lambda a: a[picked], items)  # noqa: B023
-                _, ids = top_k(x[picked], table, k, unseen, theirs, chunk=chunk)
-                best = np.asarray(ids)[: len(opens)]
-        parts.append((user, index, item, np.asarray(rank)[: len(rows)], best))
-        done += len(rows)
-        progress(done)
-    user, index, item, rank, best = _joined(parts)
-    return Ranks(user, index, item, rank, best if lists else None)
-
-
-def _ranking(mesh: Mesh | None, table: jax.Array | sharded.Made) -> tuple[Any, Any]:
-    """(rank_of_targets, top_k) for a table on one device, on all, split by rows, or `Made`."""
-    made = isinstance(table, sharded.Made)
-    if made and mesh is None:
-        mesh = mesh_lib.make_mesh(MeshConfig(data=1))
-    if mesh is None or (mesh.shape[sharded.AXIS] == 1 and not made):
-        return retrieval.rank_of_targets, retrieval.top_k
-    where: Any = {"mesh": mesh, "num_items": table.shape[0] - 1}
-    return (
-        jax.jit(functools.partial(sharded.rank_of_targets, **where), static_argnames="chunk"),
-        jax.jit(functools.partial(sharded.top_k, **where), static_argnames=("k", "chunk")),
-    )
-
-
-def rule_ranks(
-    rule: baselines.Rule,
-    popularity: baselines.Popularity,
-    history: History,
-    like: Ranks,
-    filter_seen: bool,
-    progress: Callable[[int], None] = lambda targets: None,
-) -> Ranks:
-    """Ranks of the same targets by a rule without parameters."""
-    rank = np.empty(len(like.user), np.int64)
-    k = min(LIST, len(popularity.counts) - 1)
-    by_user = np.lexsort((like.position, like.user))
-    starts = np.flatnonzero(np.diff(like.user[by_user], prepend=-1))
-    lists = np.zeros((len(starts), k), np.int32)
-    for row, targets in enumerate(np.split(by_user, starts[1:])):
-        events = history(int(like.user[targets[0]]))
-        for i in targets:
-            past, item = events[: like.position[i]], int(like.item[i])
-            rank[i] = baselines.rank(rule, popularity, past, item, filter_seen)
-        past = events[: like.position[targets[0]]]
-        best = baselines.top(rule, popularity, past, k, filter_seen)
-        lists[row, : len(best)] = best
-        progress(int(starts[row]) + len(targets))
-    return like._replace(rank=rank, lists=lists)
 
 
 def available(config: Config, full: bool) -> tuple[str, ...]:
@@ -196,22 +100,22 @@ def predictor(name: str, model: Model, mesh: Mesh | None = None) -> Predict:
         return jax.jit(predict)
     rows, everywhere = mesh_lib.batch_sharding(mesh), mesh_lib.replicated(mesh)
 
-    def split(params: Params, batch: Batch) -> jax.Array:
+    def split(params: Params, batch: Batch) -> Queries:
         return predict(params, jax.lax.with_sharding_constraint(batch, rows))
 
     return jax.jit(split, in_shardings=(None, everywhere), out_shardings=everywhere)
 
 
-def own_items(model: Model, mesh: Mesh | None = None) -> OwnItems:
-    """The jitted `Model.own_items_before`, known to all devices of the mesh."""
+def history_items(model: Model, mesh: Mesh | None = None) -> HistoryItemsOf:
+    """The jitted `Model.history_items_before`, known to all devices of the mesh."""
     if mesh is None:
-        return jax.jit(model.own_items_before)
-    return jax.jit(model.own_items_before, out_shardings=mesh_lib.replicated(mesh))
+        return jax.jit(model.history_items_before)
+    return jax.jit(model.history_items_before, out_shardings=mesh_lib.replicated(mesh))
 
 
 def row_cost(name: str, model: Model) -> Cost:
     """One request behind a model row, with the layout filled to its capacity."""
-    config, layout = model.network.config, model.layout
+    config, layout = model.config, model.layout
     state = 0
     if name == "compressed":
         layout, state = layout.request(), cost.state_bytes(config, layout)
@@ -220,38 +124,44 @@ def row_cost(name: str, model: Model) -> Cost:
     return Cost(layout.pairs("visible"), cost.forward_flops(config, layout), state)
 
 
-def path_difference(subject: Subject) -> float:
+def path_difference(trained: TrainedModel) -> float:
     """Largest |score by state - score by masked forward| / largest |score|, over some targets."""
-    cached = predictor("compressed", subject.model, subject.mesh)
-    masked = predictor("masked", subject.model, subject.mesh)
-    table = subject.model.item_table(subject.params)
+    model, params = trained.model, trained.params
+    cached = predictor("compressed", model, trained.mesh)
+    masked = predictor("masked", model, trained.mesh)
+    index = model.item_index(params, trained.mesh)
     batches, count = CHECKED
-    apart, largest = 0.0, 0.0
-    for batch, _ in zip(subject.batches(), range(batches), strict=False):
+    difference, largest = 0.0, 0.0
+    for batch, _ in zip(trained.batches(), range(batches), strict=False):
         rows, slots, _ = targets_of(batch)
-        some = slice(None, None, max(1, len(rows) // count))
-        asked = rows[some], slots[some]
-        own = subject.model.own_items_before(batch, *asked)
-        a, b = (
-            retrieval.scores(f(subject.params, batch)[asked], table, own)[:, 1:]
-            for f in (cached, masked)
+        sample = slice(None, None, max(1, len(rows) // count))
+        places = rows[sample], slots[sample]
+        history = model.history_items_before(batch, *places)
+        by_state, by_forward = (
+            ranking.scores(
+                jax.tree.map(lambda a: a[places], predict(params, batch)),  # noqa: B023
+                index,
+                history,
+            )[:, 1:]
+            for predict in (cached, masked)
         )
         # NumPy's maximum keeps what is not a number
-        apart = float(np.maximum(apart, jnp.max(jnp.abs(a - b), initial=0.0)))
-        largest = float(np.maximum(largest, jnp.max(jnp.abs(b), initial=0.0)))
-    return apart / largest if largest else apart
+        apart = jnp.max(jnp.abs(by_state - by_forward), initial=0.0)
+        difference = float(np.maximum(difference, apart))
+        largest = float(np.maximum(largest, jnp.max(jnp.abs(by_forward), initial=0.0)))
+    return difference / largest if largest else difference
 
 
 def evaluate(
     config: Config,
-    subject: Subject,
+    trained: TrainedModel,
     *,
     counts: np.ndarray,
     history: History,
-    full: Subject | None = None,
+    full: TrainedModel | None = None,
     returning: Callable[[int], np.ndarray] | None = None,
     say: Say = lambda line: None,
-) -> dict[str, Any]:
+) -> Json:
     """All rows of `eval.mode` as a JSON value.
 
     counts: [V + 1] training events per item; full: a full-history model of the same data;
@@ -264,114 +174,72 @@ def evaluate(
     names = chosen(config, full is not None)
     popularity = baselines.Popularity(counts)
     rules = baselines.rules(config.layout.recent)
-    items = len(counts) - 1
-    found: dict[str, Ranks] = {}
+    num_items = len(counts) - 1
+    ranks: dict[str, Ranks] = {}
     rows: list[Row] = []
     kinds: dict[str, np.ndarray] = {}
-
-    def rank_by_model(name: str) -> tuple[Ranks, Cost]:
-        who = full if name == "full" and full is not None else subject
-        batches = who.batches
-        if name == "recent-only" and who.recent_batches is not None:
-            batches = who.recent_batches
-        ranks = model_ranks(
-            predictor(name, who.model, who.mesh),
-            who.params,
-            who.model.candidates(who.params),
-            batches(),
-            own=own_items(who.model, who.mesh),
-            history=history if config.eval.filter_seen else None,
-            chunk=config.eval.chunk,
-            mesh=who.mesh,
-            progress=_progress(name, say),
-        )
-        return ranks, row_cost(name, who.model)
-
-    def rank_by_rule(name: str) -> Ranks:
-        like = next(iter(found.values()), None) or _targets(subject.batches())
-        seen = config.eval.filter_seen
-        return rule_ranks(rules[name], popularity, history, like, seen, _progress(name, say))
-
     for name in names:
         say(f"evaluating {name}")
-        paid = None
+        progress, request_cost = _progress(name, say), None
         if name in rules:
-            found[name] = rank_by_rule(name)
+            targets = next(iter(ranks.values()), None) or unranked(trained.batches())
+            ranks[name] = rule_ranks(
+                rules[name],
+                popularity,
+                history,
+                targets,
+                filter_seen=config.eval.filter_seen,
+                progress=progress,
+            )
         else:
-            found[name], paid = rank_by_model(name)
-        kinds = kinds or kinds_of(found[name], history, config.layout.recent, returning)
-        rows.append(report.summarise(name, found[name], config, items, paid, kinds))
+            row_model = full if name == "full" and full is not None else trained
+            ranks[name] = _ranks_of_row(name, row_model, config, history, progress)
+            request_cost = row_cost(name, row_model.model)
+        kinds = kinds or kinds_of(ranks[name], history, config.layout.recent, returning)
+        rows.append(report.summarise(name, ranks[name], config, num_items, request_cost, kinds))
     paths = None
-    if "compressed" in found:
+    if "compressed" in ranks:
         say("comparing the scores of the two paths")
-        paths = _paths(path_difference(subject), found)
+        paths = _paths(path_difference(trained), ranks)
     return report.plain(
         {
-            "protocol": report.protocol(config, items, rows[0]),
+            "protocol": report.protocol(config, num_items, rows[0]),
             "rows": rows,
-            "comparisons": report.compare(found, config),
+            "comparisons": report.compare(ranks, config),
             "paths": paths,
             "full_history": report.full_history(config),
         }
     )
 
 
-def kinds_of(
-    targets: Ranks,
-    history: History,
-    recent: int,
-    returning: Callable[[int], np.ndarray] | None = None,
-) -> dict[str, np.ndarray]:
-    """What each target is to its user: label -> bool [P].
-
-    Had within the last `recent` events, earlier only, or never; where the data says so, a
-    planted return.
-    """
-    age = np.empty(len(targets.user), np.int64)
-    planted = np.zeros(len(targets.user), bool)
-    for row, (user, position, item) in enumerate(
-        zip(targets.user.tolist(), targets.position.tolist(), targets.item.tolist(), strict=True)
-    ):
-        had = np.flatnonzero(history(user)[:position] == item)
-        age[row] = position - had[-1] if len(had) else 0
-        if returning is not None:
-            planted[row] = returning(user)[position]
-    kinds = {
-        f"last {recent}": (age > 0) & (age <= recent),
-        "earlier": age > recent,
-        "never": age == 0,
-    }
-    return kinds | ({} if returning is None else {"planted return": planted})
+def _ranks_of_row(
+    name: str, trained: TrainedModel, config: Config, history: History, progress: Progress
+) -> Ranks:
+    """Ranks of a model row."""
+    model, batches = trained.model, trained.batches
+    if name == "recent-only" and trained.recent_batches is not None:
+        batches = trained.recent_batches
+    return model_ranks(
+        predictor(name, model, trained.mesh),
+        trained.params,
+        model.item_index(trained.params, trained.mesh),
+        batches(),
+        history_items=history_items(model, trained.mesh),
+        history=history if config.eval.filter_seen else None,
+        chunk=config.eval.chunk,
+        progress=progress,
+    )
 
 
-def _paths(difference: float, found: dict[str, Ranks]) -> dict[str, Any]:
+def _paths(difference: float, ranks: dict[str, Ranks]) -> Json:
     moved = None
-    if "masked" in found:
-        moved = int((found["compressed"].rank != found["masked"].rank).sum())
-    targets = len(found["compressed"].rank)
+    if "masked" in ranks:
+        moved = int((ranks["compressed"].rank != ranks["masked"].rank).sum())
+    targets = len(ranks["compressed"].rank)
     return {"score_difference": difference, "ranks_that_differ": moved, "targets": targets}
 
 
-def _targets(batches: Iterable[Batch]) -> Ranks:
-    """The targets alone, for rules evaluated without a model."""
-    parts = []
-    for batch in batches:
-        rows, slots, index = targets_of(batch)
-        item = np.asarray(batch.items)[rows, slots]
-        parts.append((np.asarray(batch.user)[rows], index, item, np.zeros(len(rows), np.int64)))
-    user, index, item, rank = _joined(parts)
-    return Ranks(user, index, item, rank, None)
-
-
-def _joined(parts: Sequence[tuple[np.ndarray, ...]]) -> list[np.ndarray]:
-    if not any(len(part[0]) for part in parts):
-        raise ConfigError(
-            "eval.split: no user has a target; lower data.holdout or give more events"
-        )
-    return [np.concatenate(column) for column in zip(*parts, strict=True)]
-
-
-def _progress(name: str, say: Say) -> Callable[[int], None]:
+def _progress(name: str, say: Say) -> Progress:
     """Says how many targets of a row are done, every few seconds."""
     last = time.monotonic()
 
@@ -382,18 +250,3 @@ def _progress(name: str, say: Say) -> Callable[[int], None]:
             say(f"evaluating {name}: {targets:,} targets done")
 
     return tell
-
-
-def _seen(history: History, user: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """[P, X] distinct items of each user before each target, 0-padded; X a power of two."""
-    seen = [np.unique(history(int(u))[:t]) for u, t in zip(user, index, strict=True)]
-    width = 1 << (max(len(items) for items in seen) - 1).bit_length()
-    padded = np.zeros((len(seen), width), np.int32)
-    for row, items in enumerate(seen):
-        padded[row, : len(items)] = items
-    return padded
-
-
-def _pad(array: np.ndarray, size: int) -> np.ndarray:
-    """`array` with its first axis filled up to `size` by repeating the first entry."""
-    return np.concatenate([array, np.repeat(array[:1], size - len(array), axis=0)])

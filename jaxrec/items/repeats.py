@@ -18,13 +18,14 @@ seconds), N candidates. Item 0 is no event and takes no time; `times` are int32 
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec.types import PAD, Array
+from jaxrec.config import ModelConfig
+from jaxrec.types import PAD, Array, HistoryItems
 
 
 class HalfLives(NamedTuple):
@@ -33,8 +34,14 @@ class HalfLives(NamedTuple):
     events: tuple[float, ...] = ()
     seconds: tuple[float, ...] = ()
 
+    @classmethod
+    def of(cls, config: ModelConfig) -> "HalfLives":
+        """Those of a configuration; none unless its scores count repeats."""
+        return cls(config.repeat_half_lives, config.repeat_half_times)
+
     @property
     def number(self) -> int:
+        """K, features of an item."""
         return len(self.events) + len(self.seconds)
 
     def left(self, events: Array, seconds: Array) -> jax.Array:
@@ -92,11 +99,11 @@ def _runs(items: jax.Array, times: jax.Array, half_lives: HalfLives) -> tuple[ja
     return put(after), put(before), newest
 
 
-def own_items(items: Array, times: Array, half_lives: HalfLives) -> tuple[jax.Array, jax.Array]:
+def history_items(items: Array, times: Array, half_lives: HalfLives) -> HistoryItems:
     """A user's distinct items and their features for a query behind the last event.
 
-    items, times: int32 [..., M] -> (ids int32 [..., M], 0 but at each item's newest event;
-    features float32 [..., M, K], 0 where the id is).
+    items, times: int32 [..., M] -> ids int32 [..., M], 0 but at each item's newest event;
+    features float32 [..., M, K], 0 where the id is.
     """
     items, times = jnp.asarray(items), jnp.asarray(times)
     after, _, newest = _runs(items, times, half_lives)
@@ -104,7 +111,7 @@ def own_items(items: Array, times: Array, half_lives: HalfLives) -> tuple[jax.Ar
     age = rank[..., -1:] - rank, clock[..., -1:] - jnp.where(items != PAD, times, 0)
     ids = jnp.where(newest, items, PAD)
     features = feature(after * half_lives.left(*age))
-    return ids, jnp.where(newest[..., None], features, 0.0)
+    return HistoryItems(ids, jnp.where(newest[..., None], features, 0.0))
 
 
 def event_features(items: Array, times: Array, half_lives: HalfLives) -> jax.Array:
@@ -128,37 +135,42 @@ def candidate_bonus(
     in the gradient, which flows to the gates alone and walks the events again.
     """
 
-    def ask(features: list[jax.Array], gate: jax.Array) -> jax.Array:
+    def weigh(features: list[jax.Array], gate: jax.Array) -> jax.Array:
         return sum(gate[:, k, None] * f for k, f in enumerate(features))  # type: ignore[return-value]
 
-    bonus = _walk(ask, items, times, candidates, half_lives, jnp.swapaxes(gates, 0, 1))
+    bonus = _walk(weigh, items, times, candidates, half_lives, jnp.swapaxes(gates, 0, 1))
     return jnp.swapaxes(bonus, 0, 1)
 
 
 def _walk(
-    ask: Callable[[list[jax.Array], jax.Array], jax.Array],
+    combine: Callable[[list[jax.Array], jax.Array], jax.Array],
     items: jax.Array,
     times: jax.Array,
     candidates: jax.Array,
     half_lives: HalfLives,
-    questions: jax.Array,
+    weights: jax.Array,
 ) -> jax.Array:
-    """`ask(features K x [B, N], questions[m])` behind every event m."""
+    """`combine(features K x [B, N], weights[m])` behind every event m."""
     clock = _clock(items, times)
     passed = jnp.diff(clock, axis=-1, prepend=clock[:, :1])
     left = half_lives.left((items != PAD).astype(jnp.int32), passed)  # [B, M, K]
 
-    def step(counts: list[jax.Array], event: tuple[jax.Array, ...]) -> tuple[Any, jax.Array]:
-        item, rest, question = event
+    def step(
+        counts: list[jax.Array], event: tuple[jax.Array, ...]
+    ) -> tuple[list[jax.Array], jax.Array]:
+        item, rest, weight = event
         exists = (item != PAD)[:, None]
         hit = ((item[:, None] == candidates[None, :]) & exists).astype(jnp.float32)
         counts = [count * rest[:, k, None] + hit for k, count in enumerate(counts)]
-        return counts, ask([jnp.log(1 + count) for count in counts], question)
+        return counts, combine([jnp.log(1 + count) for count in counts], weight)
 
-    nothing = jnp.zeros((items.shape[0], candidates.shape[0]), jnp.float32)
-    events = items.T, jnp.swapaxes(left, 0, 1), questions
-    _, answers = jax.lax.scan(step, [nothing] * half_lives.number, events)
-    return answers
+    zeros = jnp.zeros((items.shape[0], candidates.shape[0]), jnp.float32)
+    events = items.T, jnp.swapaxes(left, 0, 1), weights
+    _, combined = jax.lax.scan(step, [zeros] * half_lives.number, events)
+    return combined
+
+
+_Residuals: TypeAlias = tuple[jax.Array, jax.Array, jax.Array]  # items, times, candidates
 
 
 def _candidate_forward(
@@ -167,18 +179,19 @@ def _candidate_forward(
     times: jax.Array,
     candidates: jax.Array,
     half_lives: HalfLives,
-) -> tuple[jax.Array, Any]:
+) -> tuple[jax.Array, _Residuals]:
     bonus = candidate_bonus(gates, items, times, candidates, half_lives)
     return bonus, (items, times, candidates)
 
 
-def _candidate_backward(half_lives: HalfLives, kept: Any, cotangent: jax.Array) -> Any:
-    def ask(features: list[jax.Array], wanted: jax.Array) -> jax.Array:
-        return jnp.stack([jnp.sum(f * wanted, axis=-1) for f in features], axis=-1)
+def _candidate_backward(
+    half_lives: HalfLives, residuals: _Residuals, cotangent: jax.Array
+) -> tuple[jax.Array, None, None, None]:
+    def reduce(features: list[jax.Array], weight: jax.Array) -> jax.Array:
+        return jnp.stack([jnp.sum(f * weight, axis=-1) for f in features], axis=-1)
 
-    items, times, candidates = kept
-    wanted = jnp.swapaxes(cotangent, 0, 1)
-    gradient = _walk(ask, items, times, candidates, half_lives, wanted)
+    weights = jnp.swapaxes(cotangent, 0, 1)
+    gradient = _walk(reduce, *residuals, half_lives, weights)
     return jnp.swapaxes(gradient, 0, 1), None, None, None
 
 

@@ -1,15 +1,13 @@
 """Analytic cost of a forward pass, from the model's configuration and the layout.
 
 Counts multiplications and additions (2 per multiply-add) of matrix products; normalisation,
-activation and masks are `elementwise_flops`, left out unless asked for.
+activations and masks are left out.
 """
 
 from typing import Literal
 
 from jaxrec.config import LossConfig, ModelConfig
 from jaxrec.layout import SegmentLayout
-
-TIME_BUCKET_FLOPS = 12  # per pair: difference, its sign, clip, scale of the logarithm
 
 
 def dense_flops(config: ModelConfig) -> int:
@@ -27,31 +25,6 @@ def dense_flops(config: ModelConfig) -> int:
     if modern:
         return attention + 2 * 2 * width * width + 3 * 2 * width * ffn
     return attention + 2 * 2 * width * ffn
-
-
-def elementwise_flops(
-    config: ModelConfig,
-    layout: SegmentLayout,
-    pairs: Literal["visible", "blocked", "dense"] = "visible",
-) -> int:
-    """FLOPs of one example outside matrix products: masks, activations, norms, residuals, biases.
-
-    Counted as XLA counts them: one per elementwise operation, none for exponentials and
-    logarithms (it lists those as transcendentals). Raises ValueError for backbone `llama`.
-    """
-    if config.backbone == "llama":
-        raise ValueError("elementwise FLOPs: counted for backbones hstu and sasrec, not for llama")
-    if config.backbone == "hstu":
-        # silu (3), divisor, mask, and the conversion of a sum; two norms, silu of 4 D, gate
-        per_pair, per_position = 6, 29
-        distance, time = config.hstu.position_bias, config.hstu.time_bias
-    else:
-        # mask, maximum, difference, sum, division; two norms with parameters, ReLU or SwiGLU, gates
-        per_pair, per_position = 5, 53 if config.sasrec.block == "modern" else 24
-        distance, time = False, config.sasrec.time_bias
-    per_pair = config.heads * (per_pair + distance + time) + 1 + TIME_BUCKET_FLOPS * time
-    per_layer = layout.pairs(pairs) * per_pair + layout.length * config.width * per_position
-    return config.layers * per_layer
 
 
 def forward_flops(

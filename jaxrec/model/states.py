@@ -1,17 +1,16 @@
 """User states as values: compress a history once, extend it, ask for recommendations.
 
 All functions are pure and take a batch of users of any age. They equal one masked forward
-over the whole history (DESIGN §1): that is a property test, for every backbone.
+over the whole history: that is a property test, for every backbone.
 """
 
 import jax
 import jax.numpy as jnp
 
+from jaxrec import ranking
 from jaxrec.model.recommender import Model
 from jaxrec.nn.stack import DTYPES
-from jaxrec.ranking import retrieval
-from jaxrec.ranking.retrieval import Own
-from jaxrec.types import KV, Array, Batch, Params, UserState
+from jaxrec.types import KV, Array, Batch, HistoryItems, Params, Queries, UserState
 
 
 def empty(model: Model, batch: int) -> UserState:
@@ -112,7 +111,7 @@ def extend(
     """Adds new events; completed segments are compressed, without any older raw event.
 
     items, times: int32 [B, M], oldest first, the first `counts` [B] of a row are valid.
-    The alignment of DESIGN §1: when the recent window reaches `r_min + n` events its oldest
+    When the recent window reaches `r_min + n` events its oldest
     n become a segment. The loop runs as often as the busiest user needs.
     """
     size, recent = model.layout.segments[0][0], model.layout.segments[-1][0]
@@ -178,23 +177,24 @@ def recent_outputs(
     return y
 
 
-def query(model: Model, params: Params, state: UserState, now: Array | None = None) -> jax.Array:
-    """[B, D + K] queries for each user's next event (see `Model.queries`).
+def query(model: Model, params: Params, state: UserState, now: Array | None = None) -> Queries:
+    """Queries [B, ...] for each user's next event.
 
     With an empty recent window the newest token's output answers; a user without any event
-    gets zeros (callers fall back to popularity).
+    gets zeros (callers fall back to popularity). now: as in `recent_outputs`.
     """
     y = recent_outputs(model, params, state, now)
     index = jnp.maximum(state.pending - 1, 0)[:, None, None]
     last = jnp.take_along_axis(y, index, axis=1)[:, 0]
     x = jnp.where((state.pending > 0)[:, None], last, state.readout)
-    return jnp.where((state.events > 0)[:, None], model.queries(params, x), 0.0)
+    queries = model.queries(params, x)
+    return jax.tree.map(lambda a: jnp.where((state.events > 0)[:, None], a, 0.0), queries)
 
 
-def own_items(model: Model, state: UserState) -> Own | None:
-    """Own items that go with `query`; None when scores do not depend on them."""
+def history_items(model: Model, state: UserState) -> HistoryItems | None:
+    """History items that go with `query`; None when scores do not depend on them."""
     items = jnp.concatenate([state.memory, state.items], axis=1)
-    return model.own_items(items, jnp.concatenate([state.memory_times, state.times], axis=1))
+    return model.history_items(items, jnp.concatenate([state.memory_times, state.times], axis=1))
 
 
 def score(model: Model, params: Params, state: UserState, now: Array | None = None) -> jax.Array:
@@ -202,16 +202,16 @@ def score(model: Model, params: Params, state: UserState, now: Array | None = No
 
     now: as in `recent_outputs`.
     """
-    x, own = query(model, params, state, now), own_items(model, state)
-    return retrieval.scores(x, model.item_table(params), own)
+    queries, history = query(model, params, state, now), history_items(model, state)
+    return ranking.scores(queries, model.item_index(params), history)
 
 
 def recommend(
     model: Model,
     params: Params,
     state: UserState,
-    now: Array | None,
-    k: int,
+    now: Array | None = None,
+    k: int = 10,
     *,
     exclude: Array | None = None,
     chunk: int = 16384,
@@ -219,16 +219,23 @@ def recommend(
 ) -> tuple[jax.Array, jax.Array]:
     """The k best of `score`, best first: scores float32 [B, k] and item ids int32 [B, k].
 
-    exclude, chunk, block: as in `retrieval.top_k`: scores of the whole catalog are never in memory.
+    exclude, chunk, block: as in `ranking.top_k`: scores of the whole catalog are never in memory.
     """
-    x, own = query(model, params, state, now), own_items(model, state)
-    return retrieval.top_k(x, model.item_table(params), k, exclude, own, chunk=chunk, block=block)
+    return ranking.top_k(
+        query(model, params, state, now),
+        model.item_index(params),
+        k,
+        exclude=exclude,
+        history=history_items(model, state),
+        chunk=chunk,
+        block=block,
+    )
 
 
-def predict_cached(model: Model, params: Params, batch: Batch) -> jax.Array:
+def predict_cached(model: Model, params: Params, batch: Batch) -> Queries:
     """`Model.predict` through states: segments compressed one by one, then the recent window.
 
-    [B, E + 1, D + K]; only slots predicted from the recent window (or, when it is empty, by the
+    [B, E + 1, ...]; only slots predicted from the recent window (or, when it is empty, by the
     newest token) are filled, the others are zero.
     """
     layout = model.layout
@@ -250,7 +257,9 @@ def predict_cached(model: Model, params: Params, batch: Batch) -> jax.Array:
     y, _ = model.forward(
         params, state.items, request, pending[:, None], batch.times[:, start:], kv=state.kv
     )
-    first = model.queries(params, state.readout)[:, None]
-    recent = model.queries(params, y)
-    empty_slots = jnp.zeros((y.shape[0], start, recent.shape[-1]), recent.dtype)
-    return jnp.concatenate([empty_slots, first, recent], axis=1)
+
+    def in_slots(first: jax.Array, recent: jax.Array) -> jax.Array:
+        empty_slots = jnp.zeros((recent.shape[0], start, recent.shape[-1]), recent.dtype)
+        return jnp.concatenate([empty_slots, first[:, None], recent], axis=1)
+
+    return jax.tree.map(in_slots, model.queries(params, state.readout), model.queries(params, y))

@@ -7,10 +7,12 @@ behind them.
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from jaxrec.types import Tree
 
 
 class Kernel(NamedTuple):
@@ -22,58 +24,35 @@ class Kernel(NamedTuple):
     `context` is what has no gradient: {"rows": arrays [P, ...], "shared": the same for all}.
     """
 
-    loss: Callable[..., jax.Array]
-    gradient: Callable[..., tuple[jax.Array, Any, Any]]
+    loss: Callable[[Tree, Tree, Tree], jax.Array]
+    gradient: Callable[[Tree, Tree, Tree, jax.Array, Tree], tuple[jax.Array, Tree, Tree]]
 
 
 def total(
     kernel: Kernel,
     chunk: int,
-    rows: Any,
-    shared: Any,
-    context: Any,
+    rows: Tree,
+    shared: Tree,
+    *,
+    context: Tree,
     weights: jax.Array,
-    axis: str | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """(sum of weight x loss, sum of weights) over P positions, float32 scalars.
 
     rows: arrays [P, ...] and shared: arrays, both differentiable; context as in `Kernel`;
     weights: float32 [P], a constant. Positions with weight 0 add nothing, NaN or not.
-    axis: mesh axis (of `jax.set_mesh`) that the positions are sharded over: every device sums
-    its own. Raises ValueError when the axis does not divide P or chunk < 1.
+    Raises ValueError when chunk < 1.
     """
     if chunk < 1:
         raise ValueError(f"chunk={chunk}: a positive number of positions is needed")
     context, weights = jax.lax.stop_gradient((context, weights))
-
-    def add(rows: Any, shared: Any, context: Any, weights: jax.Array) -> jax.Array:
-        size = min(chunk, max(1, weights.shape[0]))
-        return _sum(kernel, size, rows, shared, context, weights)
-
-    if axis is None:
-        return add(rows, shared, context, weights), jnp.sum(weights)
-
-    devices = jax.sharding.get_abstract_mesh().shape.get(axis)
-    if not devices or weights.shape[0] % devices:
-        raise ValueError(
-            f"axis={axis!r} has {devices} devices: {weights.shape[0]} positions cannot be cut "
-            "evenly over them; set a mesh that has the axis and pad the positions"
-        )
-
-    def own(rows: Any, shared: Any, context: Any, weights: jax.Array) -> jax.Array:
-        # what is shared becomes a value per device, so that its gradient is summed over them
-        varying = lambda a: jax.lax.pcast(a, axis, to="varying")  # noqa: E731
-        shared = jax.tree.map(varying, shared)
-        context = {**context, "shared": jax.tree.map(varying, context["shared"])}
-        return jax.lax.psum(add(rows, shared, context, weights), axis)
-
-    spread, same = jax.P(axis), jax.P()
-    specs = (spread, same, {"rows": spread, "shared": same}, spread)
-    mapped = jax.shard_map(own, in_specs=specs, out_specs=same, axis_names={axis})
-    return mapped(rows, shared, context, weights), jnp.sum(weights)
+    size = min(chunk, max(1, weights.shape[0]))
+    return _sum(kernel, size, rows, shared, context, weights), jnp.sum(weights)
 
 
-def _gather(size: int, rows: Any, data: Any, weights: jax.Array) -> tuple[Any, ...]:
+def _gather(
+    size: int, rows: Tree, data: Tree, weights: jax.Array
+) -> tuple[Tree, Tree, jax.Array, jax.Array, jax.Array]:
     """Weighted positions first, padded to whole chunks; (order, chunks in use) with them."""
     positions = weights.shape[0]
     padding = -positions % size
@@ -89,35 +68,35 @@ def _gather(size: int, rows: Any, data: Any, weights: jax.Array) -> tuple[Any, .
     return rows, data, weights, order, used
 
 
-def _slice(tree: Any, start: jax.Array, size: int) -> Any:
+def _slice(tree: Tree, start: jax.Array, size: int) -> Tree:
     return jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, start, size), tree)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _sum(
-    kernel: Kernel, size: int, rows: Any, shared: Any, data: Any, weights: jax.Array
+    kernel: Kernel, size: int, rows: Tree, shared: Tree, data: Tree, weights: jax.Array
 ) -> jax.Array:
     rows, per_row, weights, _, used = _gather(size, rows, data["rows"], weights)
 
     def body(index: jax.Array, total: jax.Array) -> jax.Array:
-        part, own, weight = _slice((rows, per_row, weights), index * size, size)
-        loss = kernel.loss(part, shared, {"rows": own, "shared": data["shared"]})
+        part, row_data, weight = _slice((rows, per_row, weights), index * size, size)
+        loss = kernel.loss(part, shared, {"rows": row_data, "shared": data["shared"]})
         return total + jnp.sum(jnp.where(weight != 0, weight * loss, 0.0))
 
     return jax.lax.fori_loop(0, used, body, jnp.zeros_like(jnp.sum(weights)))
 
 
 def _sum_forward(
-    kernel: Kernel, size: int, rows: Any, shared: Any, data: Any, weights: jax.Array
-) -> tuple[jax.Array, Any]:
+    kernel: Kernel, size: int, rows: Tree, shared: Tree, data: Tree, weights: jax.Array
+) -> tuple[jax.Array, Tree]:
     given, given_shared = rows, shared
     rows, per_row, weights, order, used = _gather(size, rows, data["rows"], weights)
 
-    def body(index: jax.Array, carry: Any) -> Any:
+    def body(index: jax.Array, carry: Tree) -> Tree:
         total, gradients, accumulated = carry
         start = index * size
-        part, own, weight = _slice((rows, per_row, weights), start, size)
-        context = {"rows": own, "shared": data["shared"]}
+        part, row_data, weight = _slice((rows, per_row, weights), start, size)
+        context = {"rows": row_data, "shared": data["shared"]}
         loss, gradient, accumulated = kernel.gradient(part, shared, context, weight, accumulated)
         gradients = jax.tree.map(
             lambda a, g: jax.lax.dynamic_update_slice_in_dim(a, g.astype(a.dtype), start, 0),
@@ -138,7 +117,7 @@ def _sum_forward(
     return loss, (gradients, accumulated)
 
 
-def _sum_backward(kernel: Kernel, size: int, residuals: Any, cotangent: jax.Array) -> Any:
+def _sum_backward(kernel: Kernel, size: int, residuals: Tree, cotangent: jax.Array) -> Tree:
     scaled = jax.tree.map(lambda g: (g * cotangent).astype(g.dtype), residuals)
     return (*scaled, None, None)
 

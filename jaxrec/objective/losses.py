@@ -1,36 +1,54 @@
 """Losses over next-item predictions. Every loss returns (sum, weight): float32 scalars.
 
-Dimension letters: P positions that predict (padding included), D item width, V items,
-M negatives. `x` [P, D] are query vectors, `table` [V + 1, D] item vectors whose row 0 is
-padding and never a candidate, `targets` int32 [P] item ids in 1..V, `weights` float32 [P]. A
-position with weight 0 or target 0 counts for nothing, whatever its other values, and costs
+Dimension letters: P positions that predict (padding included), D item width, V items, M negatives.
+
+A position with weight 0 or target 0 counts for nothing, whatever its other values, and costs
 little: positions that count are moved to the front and the loop over chunks stops behind them.
 
-`scale` multiplies the logits (the inverse of a temperature). For cosine logits the caller
-passes `unit(x)` and `unit(table)`. `axis` names the mesh axis that positions are sharded over
-(see `chunked.total`); None lets the compiler decide.
+`scale` multiplies the logits (the inverse of a temperature). For cosine logits the caller passes
+unit vectors.
 
 All losses compute their gradient in the forward pass, chunk by chunk: nothing of size
-[P, V] or [P, M] is ever kept, and the logits are computed once. Gradients flow to vectors
-and scale; `weights` and `log_q` are constants.
+[P, V] or [P, M] is ever kept, and the logits are computed once. Gradients flow to vectors,
+biases, offsets and scale; weights and log q are constants.
 """
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
+import chex
 import jax
 import jax.numpy as jnp
 
 from jaxrec.objective import chunked
-from jaxrec.types import PAD, Array
+from jaxrec.types import PAD, Array, ItemVectors, Tree
+
+SumWeight: TypeAlias = tuple[jax.Array, jax.Array]
 
 
-class Bonus(NamedTuple):
-    """Added to <x, e> of a query and its positive [P, 1] and every shared negative [P, M]."""
+class Offsets(NamedTuple):
+    """Added to <x, e> of each position: its positive [P, 1], the shared negatives [P, M]."""
 
     positive: Array
     negative: Array
+
+
+class Contrast(NamedTuple):
+    """Positions against negatives that all of them share.
+
+    x: [P, D] queries. positives: [P, D] vectors of the targets. negatives: [M, D].
+    targets: int32 [P] item ids, 0 is none; negative_ids: int32 [M]. weights: float32 [P].
+    offsets: what scores have beside the dot product, differentiable; None: nothing.
+    """
+
+    x: Array
+    positives: Array
+    negatives: Array
+    targets: Array
+    negative_ids: Array
+    weights: Array
+    offsets: Offsets | None = None
 
 
 def unit(x: Array, eps: float = 1e-6) -> jax.Array:
@@ -45,120 +63,98 @@ def unit(x: Array, eps: float = 1e-6) -> jax.Array:
 
 def full_softmax(
     x: Array,
-    table: Array,
+    items: ItemVectors,
     targets: Array,
     weights: Array,
     *,
     scale: Array | float = 1.0,
     chunk: int = 1024,
     vocab_chunk: int = 16384,
-    axis: str | None = None,
-) -> tuple[jax.Array, jax.Array]:
+) -> SumWeight:
     """Cross entropy of each target against the whole catalog.
 
-    Shapes: see the module. `chunk` positions meet `vocab_chunk` items at a time: peak memory
-    is chunk x vocab_chunk logits however large P and V are. Matrix products take `x`'s type
-    and accumulate in float32. A catalog of at most `vocab_chunk` items costs three of them
+    x: [P, D]; items: all of the catalog, [V + 1, D], row 0 is padding and no candidate; targets:
+    int32 [P]; weights: float32 [P]. `chunk` positions meet `vocab_chunk` items at a time: peak
+    memory is chunk x vocab_chunk logits however large P and V are. Matrix products take `x`'s
+    type and accumulate in float32. A catalog of at most `vocab_chunk` items costs three of them
     (logits, two gradients); a larger one four, as logits are computed again.
     """
+    chex.assert_equal_shape_prefix([x, targets, weights], 1)
+    x, table = with_bias(x, items)
     rows = {"x": x, "positive": jnp.take(table, targets, axis=0)}
     kernel = chunked.Kernel(
         functools.partial(_full_loss, vocab_chunk), functools.partial(_full_gradient, vocab_chunk)
     )
-    return _total(kernel, chunk, rows, {"table": table}, scale, {}, {}, targets, weights, axis)
+    shared = {"table": table, "scale": jnp.asarray(scale, jnp.float32)}
+    weights = jnp.where(targets == PAD, 0.0, jnp.asarray(weights, jnp.float32))
+    context: Tree = {"rows": {"targets": targets}, "shared": {}}
+    return chunked.total(kernel, chunk, rows, shared, context=context, weights=weights)
+
+
+def with_bias(x: Array, items: ItemVectors) -> tuple[Array, Array]:
+    """Queries and a table whose dot products contain the biases.
+
+    Inside a softmax kernel a bias is one more dimension, in which every query is 1: the table's
+    gradient then holds that of the biases.
+    """
+    if items.bias is None:
+        return x, items.vectors
+    ones = jnp.ones_like(x[..., :1])
+    table = jnp.concatenate([items.vectors, items.bias[:, None].astype(items.vectors.dtype)], -1)
+    return jnp.concatenate([x, ones], axis=-1), table
 
 
 def sampled_softmax(
-    x: Array,
-    positives: Array,
-    negatives: Array,
-    negative_ids: Array,
-    targets: Array,
-    weights: Array,
+    contrast: Contrast,
     *,
-    log_q_target: Array | None = None,
-    log_q_negative: Array | None = None,
+    log_q: Array | None = None,
     scale: Array | float = 1.0,
-    bonus: Bonus | None = None,
     false_negative: float = 1.0,
     chunk: int = 1024,
-    axis: str | None = None,
-) -> tuple[jax.Array, jax.Array]:
-    """Cross entropy of each positive [P, D] against M negatives [M, D] shared by all positions.
+) -> SumWeight:
+    """Cross entropy of each positive against M negatives shared by all positions.
 
-    negative_ids: int32 [M]; a negative that is padding, is the position's own target or whose
-    cosine to the positive exceeds `false_negative` is left out (arXiv 2601.03479; 1 keeps all
-    but the target itself).
+    A negative that is padding, is the position's own target or whose cosine to the positive
+    exceeds `false_negative` is left out (arXiv 2601.03479; 1 keeps all but the target itself).
 
-    log_q_negative: [M] log-probability of each negative's draw; its logit is reduced by the
-    log of the expected count M·q. With `log_q_target` None the sum over negatives then is an
-    unbiased estimate of the sum over the rest of the catalog: the positive is in the
-    denominator with certainty and needs no correction (arXiv 2507.09331, section 3; its extra
-    sample weight is not applied). With `log_q_target` [P] the positive is corrected like a
-    negative, the classic two-sided form (Yi et al., RecSys 2019, equation 4).
-
-    bonus: what scores have beside the dot product, differentiable.
+    log_q: [M] log-probability of each negative's draw; its logit is reduced by the log of the
+    expected count M·q. The sum over negatives then is an unbiased estimate of the sum over the
+    rest of the catalog: the positive is in the denominator with certainty and needs no
+    correction (arXiv 2507.09331, section 3; its extra sample weight is not applied).
     """
-    context = {"ids": negative_ids, "log_q": log_q_negative}
     loss = functools.partial(_sampled_loss, false_negative)
-    rows = {"x": x, "positive": positives, "bonus": bonus}
-    return _shared_negatives(
-        loss, chunk, rows, negatives, context, targets, weights, log_q_target, scale, axis
-    )
+    return _contrastive(loss, contrast, log_q=log_q, scale=scale, chunk=chunk)
 
 
 def bce(
-    x: Array,
-    positives: Array,
-    negatives: Array,
-    negative_ids: Array,
-    targets: Array,
-    weights: Array,
+    contrast: Contrast,
     *,
     scale: Array | float = 1.0,
-    bonus: Bonus | None = None,
     false_negative: float = 1.0,
     chunk: int = 1024,
-    axis: str | None = None,
-) -> tuple[jax.Array, jax.Array]:
+) -> SumWeight:
     """Binary cross entropy (SASRec, arXiv 1808.09781, equation 7), positive against negatives.
 
     `-(log σ(s⁺) + Σ log(1 - σ(s⁻))) / (m + 1)` over the m negatives that are not masked;
-    arguments as in `sampled_softmax`.
+    masked as in `sampled_softmax`.
     """
-    loss = functools.partial(_binary_loss, false_negative, 1.0)
-    context = {"ids": negative_ids, "log_q": None}
-    rows = {"x": x, "positive": positives, "bonus": bonus}
-    return _shared_negatives(
-        loss, chunk, rows, negatives, context, targets, weights, None, scale, axis
-    )
+    return gbce(contrast, beta=1.0, scale=scale, false_negative=false_negative, chunk=chunk)
 
 
 def gbce(
-    x: Array,
-    positives: Array,
-    negatives: Array,
-    negative_ids: Array,
-    targets: Array,
-    weights: Array,
+    contrast: Contrast,
     *,
     beta: float,
     scale: Array | float = 1.0,
-    bonus: Bonus | None = None,
     false_negative: float = 1.0,
     chunk: int = 1024,
-    axis: str | None = None,
-) -> tuple[jax.Array, jax.Array]:
+) -> SumWeight:
     """Generalised binary cross entropy (gSASRec, arXiv 2308.07192, equation 8).
 
     `bce` with the positive's probability raised to `beta` (see `gbce_beta`).
     """
     loss = functools.partial(_binary_loss, false_negative, beta)
-    context = {"ids": negative_ids, "log_q": None}
-    rows = {"x": x, "positive": positives, "bonus": bonus}
-    return _shared_negatives(
-        loss, chunk, rows, negatives, context, targets, weights, None, scale, axis
-    )
+    return _contrastive(loss, contrast, log_q=None, scale=scale, chunk=chunk)
 
 
 def gbce_beta(negatives: int, num_items: int, t: float) -> float:
@@ -169,25 +165,6 @@ def gbce_beta(negatives: int, num_items: int, t: float) -> float:
     """
     alpha = min(1.0, negatives / max(1, num_items - 1))
     return alpha * (t * (1 - 1 / alpha) + 1 / alpha)
-
-
-def _total(
-    kernel: chunked.Kernel,
-    chunk: int,
-    rows: Any,
-    shared: Any,
-    scale: Array | float,
-    own: Any,
-    context: Any,
-    targets: Array,
-    weights: Array,
-    axis: str | None,
-) -> tuple[jax.Array, jax.Array]:
-    """(sum, weight) of a kernel; `own` is per-position context beside the targets."""
-    weights = jnp.where(targets == PAD, 0.0, jnp.asarray(weights, jnp.float32))
-    shared = {**shared, "scale": jnp.asarray(scale, jnp.float32)}
-    both = {"rows": {"targets": targets, **own}, "shared": context}
-    return chunked.total(kernel, chunk, rows, shared, both, weights, axis)
 
 
 # -- full softmax --------------------------------------------------------------------------
@@ -203,7 +180,7 @@ def _parts(table: jax.Array, vocab_chunk: int) -> int:
     return -(-table.shape[0] // vocab_chunk)
 
 
-def _part(table: jax.Array, vocab_chunk: int, index: Array | int) -> tuple[Any, jax.Array]:
+def _part(table: jax.Array, vocab_chunk: int, index: Array | int) -> tuple[jax.Array, jax.Array]:
     """First row of a part of the table, and which of its rows are candidates.
 
     The last part starts early enough to be whole; rows it shares with the one before are not
@@ -219,16 +196,16 @@ def _logits(x: jax.Array, rows: jax.Array, candidate: jax.Array) -> jax.Array:
     return jnp.where(candidate[None, :], _dot(x, rows.astype(x.dtype), (1, 1)), -jnp.inf)
 
 
-def _scaled(rows: Any, shared: Any) -> jax.Array:
+def _scaled(rows: Tree, shared: Tree) -> jax.Array:
     x = rows["x"]
     return (x.astype(jnp.float32) * shared["scale"]).astype(x.dtype)
 
 
-def _positive_logit(rows: Any, shared: Any) -> jax.Array:
+def _positive_logit(rows: Tree, shared: Tree) -> jax.Array:
     x, positive = rows["x"].astype(jnp.float32), rows["positive"].astype(jnp.float32)
     score = jnp.sum(x * positive, -1)
-    if rows.get("bonus") is not None:
-        score = score + rows["bonus"].positive[:, 0]
+    if rows.get("offsets") is not None:
+        score = score + rows["offsets"].positive[:, 0]
     return score * shared["scale"]
 
 
@@ -252,15 +229,15 @@ def _log_normalizer(vocab_chunk: int, x: jax.Array, table: jax.Array) -> jax.Arr
     return top + jnp.log(total)
 
 
-def _full_loss(vocab_chunk: int, rows: Any, shared: Any, context: Any) -> jax.Array:
+def _full_loss(vocab_chunk: int, rows: Tree, shared: Tree, context: Tree) -> jax.Array:
     del context
     normalizer = _log_normalizer(vocab_chunk, _scaled(rows, shared), shared["table"])
     return normalizer - _positive_logit(rows, shared)
 
 
 def _full_gradient(
-    vocab_chunk: int, rows: Any, shared: Any, context: Any, weights: jax.Array, total: Any
-) -> tuple[jax.Array, Any, Any]:
+    vocab_chunk: int, rows: Tree, shared: Tree, context: Tree, weights: jax.Array, total: Tree
+) -> tuple[jax.Array, Tree, Tree]:
     """d loss / d logit = weight x (probability - [item is the target]), pushed through both
     matrix products; the target's part is done on the gathered rows, not on [C, V] one-hots."""
     del context
@@ -269,7 +246,9 @@ def _full_gradient(
     height = min(vocab_chunk, table.shape[0])
     weight = weights[:, None]
 
-    def back(unnormalised: jax.Array, part: jax.Array, factor: jax.Array) -> tuple[Any, Any]:
+    def back(
+        unnormalised: jax.Array, part: jax.Array, factor: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
         unnormalised = unnormalised.astype(x.dtype)
         mean = _dot(unnormalised, part.astype(x.dtype), (1, 0)) * factor
         right = (scaled.astype(jnp.float32) * factor).astype(x.dtype)
@@ -287,7 +266,7 @@ def _full_gradient(
     else:
         normalizer = _log_normalizer(vocab_chunk, scaled, table)
 
-        def body(index: Array, carry: tuple[jax.Array, jax.Array]) -> tuple[Any, Any]:
+        def body(index: Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
             mean, accumulated = carry
             start, candidate = _part(table, vocab_chunk, index)
             part = jax.lax.dynamic_slice_in_dim(table, start, height)
@@ -312,65 +291,63 @@ def _full_gradient(
 # -- losses against shared negatives ---------------------------------------------------------
 
 
-def _shared_negatives(
-    loss: Callable[..., jax.Array],
-    chunk: int,
-    rows: Any,
-    negatives: Array,
-    context: Any,
-    targets: Array,
-    weights: Array,
-    log_q_target: Array | None,
+def _contrastive(
+    loss: Callable[[Tree, Tree, Tree], jax.Array],
+    contrast: Contrast,
+    *,
+    log_q: Array | None,
     scale: Array | float,
-    axis: str | None,
-) -> tuple[jax.Array, jax.Array]:
+    chunk: int,
+) -> SumWeight:
+    """(sum, weight) of `loss(rows, shared, context)` [C]; its gradient by autodiff, by chunks."""
+    chex.assert_equal_shape([contrast.x, contrast.positives])
+    chex.assert_equal_shape([contrast.targets, contrast.weights])
+
     def gradient(
-        rows: Any, shared: Any, context: Any, weights: jax.Array, total: Any
-    ) -> tuple[jax.Array, Any, Any]:
-        def weighted(rows: Any, shared: Any) -> jax.Array:
+        rows: Tree, shared: Tree, context: Tree, weights: jax.Array, total: Tree
+    ) -> tuple[jax.Array, Tree, Tree]:
+        def weighted(rows: Tree, shared: Tree) -> jax.Array:
             values = loss(rows, shared, context)
             return jnp.sum(jnp.where(weights != 0, weights * values, 0.0))
 
-        value, (own, common) = jax.value_and_grad(weighted, (0, 1))(rows, shared)
-        return value, own, jax.tree.map(lambda t, g: t + g, total, common)
+        value, (of_rows, of_shared) = jax.value_and_grad(weighted, (0, 1))(rows, shared)
+        return value, of_rows, jax.tree.map(lambda t, g: t + g, total, of_shared)
 
-    return _total(
+    targets = contrast.targets
+    return chunked.total(
         chunked.Kernel(loss, gradient),
         chunk,
-        rows,
-        {"negatives": negatives},
-        scale,
-        {"log_q": log_q_target},
-        context,
-        targets,
-        weights,
-        axis,
+        {"x": contrast.x, "positive": contrast.positives, "offsets": contrast.offsets},
+        {"negatives": contrast.negatives, "scale": jnp.asarray(scale, jnp.float32)},
+        context={
+            "rows": {"targets": targets},
+            "shared": {"ids": contrast.negative_ids, "log_q": log_q},
+        },
+        weights=jnp.where(targets == PAD, 0.0, jnp.asarray(contrast.weights, jnp.float32)),
     )
 
 
 def _negative_logits(
-    false_negative: float, rows: Any, shared: Any, context: Any
+    false_negative: float, rows: Tree, shared: Tree, context: Tree
 ) -> tuple[jax.Array, jax.Array]:
     """Logits [C, M] and which of them count."""
     x, negatives = _scaled(rows, shared), shared["negatives"].astype(rows["x"].dtype)
     ids = context["shared"]["ids"]
     allowed = (ids[None, :] != context["rows"]["targets"][:, None]) & (ids != PAD)[None, :]
     if false_negative < 1:
-        own, others = jax.lax.stop_gradient((rows["positive"], negatives))
-        cosine = _dot(unit(own.astype(x.dtype)), unit(others), (1, 1))
+        positives, others = jax.lax.stop_gradient((rows["positive"], negatives))
+        cosine = _dot(unit(positives.astype(x.dtype)), unit(others), (1, 1))
         allowed &= cosine <= false_negative
     logits = _dot(x, negatives, (1, 1))
-    if rows["bonus"] is not None:
-        logits = logits + rows["bonus"].negative * shared["scale"]
+    if rows["offsets"] is not None:
+        logits = logits + rows["offsets"].negative * shared["scale"]
     return logits, allowed
 
 
-def _sampled_loss(false_negative: float, rows: Any, shared: Any, context: Any) -> jax.Array:
+def _sampled_loss(false_negative: float, rows: Tree, shared: Tree, context: Tree) -> jax.Array:
     positive = _positive_logit(rows, shared)
     logits, allowed = _negative_logits(false_negative, rows, shared, context)
     log_count = jnp.log(jnp.float32(logits.shape[1]))
-    if context["rows"]["log_q"] is not None:
-        positive = positive - context["rows"]["log_q"] - log_count
     if context["shared"]["log_q"] is not None:
         logits = logits - (context["shared"]["log_q"] + log_count)[None, :]
     logits = jnp.where(allowed, logits, -jnp.inf)
@@ -380,7 +357,7 @@ def _sampled_loss(false_negative: float, rows: Any, shared: Any, context: Any) -
 
 
 def _binary_loss(
-    false_negative: float, beta: float, rows: Any, shared: Any, context: Any
+    false_negative: float, beta: float, rows: Tree, shared: Tree, context: Tree
 ) -> jax.Array:
     positive = _positive_logit(rows, shared)
     logits, allowed = _negative_logits(false_negative, rows, shared, context)

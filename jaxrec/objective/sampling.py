@@ -4,7 +4,7 @@ Dimension letters: V items, M negatives. Item ids are 1..V, row 0 is padding.
 """
 
 import math
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ def sample_negatives(
     num_items: int,
     count: int,
     counts: Array | None = None,
-    sampling: Literal["uniform", "popularity"] = "uniform",
+    sampling: str = "uniform",
 ) -> tuple[jax.Array, jax.Array]:
     """`count` item ids drawn with replacement, int32 [M] in 1..V, and log q [V + 1] of each item.
 
