@@ -201,28 +201,43 @@ class _Shard:
     def scores_of_targets(self, requests: _Requests) -> jax.Array:
         """float32 [P, 1]: each query's score of its target, rounded like its score in a chunk.
 
-        Equal item vectors must tie exactly, and products of other shapes may round differently:
-        the targets' rows are put into tables of the chunks' height.
+        Equal item vectors must tie exactly, and products of other shapes may round differently.
         """
         targets = requests.targets
         assert targets is not None
-        local = targets - self.first
-        is_local = ((local >= 0) & (local < self.height))[:, None]
-        local = jnp.clip(local, 0, self.height - 1)
         if self.chunk == self.height:
-            every = self._vectors(jnp.int32(0))[0]
-            result = jnp.take_along_axis(_scores(requests.vectors, every), local[:, None], axis=1)
-        else:
-            rows = jax.tree.map(lambda a: a[local], self.rows)
-            items = self.index.make(self.params, rows, local + self.first)
+            result = self._scores_in_the_only_chunk(requests.vectors, targets)
+        elif self.index.mesh is None:
+            rows = jax.tree.map(lambda a: a[targets], self.rows)
+            items = self.index.make(self.params, rows, targets)
             result = _diagonal_scores(requests.vectors, items, self.chunk)
-        result = self.sum(jnp.where(is_local, result, 0.0))
+        else:
+            result = self._scores_in_their_chunks(requests, targets)
+        result = self.sum(result)
         if requests.offsets is not None:
             hits = requests.offsets.ids == targets[:, None]
             result = result + jnp.sum(
                 jnp.where(hits, requests.offsets.scores, 0.0), axis=1, keepdims=True
             )
         return result
+
+    def _scores_in_the_only_chunk(self, vectors: Array, targets: Array) -> jax.Array:
+        """[P, 1], 0 where the target lies on another device."""
+        local = targets - self.first
+        is_local = ((local >= 0) & (local < self.height))[:, None]
+        every = _scores(vectors, self._vectors(jnp.int32(0))[0])
+        columns = jnp.clip(local, 0, self.height - 1)[:, None]
+        return jnp.where(is_local, jnp.take_along_axis(every, columns, axis=1), 0.0)
+
+    def _scores_in_their_chunks(self, requests: _Requests, targets: Array) -> jax.Array:
+        """[P, 1], 0 where the target lies on another device; one more pass over the rows."""
+
+        def find(total: jax.Array, scored: _Scored) -> jax.Array:
+            hits = scored.allowed & (scored.ids[None, :] == targets[:, None])
+            return total + jnp.sum(jnp.where(hits, scored.scores, 0.0), axis=1)
+
+        zeros = jnp.zeros(targets.shape, jnp.float32)
+        return self.fold(find, zeros, _Requests(requests.vectors, None, None))[:, None]
 
     def _vectors(self, start: jax.Array) -> tuple[ItemVectors, jax.Array]:
         """Vectors of a chunk and the item ids int32 [C] of its rows."""
@@ -301,7 +316,7 @@ def _scores(vectors: Array, items: ItemVectors) -> jax.Array:
 
 
 def _diagonal_scores(vectors: Array, items: ItemVectors, height: int) -> jax.Array:
-    """[P, 1] score of row p's own item, from products with tables of `height` rows."""
+    """[P, 1] score of row p's own item: the rows are put into tables of a chunk's `height`."""
     columns = []
     for start in range(0, vectors.shape[0], height):
         part = jax.tree.map(lambda a: a[start : start + height], items)  # noqa: B023

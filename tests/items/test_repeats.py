@@ -33,7 +33,7 @@ def test_all_three_views_follow_the_definition(rows, seed):
     items, rng = np.asarray(rows, np.int32), np.random.default_rng(seed)
     times = np.where((items > 0) | (rng.random(items.shape) < 0.5), clock(rng, items.shape), 0)
     times = times.astype(np.int32) * 10**6  # padding may stand at any time
-    ids, features = (np.asarray(a) for a in repeats.own_items(items, times, HALF_LIVES))
+    ids, features = (np.asarray(a) for a in repeats.history_items(items, times, HALF_LIVES))
     events = np.asarray(repeats.event_features(items, times, HALF_LIVES))
     candidates = np.asarray([3, 1, 9], np.int32)
     gates = rng.normal(size=(*items.shape, HALF_LIVES.number)).astype(np.float32)
@@ -76,7 +76,7 @@ def test_long_histories_keep_their_precision():
     """A scan over sorted runs, not differences of sums: the 2000th event is as exact as the 2nd."""
     rng = np.random.default_rng(0)
     items, times = rng.integers(1, 6, (1, 2000)).astype(np.int32), clock(rng, (1, 2000))
-    ids, features = (np.asarray(a) for a in repeats.own_items(items, times, HALF_LIVES))
+    ids, features = (np.asarray(a) for a in repeats.history_items(items, times, HALF_LIVES))
     for item in range(1, 6):
         place = int(np.flatnonzero(ids[0] == item)[0])
         want = np.log1p(slow_counts(items[0].tolist(), times[0], item))

@@ -7,6 +7,7 @@ import pytest
 from jaxrec.config import LossConfig, ModelConfig
 from jaxrec.layout import SegmentLayout
 from jaxrec.model import cost, recommender
+from tests.reference.elementwise import elementwise_flops
 
 USERS = 2
 
@@ -42,7 +43,7 @@ def test_dense_forward_is_within_5_percent_of_xla(backbone, block, width, heads,
     config = model_config(backbone, block, width, heads, layers=layers)
     layout = SegmentLayout.full(length)
     products = cost.forward_flops(config, layout, "dense")
-    found = USERS * (products + cost.elementwise_flops(config, layout, "dense"))
+    found = USERS * (products + elementwise_flops(config, layout, "dense"))
     assert found == pytest.approx(xla_flops(config, layout), rel=0.05)
 
 
@@ -62,7 +63,7 @@ def test_modern_block_and_biases_are_within_5_percent():
     for given in (config, biased):
         layout = SegmentLayout.full(96)
         products = cost.forward_flops(given, layout, "dense")
-        found = USERS * (products + cost.elementwise_flops(given, layout, "dense"))
+        found = USERS * (products + elementwise_flops(given, layout, "dense"))
         assert found == pytest.approx(xla_flops(given, layout), rel=0.05)
 
 
@@ -70,12 +71,6 @@ def test_compressed_layout_computed_densely_is_within_5_percent():
     config = model_config("hstu", "classic", 64, 4, layers=2)
     layout = SegmentLayout.stream(30, 2, 3)
     products = cost.forward_flops(config, layout, "dense")
-    found = USERS * (products + cost.elementwise_flops(config, layout, "dense"))
+    found = USERS * (products + elementwise_flops(config, layout, "dense"))
     assert found == pytest.approx(xla_flops(config, layout), rel=0.05)
     assert cost.forward_flops(config, layout) < products  # what is visible is less
-
-
-def test_elementwise_of_llama_is_refused():
-    config = ModelConfig(backbone="llama")
-    with pytest.raises(ValueError, match="not for llama"):
-        cost.elementwise_flops(config, SegmentLayout.full(8))

@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxrec import ranking
 from jaxrec.config import LossConfig, MeshConfig, ModelConfig
 from jaxrec.layout import RawView, SegmentLayout
 from jaxrec.model import recommender
+from jaxrec.model.parameters import has_item_rows
 from jaxrec.objective import sampling
-from jaxrec.ranking import retrieval
 from jaxrec.runtime import mesh as mesh_lib
 from jaxrec.types import Batch
 
@@ -67,17 +68,17 @@ def test_loss_is_the_cross_entropy_of_the_predicted_scores(similarity, half_live
     """Training and ranking use one score: sampled softmax recomputed from `predict`."""
     model, params = make(similarity, half_lives, item_bias=item_bias)
     if item_bias:  # two items of one direction and other biases: false negatives of each other
-        table = params["item_embedding"]
-        params["item_embedding"] = table.at[2, :-1].set(table[3, :-1])
+        table = params["items"]["embedding"]
+        params["items"]["embedding"] = table.at[2].set(table[3])
     batch, rng = make_batch(), jax.random.key(5)
     total, weight, _ = jax.jit(model.loss)(params, batch, rng=rng)
     rows, slots = np.nonzero(batch.weights)
-    x = jax.jit(model.predict)(params, batch)[rows, slots]
-    own = model.own_items_before(batch, rows, slots)
-    scores = np.asarray(retrieval.scores(x, model.item_table(params), own))
+    queries = jax.tree.map(lambda a: a[rows, slots], jax.jit(model.predict)(params, batch))
+    history = model.history_items_before(batch, rows, slots)
+    scores = np.asarray(ranking.scores(queries, model.item_index(params), history))
     scale = 1.0 if similarity == "dot" else float(np.exp(params["logit_scale"]))
     negatives, _ = sampling.sample_negatives(jax.random.split(rng)[1], ITEMS, 6)
-    table = np.asarray(model.item_table(params))[:, :8]  # a bias says nothing about false ones
+    table = np.asarray(model.item_vectors(params).vectors)  # a bias tells no false negatives
     expected = 0.0
     for place, (row, slot) in enumerate(zip(rows, slots, strict=True)):
         target = batch.items[row, slot]
@@ -123,10 +124,8 @@ def test_sampling_needs_a_key():
 def test_full_softmax_over_a_split_catalog_is_that_of_the_whole(item_bias):
     """Loss and gradient, with the table's rows over `mesh.model` and the batch over all devices."""
     model, params = make(kind="softmax", item_bias=item_bias)
-    params["item_embedding"] = params["item_embedding"][:20]  # 20 rows, 19 items: 4 divides them
-    model = recommender.build(
-        model.network.config, model.network.loss_config, LAYOUT, len(params["item_embedding"]) - 1
-    )
+    params["items"] = {k: v[:20] for k, v in params["items"].items()}  # 20 rows: 4 divides them
+    model = recommender.build(model.config, model.loss_config, LAYOUT, 19)
     batch = jax.tree.map(lambda x: np.concatenate([x, x, x[:2]]), make_batch())  # 8 rows
 
     def mean(params, batch):
@@ -135,7 +134,7 @@ def test_full_softmax_over_a_split_catalog_is_that_of_the_whole(item_bias):
 
     expected, gradient = jax.value_and_grad(mean)(params, batch)
     mesh = mesh_lib.make_mesh(MeshConfig(data=2, model=4))
-    split = jax.device_put(params, mesh_lib.shardings(mesh, params))
+    split = jax.device_put(params, mesh_lib.shardings(mesh, params, has_item_rows))
     with jax.set_mesh(mesh):
         step = jax.jit(jax.value_and_grad(mean))
         placed = mesh_lib.put_batch(mesh, batch)
@@ -144,15 +143,14 @@ def test_full_softmax_over_a_split_catalog_is_that_of_the_whole(item_bias):
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(gradient), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6)
-    assert ours["item_embedding"].sharding.spec[0] == "model"
+    assert ours["items"]["embedding"].sharding.spec[0] == "model"
     assert f"f32[{len(batch.user) * len(LAYOUT.predictors)},20]" not in text  # no whole logits
 
 
 def changed(model, **values):
     """The model with other values in its loss configuration."""
-    network = model.network
-    loss = dataclasses.replace(network.loss_config, **values)
-    return recommender.build(network.config, loss, network.layout, network.num_items)
+    loss = dataclasses.replace(model.loss_config, **values)
+    return recommender.build(model.config, loss, model.layout, model.num_items)
 
 
 @pytest.mark.parametrize("half_lives", [(), (2.0, 0.0)])

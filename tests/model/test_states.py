@@ -1,4 +1,4 @@
-"""Cached equals uncached: the equality that specifies everything (DESIGN §1)."""
+"""Cached equals uncached: the equality that specifies everything."""
 
 import functools
 
@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxrec import ranking
 from jaxrec.config import HSTUConfig, LlamaConfig, LossConfig, ModelConfig, SASRecConfig
 from jaxrec.layout import SegmentLayout
 from jaxrec.model import recommender, states
-from jaxrec.ranking import retrieval
 from jaxrec.types import Batch
 
 ITEMS = 30
@@ -123,22 +123,25 @@ def full_forward(model_key, history, times, now):
         index = layout.item_positions[slots * n + pending - 1]
     else:
         index = layout.token_positions[-1]
-    query = np.asarray(model.queries(params, y[:, index]))[0]
+    query = jax.tree.map(lambda a: np.asarray(a)[0], model.queries(params, y[:, index]))
     oldest = max(segments - model.layout.max_segments, 0) * n  # what no position sees any more
     return scores_by_definition(model, params, query, history[oldest:], times[oldest:])
 
 
 def scores_by_definition(model, params, query, seen, clock):
     """[V] one user's scores, own items counted in a loop (`repeats`)."""
-    table = np.asarray(model.item_table(params))
-    width, half_lives = table.shape[1], model.half_lives
-    scores = table @ query[:width]
+    items, half_lives = model.item_vectors(params), model.half_lives
+    scores = np.asarray(items.vectors) @ query.vectors
+    if items.bias is not None:
+        scores = scores + np.asarray(items.bias)
     counts = np.zeros((ITEMS + 1, half_lives.number))
     for place, (item, time) in enumerate(zip(seen, clock, strict=True)):
         ages = [(len(seen) - 1 - place, h) for h in half_lives.events]
         ages += [(int(clock[-1]) - int(time), h) for h in half_lives.seconds]
         counts[item] += [0.5 ** (age / h) if h else 1.0 for age, h in ages]
-    return (scores + np.log1p(counts) @ query[width:])[1:]
+    if query.gates is not None:
+        scores = scores + np.log1p(counts) @ query.gates
+    return scores[1:]
 
 
 # llama rotates by the offset inside a segment and refuses `absolute` positions
@@ -197,8 +200,8 @@ def test_any_schedule_equals_one_masked_forward(key, data):
         state = step(state, items, times, np.asarray(take, np.int32))
         done += take
     now = np.asarray([c[-1] + 1000 for c in clocks], np.int32)
-    table, own = model.item_table(params), states.own_items(model, state)
-    cached = np.asarray(retrieval.scores(ask(state, now), table, own))[:, 1:]
+    index, history = model.item_index(params), states.history_items(model, state)
+    cached = np.asarray(ranking.scores(ask(state, now), index, history))[:, 1:]
     assert np.asarray(state.events).tolist() == counts
     for u in range(3):
         expected = full_forward(key, histories[u], clocks[u], now[u])
@@ -218,14 +221,15 @@ def test_cached_prediction_equals_masked_prediction(name):
     times = np.sort(rng.integers(0, 10**6, (3, slots))).astype(np.int32)
     zeros = np.zeros(3, np.int32)
     batch = Batch(items, times, lengths, np.ones((3, slots), np.float32), zeros, zeros)
-    whole = np.asarray(jax.jit(model.predict)(params, batch))
-    cached = np.asarray(jax.jit(functools.partial(states.predict_cached, model))(params, batch))
+    whole = np.asarray(jax.jit(model.predict)(params, batch).vectors)
+    predict = jax.jit(functools.partial(states.predict_cached, model))
+    cached = np.asarray(predict(params, batch).vectors)
     for row in range(3):
         window = slice(12 + 1, 12 + 1 + lengths[row, -1])
         scale = np.abs(whole[row, window]).max()
         np.testing.assert_allclose(cached[row, window], whole[row, window], atol=1e-5 * scale)
     alone = lengths * np.asarray([[0, 0, 0, 1]], np.int32)  # complete segments absent
-    recent = np.asarray(jax.jit(model.predict)(params, batch._replace(lengths=alone)))
+    recent = np.asarray(jax.jit(model.predict)(params, batch._replace(lengths=alone)).vectors)
     np.testing.assert_allclose(recent[2, 13:16], whole[2, 13:16], atol=1e-5)
     assert np.abs(recent[0, 13:17] - whole[0, 13:17]).max() > 1e-3
 
@@ -255,7 +259,7 @@ def test_states_need_tokens():
 def test_a_user_without_events_scores_zero():
     model, params = build("hstu", 4, 2, 2, 1, "segment")
     x = states.query(model, params, states.empty(model, 2))
-    np.testing.assert_array_equal(x, jnp.zeros((2, 8)))
+    np.testing.assert_array_equal(x.vectors, jnp.zeros((2, 8)))
 
 
 def test_recommend_gives_the_best_of_score():

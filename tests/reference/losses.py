@@ -38,8 +38,7 @@ def sampled_softmax(
     negative_ids,
     targets,
     weights,
-    log_q_target=None,
-    log_q_negative=None,
+    log_q=None,
     scale=1.0,
     false_negative=1.0,
 ):
@@ -47,13 +46,11 @@ def sampled_softmax(
     for p, weight in enumerate(weights):
         query, positive = np.float64(x[p]), np.float64(positives[p])
         own = scale * float(query @ positive)
-        if log_q_target is not None:
-            own -= math.log(count * math.exp(log_q_target[p]))
         others = []
         for m in _kept(positive, targets[p], np.float64(negatives), negative_ids, false_negative):
             logit = scale * float(query @ np.float64(negatives[m]))
-            if log_q_negative is not None:
-                logit -= math.log(count * math.exp(log_q_negative[m]))
+            if log_q is not None:
+                logit -= math.log(count * math.exp(log_q[m]))
             others.append(logit)
         total += weight * (_log_sum_exp([own, *others]) - own)
     return total, float(np.sum(weights))

@@ -1,7 +1,7 @@
 """The whole model in NumPy, float64: vectors, tokens, positions, times and layers put together.
 
 Parameters are the project's own tree, read by name; everything else comes from the words of
-DESIGN §1 through `tests.reference.layout`.
+docs/method.md through `tests.reference.layout`.
 """
 
 import numpy as np
@@ -34,7 +34,7 @@ def times_of(segments, times, request_time):
 
 def embed(params, segments, items, *, fixed=False, absolute=None):
     """[B, T, D] encoder input. absolute: [B, T] rows of the position table, None for offsets."""
-    vectors = np.float64(params["item_embedding"])[items]
+    vectors = np.float64(params["items"]["embedding"])[items]
     if "item_projection" in params:
         vectors = vectors @ np.float64(params["item_projection"]["kernel"])
     tables = params["compressor"]
