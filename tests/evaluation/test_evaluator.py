@@ -11,8 +11,11 @@ from jaxrec.config import Config
 from jaxrec.data import pipeline
 from jaxrec.errors import ConfigError
 from jaxrec.evaluation import baselines, evaluator, rendering, report
+from jaxrec.evaluation.ranks import kinds_of, model_ranks
 from jaxrec.layout import SegmentLayout
 from jaxrec.model import recommender
+from jaxrec.ranking import ItemIndex
+from jaxrec.types import ItemVectors, Queries
 from tests.reference import metrics as reference
 
 
@@ -38,7 +41,7 @@ def prepared(tmp_path_factory):
     return data.prepare(make_config().data, tmp_path_factory.mktemp("data"))
 
 
-def subject_of(prepared, config, seed=0):
+def trained_model(prepared, config, seed=0):
     layout = SegmentLayout.from_config(config.layout)
     model = recommender.build(config.model, config.loss, layout, prepared.num_items)
     params = model.init(jax.random.key(seed))
@@ -53,7 +56,7 @@ def subject_of(prepared, config, seed=0):
             prepared, config.layout, "test", config.eval.batch_size, recent_only
         )
 
-    return evaluator.Subject(
+    return evaluator.TrainedModel(
         model, jax.tree.unflatten(tree, leaves), batches, lambda: batches(True)
     )
 
@@ -66,10 +69,10 @@ def result(prepared):
     lines = []
     value = evaluator.evaluate(
         config,
-        subject_of(prepared, config),
+        trained_model(prepared, config),
         counts=prepared.counts,
         history=lambda user: prepared.source[user].items,
-        full=subject_of(prepared, full_config, 3),
+        full=trained_model(prepared, full_config, 3),
         say=lines.append,
     )
     return value, lines
@@ -156,13 +159,16 @@ def test_targets_are_told_apart_by_when_the_user_had_them(prepared, result):
     value, _ = result
     config = make_config()
     batches = pipeline.eval_batches(prepared, config.layout, "test", 4)
-    table = np.zeros((prepared.num_items + 1, 2), np.float32)
-    targets = evaluator.model_ranks(
-        lambda params, batch: np.zeros((*batch.items.shape, 2), np.float32), None, table, batches
+    index = ItemIndex.of(ItemVectors(np.zeros((prepared.num_items + 1, 2), np.float32)))
+    targets = model_ranks(
+        lambda params, batch: Queries(np.zeros((*batch.items.shape, 2), np.float32)),
+        None,
+        index,
+        batches,
     )
     history = lambda user: prepared.source[user].items  # noqa: E731
     returning = lambda user: prepared.source[user].returning  # noqa: E731
-    kinds = evaluator.kinds_of(targets, history, 5, returning)
+    kinds = kinds_of(targets, history, 5, returning)
     assert kinds["planted return"].any()
     for row, (user, position, item) in enumerate(
         zip(targets.user, targets.position, targets.item, strict=True)
@@ -182,16 +188,16 @@ def test_seen_items_are_left_out(prepared):
     config = make_config()
     config.eval.filter_seen = True
     config.eval.mode = "masked,frequency-all"
-    subject = subject_of(prepared, config)
+    trained = trained_model(prepared, config)
     history = lambda user: prepared.source[user].items  # noqa: E731
-    value = evaluator.evaluate(config, subject, counts=prepared.counts, history=history)
+    value = evaluator.evaluate(config, trained, counts=prepared.counts, history=history)
     assert value["protocol"]["seen items"] == "filtered"
-    ranks = evaluator.model_ranks(
-        jax.jit(subject.model.predict),
-        subject.params,
-        subject.model.item_table(subject.params),
-        subject.batches(),
-        own=jax.jit(subject.model.own_items_before),
+    ranks = model_ranks(
+        jax.jit(trained.model.predict),
+        trained.params,
+        trained.model.item_index(trained.params),
+        trained.batches(),
+        history_items=jax.jit(trained.model.history_items_before),
         history=history,
     )
     for user, position, item, rank in zip(
@@ -214,10 +220,10 @@ def test_ranks_of_a_known_predictor(prepared):
 
     def predict(params, batch):
         x = wishes[np.maximum(batch.user, 0)]
-        return np.repeat(x[:, None], batch.items.shape[1], axis=1)
+        return Queries(np.repeat(x[:, None], batch.items.shape[1], axis=1))
 
     batches = pipeline.eval_batches(prepared, config.layout, "test", 4)
-    ranks = evaluator.model_ranks(predict, None, table, batches)
+    ranks = model_ranks(predict, None, ItemIndex.of(ItemVectors(table)), batches)
     assert len(ranks.rank) == 36
     for user, position, item, rank in zip(
         ranks.user, ranks.position, ranks.item, ranks.rank, strict=True
