@@ -11,6 +11,11 @@ quality ratio; --config.eval.filter_seen leaves out items the user already had;
 --output=FILE keeps the result as JSON (default: <workdir>/results.json).
 """
 
+from jaxrec.cli import flags
+
+if __name__ == "__main__":
+    flags.help_if_asked(__doc__)  # before jax is imported, which takes seconds
+
 import json
 import pathlib
 import sys
@@ -18,7 +23,6 @@ from typing import Any
 
 from absl import flags as absl_flags
 
-from jaxrec.cli import flags
 from jaxrec.config import validate
 from jaxrec.errors import WorkdirError
 from jaxrec.evaluation import evaluator

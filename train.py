@@ -21,6 +21,11 @@ Several machines: the same command on each, on a folder that all of them see, wi
   --peer_timeout=SECONDS    a process that is silent for so long ends the run (default 100)
 """
 
+from jaxrec.cli import flags
+
+if __name__ == "__main__":
+    flags.help_if_asked(__doc__)  # before jax is imported, which takes seconds
+
 import functools
 import json
 import pathlib
@@ -32,7 +37,6 @@ import jax
 from absl import flags as absl_flags
 from jax.sharding import Mesh
 
-from jaxrec.cli import flags
 from jaxrec.config import Config
 from jaxrec.errors import JaxrecError
 from jaxrec.evaluation import evaluator

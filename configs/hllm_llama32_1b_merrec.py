@@ -1,9 +1,12 @@
-"""HLLM after the paper over products of MerRec: Llama 3.2 1B reads products, another one users.
+"""HLLM as in the paper, on MerRec: one Llama 3.2 1B encodes products, another one users.
 
-As `hllm_llama32_1b_ebnerd.py`, with the shapes of the paper's MerRec experiments: users with 1,024
-events or more, 1,024 events compressed with 4 tokens a segment and up to 256 recent ones, texts of
-name, brand and categories. Data: as `merrec.py`. Argument: `compressed` (default), `full` or
-`recent`. Command:
+Source, weights, hardware and cost: as `hllm_llama32_1b_ebnerd.py`, with the shapes of the
+paper's MerRec experiments: users with 1,024 events or more, texts of name, brand and categories.
+Data: as `merrec.py`.
+Layout: 4 x (256 items + 4 tokens) + a recent window of up to 256.
+Argument: `compressed` (default), `full` or `recent`.
+Quality: not measured, it has never been trained.
+Command:
 
     python train.py --config=configs/hllm_llama32_1b_merrec.py --workdir=runs/merrec_hllm \
         --config.data.path=merrec --config.model.texts.model=Llama-3.2-1B \
@@ -11,7 +14,9 @@ name, brand and categories. Data: as `merrec.py`. Argument: `compressed` (defaul
 """
 
 from configs import hllm_llama32_1b_ebnerd
-from jaxrec.config import Config
+from jaxrec.config import Config, recipe_argument
+
+ARGUMENTS = hllm_llama32_1b_ebnerd.ARGUMENTS
 
 
 def get_config(mode: str = "compressed") -> Config:
@@ -20,7 +25,7 @@ def get_config(mode: str = "compressed") -> Config:
     config.data.repeats = "consecutive"
     config.data.min_item_events = 20
     config.data.min_user_events = 1024
-    config.layout.mode = mode or "compressed"
+    config.layout.mode = recipe_argument(mode, ARGUMENTS)
     config.layout.segment_size = 256
     config.layout.tokens = 4
     config.layout.max_segments = 4

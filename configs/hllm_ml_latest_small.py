@@ -1,11 +1,16 @@
-"""HLLM over titles and genres of MovieLens latest-small, the last 10 events of each user.
+"""HLLM on titles and genres of MovieLens latest-small.
 
-Items are mean-pooled vectors of SmolLM2-135M (`docs/hllm.md` says how to get it without a model
-hub), frozen; the user tower is a small Llama over a learned projection of them.
-
-Argument: `compressed` (default), `full`, `recent`; with `_id` behind it (`compressed_id`) the same
-encoder over learned item vectors. Data: `interactions.parquet` and `items.parquet` (columns
-user_id, item_id, timestamp; item_id, title, genres) in $JAXREC_ML_LATEST_SMALL. Command:
+Items are frozen, mean-pooled vectors of SmolLM2-135M (docs/hllm.md says how to get it without a
+model hub). The user tower is a small Llama over a learned projection of them.
+Data: `interactions.parquet` (user_id, item_id, timestamp) and `items.parquet` (item_id, title,
+genres) in $JAXREC_ML_LATEST_SMALL; the last 10 events of each user are tested.
+Layout: 4 x (50 items + 4 tokens) + a recent window of up to 50.
+Argument: `compressed` (default), `full` or `recent`; followed by `_id` (`compressed_id`) the same
+encoder over learned item vectors.
+Hardware: CPU; the cost was not recorded.
+Quality, with a split by time instead: NDCG@10 0.032 [0.025, 0.039], over ids 0.044
+[0.036, 0.053] (`results/hllm.json`).
+Command:
 
     JAXREC_ML_LATEST_SMALL=FOLDER python train.py --config=configs/hllm_ml_latest_small.py \
         --config.model.texts.model=smollm2 --workdir=runs/hllm_ml
@@ -13,19 +18,14 @@ user_id, item_id, timestamp; item_id, title, genres) in $JAXREC_ML_LATEST_SMALL.
 
 import os
 
-from jaxrec.config import Config
-from jaxrec.errors import ConfigError
+from jaxrec.config import Config, recipe_argument
 
 MODES = ("compressed", "full", "recent")
-FROZEN = "^item_(embedding|mean|scale)"
+ARGUMENTS = (*MODES, *(f"{mode}_id" for mode in MODES))
 
 
 def get_config(argument: str = "compressed") -> Config:
-    mode, _, items = (argument or "compressed").partition("_")
-    if mode not in MODES or items not in ("", "id"):
-        raise ConfigError(
-            f"config argument {argument!r}: allowed are {', '.join(MODES)}, and the same with _id"
-        )
+    mode, _, items = recipe_argument(argument, ARGUMENTS).partition("_")
     config = Config()
     folder = os.environ.get("JAXREC_ML_LATEST_SMALL", "ml-latest-small")
     config.data.dataset = "table"
@@ -54,12 +54,11 @@ def get_config(argument: str = "compressed") -> Config:
     config.train.eval_every = 200
     config.train.checkpoint_every = 200
     config.train.validation_users = 0
-    if not items:
+    if items != "id":
         config.model.item_width = 576
         config.model.texts.model = "smollm2"
         config.model.texts.fields = ("title", "genres")
         config.model.texts.prompt = ""
         config.model.texts.max_tokens = 128
         config.model.texts.pooling = "mean"
-        config.train.frozen = (FROZEN,)
     return config

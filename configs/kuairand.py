@@ -1,7 +1,10 @@
-"""KuaiRand: thousands of short videos per user. Argument: the event types (default: long_view).
+"""KuaiRand: thousands of short videos per user, compressed HSTU.
 
-Data: the `data` folder of KuaiRand-1K or -27K, read by `jaxrec.data.datasets.kuairand`. Layout:
-8 x (128 + 4) + recent window of up to 128. Command:
+Data: the `data` folder of KuaiRand-1K or -27K, read by `jaxrec.data.datasets.kuairand`.
+Layout: 8 x (128 items + 4 tokens) + a recent window of up to 128.
+Argument: the event types that are kept, comma-separated (default `long_view`).
+Hardware, cost and quality: not measured.
+Command:
 
     python train.py --config=configs/kuairand.py --workdir=runs/kuairand \
         --config.data.path=KuaiRand-1K/data

@@ -1,13 +1,16 @@
-"""MerRec: lifelong shopping histories, compressed HSTU. Argument: the event types (default: all).
+"""MerRec: lifelong shopping histories, compressed HSTU.
 
-Data: parquet shards of `mercari-us/merrec` (1.27 billion events; a shard is enough to start), read
-by `jaxrec.data.datasets.merrec`; a product seen again right after itself counts once, users and
-items with fewer than 20 events go. Layout: 4 x (100 + 4) + recent window of up to 100. Command:
+Data: parquet shards of `mercari-us/merrec` (1.27 billion events; one shard is enough to start),
+read by `jaxrec.data.datasets.merrec`. A product that is seen again right after itself counts
+once; users and items with fewer than 20 events are dropped.
+Layout: 4 x (100 items + 4 tokens) + a recent window of up to 100.
+Argument: the event types that are kept, comma-separated, such as `buy_comp,offer_make`
+(default: all).
+Hardware, cost and quality: not measured.
+Command:
 
     python train.py --config=configs/merrec.py --workdir=runs/merrec \
         --config.data.path=merrec/20230501
-
-`--config=configs/merrec.py:buy_comp,offer_make` trains on these events alone.
 """
 
 from configs import completejourney_hstu

@@ -1,7 +1,11 @@
-"""MovieLens, leave-one-out, HSTU at length 200. Argument: the variant (default latest-small).
+"""MovieLens, leave-one-out, HSTU over the full history, length 200.
 
-Data: `latest-small`, `100k`, `1m`, `20m` or `25m`; downloaded, or read from
-`--config.data.path=ml-1m.zip`. Histories are short: full history is the default here. Command:
+Data: downloaded, or read from `--config.data.path=ml-1m.zip`.
+Layout: full history; histories are short, so nothing is compressed.
+Argument: the variant, `latest-small` (default), `100k`, `1m`, `20m` or `25m`.
+Hardware, cost and quality: not measured; the tuned recipe for the two small variants is
+`movielens_quality.py`.
+Command:
 
     python train.py --config=configs/movielens.py:1m --workdir=runs/ml1m
 """

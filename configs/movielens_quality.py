@@ -1,33 +1,32 @@
 """Quality on small MovieLens data: HSTU over the full history, length 200, leave-one-out.
 
-Argument: DATA or DATA_MODE. DATA: `latest-small` (default), `100k`. MODE: `full` (default),
-`compressed` (3 x (50 + 4 tokens) + 50), `no-time` (full, no relative time bias), `sasrec` (modern
-block), `classic` (SASRec of 2018). Data: a table `interactions.parquet` or `.csv` (columns
-user_id, item_id, timestamp) in $JAXREC_ML_LATEST_SMALL, $JAXREC_ML_100K; where these are not set,
-the zip of GroupLens is downloaded. Hardware: 2 CPU cores, 2 minutes. Command:
+Data: a table `interactions.parquet` or `.csv` (columns user_id, item_id, timestamp) in
+$JAXREC_ML_LATEST_SMALL or $JAXREC_ML_100K; where that is not set, GroupLens' zip is downloaded.
+Layout: full history; `compressed` is 3 x (50 items + 4 tokens) + a recent window of up to 50.
+Argument: DATA or DATA_MODE. DATA: `latest-small` (default) or `100k`. MODE: `full` (default),
+`compressed`, `no-time` (full, no relative time bias), `sasrec` (modern block) or `classic`
+(SASRec of 2018).
+Hardware and cost: 2 CPU cores, 2 minutes.
+Quality after 80 s of training on one core, three seeds: NDCG@10 0.029 [0.020, 0.039]
+(latest-small) and 0.078 [0.066, 0.091] (100k). With seen items filtered it is 1.7 and 1.2
+times the best of RecTools and RecBole (`results/quality.json`, `benchmarks/peers/RESULTS.md`).
+Command:
 
     python train.py --config=configs/movielens_quality.py:latest-small --workdir=runs/ml_small
-
-Against the peers, side by side: `benchmarks/peers/README.md`.
 """
 
 import os
 
-from jaxrec.config import Config
-from jaxrec.errors import ConfigError
+from jaxrec.config import Config, recipe_argument
 
 VARIABLES = {"latest-small": "JAXREC_ML_LATEST_SMALL", "100k": "JAXREC_ML_100K"}
 MODES = ("full", "compressed", "no-time", "sasrec", "classic")
+ARGUMENTS = (*VARIABLES, *(f"{data}_{mode}" for data in VARIABLES for mode in MODES))
 
 
 def get_config(argument: str = "latest-small") -> Config:
-    variant, _, mode = (argument or "latest-small").partition("_")
+    variant, _, mode = recipe_argument(argument, ARGUMENTS).partition("_")
     mode = mode or "full"
-    if variant not in VARIABLES or mode not in MODES:
-        raise ConfigError(
-            f"config argument {argument!r}: allowed are {', '.join(VARIABLES)}, alone or with _ "
-            f"and one of {', '.join(MODES)} behind it"
-        )
     config = Config()
     folder = os.environ.get(VARIABLES[variant], "")
     if folder:
@@ -51,7 +50,7 @@ def get_config(argument: str = "latest-small") -> Config:
         config.model.backbone = "sasrec"
         config.model.sasrec.block = "modern" if mode == "sasrec" else "classic"
     config.model.hstu.time_bias = mode != "no-time"
-    # nobody rates a film twice: a learned weight of what was had already, which may be negative
+    # nobody rates a film twice: a learned weight of items in the history, which may be negative
     config.model.repeat_half_lives = (0.0,)
     config.loss.kind = "sampled_softmax"
     config.loss.negatives = 1024

@@ -1,17 +1,20 @@
-"""HLLM with a user tower of the size of Llama 3.2 1B over cached item vectors, for a TPU pod slice.
+"""HLLM with a user tower of the size of Llama 3.2 1B, for a TPU pod slice.
 
-Data: your own interactions and items with texts, as in `table.py`; argument: the file of events.
-Layout: 4 x (256 items + 8 tokens) + a recent window of up to 256. Item vectors (2,048 numbers per
-item, made once by the item tower: `docs/hllm.md`) are frozen and split over `mesh.model` = 16
-chips; the user tower and its AdamW state are split over `mesh.fsdp` = 16. Hardware: v5e:16x16 (256
-chips), bfloat16. Nobody has trained it here: what is known is what the compiler for the chip says
-(`results/aot_hllm_v5e-16x16.json`, made by
+Item vectors (2,048 numbers per item) are made once by the item tower (docs/hllm.md), frozen, and
+split over `mesh.model` = 16 chips. The user tower and its AdamW state are split over
+`mesh.fsdp` = 16.
+Data: your own interactions, and items with texts, as in `table.py`.
+Layout: 4 x (256 items + 8 tokens) + a recent window of up to 256.
+Argument: the file of events.
+Hardware and cost: v5e:16x16 (256 chips), bfloat16. Training needs 10.7 of 16 GiB per chip, by the
+plan of the chip's compiler (`results/aot_hllm_v5e-16x16.json`). On v5e:4x4 (16 chips) it is 13.1
+GiB (`results/aot_hllm_v5e-4x4.json`). The plan is made by
 
     python -m jaxrec.benchmark.aot --topology=v5e:16x16 --items=4194303 \
         --config=configs/pod_hllm.py --output=results/aot_hllm_v5e-16x16.json
 
-: 10.7 of 16 GiB per chip; `aot_hllm_v5e-4x4.json` is a slice of 16 chips, 13.1 GiB). Command, on
-every host of the slice:
+Quality: not measured, it has never been trained.
+Command, on every host of the slice:
 
     python train.py --config=configs/pod_hllm.py:events.parquet --workdir=/shared/runs/pod_hllm \
         --config.data.items_path=items.parquet --config.model.texts.model=Llama-3.2-1B \
@@ -42,7 +45,6 @@ def get_config(path: str = "events.parquet") -> Config:
     config.model.dtype = "bfloat16"
     config.model.remat = True
     config.model.texts.model = "Llama-3.2-1B"
-    config.train.frozen = ("^item_(embedding|mean|scale)",)
     config.loss.kind = "sampled_softmax"
     config.loss.similarity = "cosine"
     config.loss.negatives = 4096

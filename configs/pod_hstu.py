@@ -1,14 +1,17 @@
 """HSTU of 16 layers over 2,048 + 256 events and 10⁸ items, for a TPU pod slice.
 
-Data: your own interactions, as in `table.py`; argument: the file. Layout: 8 x (256 items + 8
-tokens) + a recent window of up to 256. The item table (10⁸ x 64, float32, 25.6 GB) is split over
-`mesh.model` = 16 chips, with one number per row for row-wise Adagrad; a step reads and writes
-only the rows it touches. Hardware: v5e:16x16 (256 chips), bfloat16. Nobody has trained it here:
-what is known is what the compiler for the chip says (`results/aot_v5e-16x16.json`, made by
+The item table (10⁸ x 64, float32, 25.6 GB) is split over `mesh.model` = 16 chips, with one number
+per row for row-wise Adagrad. A step reads and writes only the rows that it touches.
+Data: your own interactions, as in `table.py`.
+Layout: 8 x (256 items + 8 tokens) + a recent window of up to 256.
+Argument: the file of events.
+Hardware and cost: v5e:16x16 (256 chips), bfloat16. Training needs 14.4 of 16 GiB per chip, by the
+plan of the chip's compiler (`results/aot_v5e-16x16.json`), which is made by
 
     python -m jaxrec.benchmark.aot --topology=v5e:16x16 --config=configs/pod_hstu.py
 
-). Command, on every host of the slice:
+Quality: not measured, it has never been trained.
+Command, on every host of the slice:
 
     python train.py --config=configs/pod_hstu.py:events.parquet --workdir=/shared/runs/pod
 """

@@ -1,16 +1,19 @@
 """Planted long-range structure: early preferences that return after the recent window.
 
-Data: `data.datasets.synthetic`: a user owns six favourites of 100; one that was not seen for 72
-events or more comes back after an occasion, which nothing in the recent window of at most 50
-events tells. A model that sees the window alone can only guess among the 100 (Recall@10 about
-0.1). Layout: 4 x (50 items + 4 tokens) + up to 50 recent items.
-
-Argument: `compressed` (default), `full`, `recent`. The state keeps own items beside its tokens
-(`model.repeat_half_lives`), as in the recipes for real data; with `_tokens` behind the argument
-(`compressed_tokens`, `full_tokens`, `recent_tokens`) it does not, and what returns must go through
-K and V alone, which takes a model of this size far more steps to learn.
-
-Hardware: one CPU core, 4 minutes (compressed, recent) to 15 (full) a run. Commands:
+Data: `jaxrec.data.datasets.synthetic`. A user has six favourites out of 100; one that was not
+seen for 72 events or more comes back after an occasion, which nothing in the recent window of at
+most 50 events tells. A model that sees the window alone can only guess among the 100 (Recall@10
+of about 0.1).
+Layout: 4 x (50 items + 4 tokens) + a recent window of up to 50.
+Argument: `compressed` (default), `full` or `recent`. The state keeps history items beside its
+tokens (`model.repeat_half_lives`), as in the recipes for real data. Followed by `_tokens`
+(`compressed_tokens`) it does not: what returns must go through keys and values alone, which takes
+a model of this size far more steps to learn.
+Hardware and cost: one CPU core, 4 minutes (compressed, recent) to 15 (full) a run.
+Quality: Recall@10 of planted returns is 0.868 [0.856, 0.880] compressed, 0.845 [0.833, 0.857] full
+(`results/synthetic.json`), and 0.022 [0.017, 0.026] with the recent window alone
+(`results/synthetic_recent.json`).
+Commands:
 
     python train.py --config=configs/synthetic.py --workdir=runs/synthetic
     python train.py --config=configs/synthetic.py:full --workdir=runs/synthetic_full
@@ -19,20 +22,18 @@ Hardware: one CPU core, 4 minutes (compressed, recent) to 15 (full) a run. Comma
         --config.eval.full_workdir=runs/synthetic_full --output=results/synthetic.json
     python eval.py --config=configs/synthetic.py:recent --workdir=runs/synthetic_recent \
         --output=results/synthetic_recent.json
-
-3,000 steps: after 1,000, where this recipe stood before, compressed found 47 % of the returns and
-full 76 % (runs that were not kept).
-
-Figures: column "planted return" in docs/quality.md.
 """
 
 from configs import completejourney_hstu
-from jaxrec.config import Config
+from jaxrec.config import Config, recipe_argument
 
-TOKENS = "_tokens"
+MODES = ("compressed", "full", "recent")
+TOKENS = "_tokens"  # after the mode: no history items in the scores
+ARGUMENTS = (*MODES, *(f"{mode}{TOKENS}" for mode in MODES))
 
 
 def get_config(mode: str = "compressed") -> Config:
+    mode = recipe_argument(mode, ARGUMENTS)
     config = completejourney_hstu.get_config(mode.removesuffix(TOKENS))
     config.data.dataset = "synthetic"
     config.data.synthetic.users = 4000

@@ -1,8 +1,12 @@
-"""Yambda: ten months of listening, split by time. Argument: the event types (default: listen).
+"""Yambda: ten months of listening, split by time, compressed HSTU.
 
-Data: `flat/50m/multi_event.parquet` of `yandex/yambda`, read by `jaxrec.data.datasets.yambda`
-(`listen` is a track played for at least half of its length). Layout: 8 x (128 + 4) + recent window
-of up to 128. Command:
+Data: `flat/50m/multi_event.parquet` of `yandex/yambda`, read by `jaxrec.data.datasets.yambda`.
+The last hundredth of the time is the test, the hundredth before it validation.
+Layout: 8 x (128 items + 4 tokens) + a recent window of up to 128.
+Argument: the event types that are kept, comma-separated (default `listen`: a track played for at
+least half of its length).
+Hardware, cost and quality: not measured.
+Command:
 
     python train.py --config=configs/yambda.py --workdir=runs/yambda \
         --config.data.path=flat/50m/multi_event.parquet

@@ -2,10 +2,10 @@
 
     python -m jaxrec.cli.describe --config=configs/quickstart.py --workdir=runs/quickstart
 
-  --config=FILE[:ARGUMENT]  a recipe of configs/; its data.* keys count
+  --config=FILE[:ARGUMENT]  a recipe of configs/; only its data.* keys matter
   --config.KEY=VALUE        another value for one of the keys below
   --workdir=FOLDER          prepared data is in FOLDER/data (or in data.cache_dir)
-  --output=FILE.json        also writes the description there, and FILE.png beside it
+  --output=FILE.json        also writes the description there, and a plot beside it, FILE.png
 
 Prints a table: events, users, items, quantiles of history lengths, repeats, ties, long tail, split,
 and warnings. Data that is not prepared yet is prepared first.
@@ -17,24 +17,26 @@ import sys
 from typing import Any
 
 from jaxrec.cli import flags
-from jaxrec.data import description
-from jaxrec.data.preparation import prepare
 from jaxrec.errors import ConfigError
 
 
 def main(flags: Any) -> None:
+    """Prepares, describes and prints. Raises ConfigError, DataError."""
+    from jaxrec.data import description  # --help does without them
+    from jaxrec.data.preparation import prepare
+
     output = pathlib.Path(flags.output) if flags.output else None
     if output is not None and output.suffix != ".json":
         raise ConfigError(f"--output={output}: the name must end in .json")
     prepared = prepare(flags.config.data, pathlib.Path(flags.workdir) / "data")
-    found = description.describe(prepared)
-    print(description.table(found))
+    statistics = description.describe(prepared)
+    print(description.table(statistics))
     if output is None:
         return
     output.parent.mkdir(parents=True, exist_ok=True)
     command = " ".join(["python -m jaxrec.cli.describe", *sys.argv[1:]])
     facts = {"command": command, "dataset": flags.config.data.dataset, "digest": prepared.digest}
-    output.write_text(json.dumps({**facts, **found}, indent=2, ensure_ascii=False) + "\n")
+    output.write_text(json.dumps({**facts, **statistics}, indent=2, ensure_ascii=False) + "\n")
     try:
         description.plot(prepared, str(output.with_suffix(".png")))
     except ModuleNotFoundError as error:
@@ -45,4 +47,4 @@ if __name__ == "__main__":
     from absl import flags as absl_flags
 
     absl_flags.DEFINE_string("output", "", "JSON file of the description")
-    flags.run(main, __doc__ or "")
+    flags.run(main, __doc__)

@@ -3,47 +3,60 @@
     python train.py --config=configs/x.py[:argument] --config.train.steps=100 --workdir=runs/x
 
 Flags are absl's and ml_collections'; a mistake in them, in the data or in the folder ends the
-program with one line and exit status 2 instead of a traceback.
+program with one line and exit status 2 instead of a traceback. Nothing here imports jax, so that
+--help answers at once.
 """
 
 import dataclasses
 import difflib
-import inspect
 import pathlib
 import re
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
-from jaxrec import config as config_lib
-from jaxrec.config import Config
-from jaxrec.errors import (
-    ConfigError,
-    JaxrecError,
-)
+from jaxrec.config import Config, lookup, validate
+from jaxrec.config.option import Option, group_of, option_of
+from jaxrec.config.recipe import load_recipe, recipe_file
+from jaxrec.errors import ConfigError, JaxrecError
+
+_HELP = ("-h", "--help", "--helpshort", "--helpfull")
 
 
-def run(main: Callable[[Any], Any], usage: str, argv: Sequence[str] | None = None) -> NoReturn:
+def run(
+    main: Callable[[Any], None], usage: str | None, argv: Sequence[str] | None = None
+) -> NoReturn:
     """Parses the command line, calls `main(flags)` and exits.
 
-    main: gets absl's flags, `config` (validated) and `workdir` among them. usage: shown by
-    --help above the list of configuration keys. Exit status: 0, 2 after an error that names
-    what to change, 130 after Ctrl-C.
+    main: gets absl's flags, `config` (validated) and `workdir` among them. usage: the program's
+    docstring, shown by --help above the configuration keys. argv: default `sys.argv`. Exit
+    status: 0, 2 after an error that names what to change, 130 after Ctrl-C.
     """
     argv = sys.argv if argv is None else list(argv)
-    program = pathlib.Path(argv[0]).name
-    if any(argument in ("-h", "--help", "--helpshort", "--helpfull") for argument in argv[1:]):
-        print(f"{usage.strip()}\n\nConfiguration keys, their defaults and meaning:\n{describe()}")
-        sys.exit(0)
+    help_if_asked(usage, argv)
     try:
         main(parse(argv))
     except (JaxrecError, OSError) as error:
-        print(f"{program}: error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _fail(argv, error)
     except KeyboardInterrupt:
-        print(f"{program}: interrupted", file=sys.stderr)
+        print(f"{_program(argv)}: interrupted", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
+    sys.exit(0)
+
+
+def help_if_asked(usage: str | None, argv: Sequence[str] | None = None) -> None:
+    """Prints --help and exits, if the command line asks for it.
+
+    Programs call it before they import what takes seconds. usage, argv: as in `run`.
+    """
+    argv = sys.argv if argv is None else argv
+    if not set(argv[1:]).intersection(_HELP):
+        return
+    try:
+        print(f"{(usage or '').strip()}\n\n{describe(_recipe(argv[1:]))}")
+    except (JaxrecError, OSError) as error:
+        _fail(argv, error)
     sys.exit(0)
 
 
@@ -56,7 +69,7 @@ def parse(argv: Sequence[str]) -> Any:
     config_flags.DEFINE_config_file("config", None, "recipe")
     flags.DEFINE_string("workdir", None, "folder of the run")
     try:
-        rest = flags.FLAGS(list(argv))[1:]
+        unparsed = flags.FLAGS(list(argv))[1:]
         config = flags.FLAGS.config
     except flags.Error as error:
         raise ConfigError(_reason(str(error))) from error
@@ -66,47 +79,92 @@ def parse(argv: Sequence[str]) -> Any:
         raise ConfigError(
             "--config: the file has no function get_config(), see configs/"
         ) from error
-    if rest:
-        raise ConfigError(f"unexpected argument {rest[0]!r}: see --help")
-    if not isinstance(config, Config):
-        raise ConfigError(
-            f"--config: get_config returned a {type(config).__name__}, not a jaxrec Config"
-        )
+    if unparsed:
+        raise ConfigError(f"unexpected argument {unparsed[0]!r}: see --help")
+    _check_class(config)
     if not flags.FLAGS.workdir:
         raise ConfigError("--workdir=FOLDER is needed: where the run lives, see --help")
-    config_lib.validate(config)
+    validate(config)
     return flags.FLAGS
 
 
 def check_overrides(arguments: Sequence[str]) -> None:
     """Raises ConfigError for a missing config file or an override of a key that is not there."""
-    files = [m[1] for a in arguments if (m := re.fullmatch(r"--?config=(.*)", a, re.DOTALL))]
-    if "--config" in arguments[:-1]:
-        files.append(arguments[list(arguments).index("--config") + 1])
-    if not files:
+    recipe = _recipe(arguments)
+    if recipe is None:
         raise ConfigError("--config=FILE.py is needed, for example --config=configs/quickstart.py")
-    path = pathlib.Path(files[-1].partition(":")[0])
-    if not path.is_file() or path.suffix != ".py":
-        known = sorted(str(p) for p in path.parent.glob("*.py") if not p.name.startswith("_"))
-        here = f"; there are {', '.join(known)}" if known else ""
-        raise ConfigError(f"--config={path}: not a Python file{here}")
+    recipe_file(recipe.partition(":")[0])
     for argument in arguments:
         match = re.match(r"--?(?:no)?config\.([^=\[]+)", argument)
         if match:
             _check_key(match[1])
 
 
+def describe(recipe: str | None = None) -> str:
+    """Every configuration key with its value, what it means and what is allowed, by group.
+
+    recipe: `FILE.py[:ARGUMENT]`, whose values are shown; default: the defaults. Raises
+    ConfigError for a recipe that cannot be read.
+    """
+    config = Config()
+    title = "Configuration keys and their defaults:"
+    if recipe is not None:
+        config = load_recipe(recipe)
+        _check_class(config)
+        title = f"Configuration keys and their values in {recipe} (*: not the default):"
+    return "\n".join([title, *_describe(Config, "", config)])
+
+
+def _describe(group: type, prefix: str, config: Config) -> Iterator[str]:
+    """Lines of a group: its summary, its own keys, then the groups inside of it."""
+    summary = (group.__doc__ or "").partition("\n")[0]
+    yield f"\n{prefix.rstrip('.')}: {summary}" if prefix else ""
+    nested = {}
+    for field in dataclasses.fields(group):
+        key, inner = f"{prefix}{field.name}", group_of(field)
+        if inner is not None:
+            nested[f"{key}."] = inner
+        else:
+            yield _line(key, option_of(field), lookup(config, key), lookup(Config(), key))
+    for inner_prefix, inner in nested.items():
+        yield from _describe(inner, inner_prefix, config)
+
+
+def _line(key: str, option: Option, value: object, default: object) -> str:
+    changed = value != default
+    notes = [option.allowed, f"default {default!r}" if changed else ""]
+    note = "; ".join(filter(None, notes))
+    mark, setting = "*" if changed else " ", f"--config.{key}={value!r}"
+    return f"{mark} {setting:<44} {option.description}" + (f" [{note}]" if note else "")
+
+
+def _recipe(arguments: Sequence[str]) -> str | None:
+    """The value of the last --config; None without one."""
+    recipes = [m[1] for a in arguments if (m := re.fullmatch(r"--?config=(.*)", a, re.DOTALL))]
+    if "--config" in arguments[:-1]:
+        recipes.append(arguments[list(arguments).index("--config") + 1])
+    return recipes[-1] if recipes else None
+
+
+def _check_class(config: object) -> None:
+    if not isinstance(config, Config):
+        raise ConfigError(
+            f"--config: get_config returned a {type(config).__name__}, not a jaxrec Config"
+        )
+
+
 def _check_key(key: str) -> None:
     """Walks the dataclasses along a dotted key."""
-    node, walked = config_lib.Config(), ""
-    for part in key.split("."):
+    node: object = Config()
+    walked = ""
+    for name in key.split("."):
         names = [f.name for f in dataclasses.fields(node)] if dataclasses.is_dataclass(node) else []
-        if part not in names:
-            close = difflib.get_close_matches(part, names, 1)
+        if name not in names:
+            close = difflib.get_close_matches(name, names, 1)
             hint = f" Did you mean {walked}{close[0]}?" if close else ""
             known = f"known are {', '.join(names)}" if names else f"{walked[:-1]} is a single value"
-            raise ConfigError(f"unknown config key {walked}{part}: {known}.{hint}")
-        node, walked = getattr(node, part), f"{walked}{part}."
+            raise ConfigError(f"unknown config key {walked}{name}: {known}.{hint}")
+        node, walked = getattr(node, name), f"{walked}{name}."
     if dataclasses.is_dataclass(node):
         first = dataclasses.fields(node)[0].name
         raise ConfigError(f"{key} is a group: set one of its keys, such as {key}.{first}")
@@ -121,20 +179,10 @@ def _reason(text: str) -> str:
     return re.sub(r"^flag (--[\w.]+=)", r"\1", text)
 
 
-def describe() -> str:
-    """Every configuration key with its default and what it means, from the source."""
-    return "\n".join(_describe(Config(), ""))
+def _fail(argv: Sequence[str], error: Exception) -> NoReturn:
+    print(f"{_program(argv)}: error: {error}", file=sys.stderr)
+    sys.exit(2)
 
 
-def _describe(node: Any, prefix: str) -> list[str]:
-    comments = dict(re.findall(r"^    (\w+): [^#\n]*# (.*)$", inspect.getsource(type(node)), re.M))
-    lines = []
-    for field in dataclasses.fields(node):
-        key, value = f"{prefix}{field.name}", getattr(node, field.name)
-        if dataclasses.is_dataclass(value):
-            lines += _describe(value, f"{key}.")
-            continue
-        choices = " | ".join(config_lib.CHOICES.get(key, ()))
-        meaning = comments.get(field.name, choices)
-        lines.append(f"  {f'--config.{key}={value!r}':<44} {meaning}".rstrip())
-    return lines
+def _program(argv: Sequence[str]) -> str:
+    return pathlib.Path(argv[0]).name

@@ -1,18 +1,18 @@
-"""Prepares the data set of a recipe, as `train.py` would, and says what it is.
+"""Prepares the data set of a recipe, as `train.py` would, and reports what was kept.
 
     python -m jaxrec.cli.prepare --config=configs/table.py:events.parquet --workdir=runs/mine
 
-  --config=FILE[:ARGUMENT]  a recipe of configs/; its data.* keys count
+  --config=FILE[:ARGUMENT]  a recipe of configs/; only its data.* keys matter
   --config.KEY=VALUE        another value for one of the keys below
   --workdir=FOLDER          prepared data goes to FOLDER/data (or to data.cache_dir)
-  --beam                    by Apache Beam workers (pip install 'jaxrec[beam]'), same result
-  --beam_options=FLAGS      of Beam's pipelines, separated by spaces, such as
+  --beam                    prepare with Apache Beam (pip install 'jaxrec[beam]'), same result
+  --beam_options=FLAGS      flags of Beam's pipelines, separated by spaces, such as
                             "--runner=FlinkRunner --flink_master=HOST:8081 --parallelism=64";
                             default: Beam's runner in this process. All workers must see
                             the input files and the folder of the prepared data
 
-Prints one line of JSON: the folder, its digest and the numbers of the preparation. What is already
-prepared is only loaded.
+Prints one line of JSON: the folder, its digest and the counts of the preparation. Data that is
+already prepared is only loaded.
 """
 
 import importlib.util
@@ -21,23 +21,24 @@ import pathlib
 from typing import Any
 
 from jaxrec.cli import flags
-from jaxrec.data import beam
-from jaxrec.data.preparation import prepare
 from jaxrec.errors import ConfigError
 
 
 def main(flags: Any) -> None:
+    """Prepares and prints the report. Raises ConfigError, DataError."""
+    from jaxrec.data import beam  # --help does without them
+    from jaxrec.data.preparation import prepare
+
     engine = None
     if flags.beam:
         if importlib.util.find_spec("apache_beam") is None:
             raise ConfigError("--beam: apache_beam is not installed: pip install 'jaxrec[beam]'")
-        options = flags.beam_options.split() or (beam.RUNNER,)
-        engine = beam.Pool(options)
+        engine = beam.Pool(flags.beam_options.split() or (beam.RUNNER,))
     elif flags.beam_options:
         raise ConfigError(f"--beam_options={flags.beam_options!r}: --beam is not given")
     prepared = prepare(flags.config.data, pathlib.Path(flags.workdir) / "data", engine)
-    found = {"folder": str(prepared.folder), "digest": prepared.digest, **prepared.report}
-    print(json.dumps(found))
+    facts = {"folder": str(prepared.folder), "digest": prepared.digest}
+    print(json.dumps({**facts, **prepared.report}))
 
 
 if __name__ == "__main__":
@@ -45,4 +46,4 @@ if __name__ == "__main__":
 
     absl_flags.DEFINE_bool("beam", False, "prepare with Apache Beam")
     absl_flags.DEFINE_string("beam_options", "", "flags of Beam's pipelines")
-    flags.run(main, __doc__ or "")
+    flags.run(main, __doc__)

@@ -1,7 +1,7 @@
 """The typed configuration of a run: plain dataclasses, checked by `validate`.
 
 Files in `configs/` return a `Config`; `--config.train.steps=100` overrides a field. Every
-error names the key, the value found and what is allowed.
+error names the key, its value and what is allowed.
 """
 
 from jaxrec.config.checks import validate
@@ -22,6 +22,7 @@ from jaxrec.config.fields import (
     TrainConfig,
     frozen,
 )
+from jaxrec.config.recipe import load_recipe, recipe_argument
 from jaxrec.config.rules import BOUNDS, CHOICES, check_types, lookup
 from jaxrec.config.serialization import build, digest, from_json, to_json
 from jaxrec.errors import ConfigError
@@ -49,7 +50,9 @@ __all__ = [
     "digest",
     "from_json",
     "frozen",
+    "load_recipe",
     "lookup",
+    "recipe_argument",
     "to_json",
     "validate",
 ]

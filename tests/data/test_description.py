@@ -100,7 +100,7 @@ def test_duplicates_and_no_targets(tmp_path):
 
 
 def run(module, *arguments):
-    command = [sys.executable, "-m", f"jaxrec.data.{module}", *arguments]
+    command = [sys.executable, "-m", f"jaxrec.cli.{module}", *arguments]
     return subprocess.run(command, capture_output=True, text=True)
 
 

@@ -14,17 +14,17 @@ import warnings
 from jaxrec.cli import flags
 
 program = importlib.import_module(sys.argv[1])
-found = []
+results = []
 for argv in json.load(sys.stdin):
-    with tempfile.TemporaryFile("w+") as said:
+    with tempfile.TemporaryFile("w+") as output:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # nothing runs in jax's threads yet
             child = os.fork()
         if not child:
-            os.dup2(said.fileno(), 2)
+            os.dup2(output.fileno(), 2)
             sys.argv = [f"{sys.argv[1]}.py", *argv]  # ml_collections looks there
             flags.run(program.main, program.__doc__)
         _, status = os.waitpid(child, 0)
-        said.seek(0)
-        found.append([os.waitstatus_to_exitcode(status), said.read()])
-json.dump(found, sys.stdout)
+        output.seek(0)
+        results.append([os.waitstatus_to_exitcode(status), output.read()])
+json.dump(results, sys.stdout)

@@ -2,6 +2,7 @@
 
 import importlib
 import pathlib
+import re
 
 import pytest
 
@@ -12,16 +13,17 @@ from jaxrec.config import Config
 from jaxrec.errors import ConfigError
 from jaxrec.experiments import ablations, runs, settings
 
+ROOT = pathlib.Path(configs.__file__).parents[1]
 FILES = sorted(pathlib.Path(configs.__file__).parent.glob("[a-z]*.py"))
 GRIDS = [path.stem for path in FILES if path.stem.startswith("bench_")]
 NAMES = [path.stem for path in FILES if path.stem not in GRIDS]
-PREFIXES = {"movielens_quality": "latest-small_"}
+ARGUMENTS = {n: getattr(importlib.import_module(f"configs.{n}"), "ARGUMENTS", ()) for n in NAMES}
 
 
 def cases() -> list[tuple[str, tuple[str, ...]]]:
-    modes = {n: getattr(importlib.import_module(f"configs.{n}"), "MODES", ()) for n in NAMES}
-    named = {n: [(PREFIXES.get(n, "") + mode,) for mode in modes[n]] for n in NAMES}
-    return [(n, argument) for n in NAMES for argument in ((), *named[n])]
+    """(recipe, arguments of get_config): none, and each that the recipe names."""
+    named = {name: [(argument,) for argument in ARGUMENTS[name]] for name in NAMES}
+    return [(name, argument) for name in NAMES for argument in ((), *named[name])]
 
 
 @pytest.mark.parametrize(("name", "argument"), cases())
@@ -47,18 +49,34 @@ def test_rows_of_ablations_can_be_trained(name):
         assert ablations.changed(base, row) != base, row.name
 
 
-@pytest.mark.parametrize(
-    "name", [n for n in NAMES if hasattr(importlib.import_module(f"configs.{n}"), "MODES")]
-)
+def test_recipes_that_take_a_mode_name_their_arguments():
+    expected = {"completejourney_hstu", "movielens_quality", "hllm_ml_latest_small"}
+    assert expected <= {name for name in NAMES if ARGUMENTS[name]}
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if ARGUMENTS[name]])
 def test_other_arguments_are_refused_by_name(name):
     module = importlib.import_module(f"configs.{name}")
     with pytest.raises(ConfigError, match="config argument 'nonsense': allowed are"):
         module.get_config("nonsense")
 
 
-def test_discoveries_are_ranked_without_own_items():
+def test_discoveries_are_ranked_without_history_items():
     config = importlib.import_module("configs.completejourney_hstu").get_config("discover")
     assert config.layout.mode == "compressed"
     assert config.model.item_bias
     assert config.eval.filter_seen
     assert config.model.repeat_half_lives == config.model.repeat_half_times == ()
+
+
+@pytest.mark.parametrize("name", [path.stem for path in FILES])
+def test_docstrings_say_what_a_reader_needs(name):
+    """Command, and (recipes) data, layout, hardware and quality; named results exist."""
+    text = importlib.import_module(f"configs.{name}").__doc__
+    assert text.splitlines()[0].endswith("."), "a sentence"
+    assert f"--config=configs/{name}.py" in text
+    if name in NAMES:
+        for word in ("data", "layout", "hardware", "cost", "quality"):
+            assert re.search(rf"\b{word}\b", text, re.IGNORECASE), word
+    for result in re.findall(r"`(results/[\w./-]+)`", text):
+        assert (ROOT / result).exists(), result

@@ -1,0 +1,144 @@
+"""Keys of the data: what is read, filtered and split, and how histories are cut to a layout."""
+
+import dataclasses
+
+from jaxrec.config.option import option
+
+DATASETS = (
+    "completejourney",
+    "movielens",
+    "merrec",
+    "ebnerd",
+    "amazon_reviews",
+    "kuairand",
+    "yambda",
+    "table",
+    "synthetic",
+)
+
+
+@dataclasses.dataclass
+class SyntheticConfig:
+    """Generated lifelong histories with planted structure (data.dataset=synthetic)."""
+
+    users: int = option(2000, "Number of users.", low=1)
+    items: int = option(2000, "Number of items.", low=2)
+    events: int = option(600, "Mean number of events per user.", low=4)
+    interests: int = option(40, "Number of item groups that a user can like.", low=1)
+    returns: float = option(
+        0.5, "Probability that a late event returns to an early preference.", low=0, high=1
+    )
+    gap: int = option(300, "Events between an early preference and its return.", low=0)
+
+
+@dataclasses.dataclass
+class DataConfig:
+    """Which interactions are read, how they are filtered, split and loaded."""
+
+    dataset: str = option(
+        "completejourney", "Data set, by the name of its reader.", choices=DATASETS
+    )
+    variant: str = option(
+        "",
+        "Release or part of the data set, such as 1m for movielens; empty: the reader's default.",
+    )
+    path: str = option(
+        "", "Files of events: a file, a glob or a folder; empty: downloaded or generated."
+    )
+    items_path: str = option("", "Files of items with texts (table, amazon_reviews).")
+    user_column: str = option("user_id", "Column of the user (table).")
+    item_column: str = option("item_id", "Column of the item (table).")
+    time_column: str = option("timestamp", "Column of the event's time (table).")
+    event_column: str = option(
+        "", "Column of the event's type, such as view or buy (table); empty: none."
+    )
+    text_columns: tuple[str, ...] = option((), "Columns of item texts in data.items_path (table).")
+    time_unit: str = option(
+        "s", "Unit of times that are numbers since 1970 (table).", choices=("s", "ms", "us", "ns")
+    )
+    time_zone: str = option(
+        "", "Zone of times that name none, such as Europe/Berlin (table); empty: UTC."
+    )
+    incomplete: str = option(
+        "refuse",
+        "Rows without user, item or time: an error, or dropped.",
+        choices=("refuse", "drop"),
+    )
+    event_types: tuple[str, ...] = option((), "Types of events that are kept; empty: all.")
+    repeats: str = option(
+        "keep",
+        "Repeated items of a user: all, none right after themselves, or first events only.",
+        choices=("keep", "consecutive", "first"),
+    )
+    min_item_events: int = option(
+        20, "Items with fewer events are dropped, before users are.", low=1
+    )
+    min_user_events: int = option(5, "Users with fewer remaining events are dropped.", low=1)
+    max_user_events: int = option(
+        0, "Users with more remaining events are dropped; 0: no limit.", low=0
+    )
+    core: bool = option(False, "Repeat the two minimum filters until nothing changes (k-core).")
+    duplicates: str = option(
+        "keep", "Rows with the same user, item and time.", choices=("keep", "drop")
+    )
+    split: str = option(
+        "last",
+        "last: the newest events of every user are held out; time: one global split in time.",
+        choices=("last", "time"),
+    )
+    holdout: int = option(
+        1,
+        "Events per user for the test, and as many before them for validation (split=last).",
+        low=1,
+    )
+    validation_time: float = option(
+        0.8, "Quantile of event times where validation begins (split=time).", low=0, high=1
+    )
+    test_time: float = option(
+        0.9, "Quantile of event times where the test begins (split=time).", low=0, high=1
+    )
+    append: tuple[str, ...] = option(
+        (), "Later events to add to prepared data; every entry is like data.path."
+    )
+    cache_dir: str = option("", "Folder of the prepared data; empty: <workdir>/data.")
+    seed: int = option(
+        0, "Seed of the order inside baskets and of generated data.", low=0, high=2**31 - 1
+    )
+    prepare_workers: int = option(
+        2, "Threads of the preparation; the result is the same for any number.", low=1
+    )
+    workers: int = option(1, "Threads that load batches; 0: none.", low=0)
+    worker_processes: int = option(0, "Processes that load batches (grain); 0: none.", low=0)
+    synthetic: SyntheticConfig = dataclasses.field(default_factory=SyntheticConfig)
+
+
+@dataclasses.dataclass
+class LayoutConfig:
+    """How a history is cut: S segments of n items with k compressed tokens, then recent items."""
+
+    mode: str = option(
+        "compressed",
+        "compressed: segments and tokens; full: one segment without tokens; recent: recent window.",
+        choices=("compressed", "full", "recent"),
+    )
+    segment_size: int = option(100, "n, items of a segment.", low=1)
+    tokens: int = option(4, "k, compressed tokens per segment.", low=1)
+    max_segments: int = option(4, "S, segments that are kept; older ones are dropped.", low=1)
+    recent_min: int = option(
+        1, "r_min, least recent items; the window holds up to r_min + n - 1.", low=0
+    )
+    positions: str = option(
+        "segment",
+        "Position of an item: offset inside its segment, or index in the whole layout.",
+        choices=("segment", "absolute"),
+    )
+
+    @property
+    def recent(self) -> int:
+        """Capacity of the recent window, items."""
+        return self.recent_min + self.segment_size - 1
+
+    @property
+    def history(self) -> int:
+        """Items that the layout covers: segments and recent window."""
+        return self.max_segments * self.segment_size + self.recent

@@ -1,0 +1,82 @@
+"""One key of a configuration: its default, what it means and which values it may have.
+
+Description, choices and bounds are metadata of the dataclass field, so that a key, its help and
+its check stand in one place:
+
+    width: int = option(64, "D, width of the encoder.", low=1)
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import TypeVar
+
+Value = TypeVar("Value")
+Bounds = tuple[float | None, float | None]
+
+_KEY = "option"  # of a field's metadata
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """What is known about a key beside its type and default.
+
+    description: one line: meaning, unit, special values. choices: allowed values; () if the
+    key is no choice. low, high: inclusive bounds of a number; None is open.
+    """
+
+    description: str
+    choices: tuple[str, ...] = ()
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def bounds(self) -> Bounds | None:
+        """(low, high); None for a key without bounds."""
+        return None if self.low is None and self.high is None else (self.low, self.high)
+
+    @property
+    def allowed(self) -> str:
+        """Choices or bounds for --help; empty for a key that has neither."""
+        if self.choices:
+            return " | ".join(choice or "''" for choice in self.choices)
+        if self.high is not None:
+            return f"{self.low} to {self.high}"
+        return "" if self.low is None else f">= {self.low}"
+
+
+def option(
+    default: Value,
+    description: str,
+    *,
+    choices: tuple[str, ...] = (),
+    low: float | None = None,
+    high: float | None = None,
+) -> Value:
+    """The field of a configuration key; see `Option`.
+
+    Returns what `dataclasses.field` returns; typed as the default, as that function is.
+    """
+    known = Option(description, choices, low, high)
+    return dataclasses.field(default=default, metadata={_KEY: known})
+
+
+def options(kind: type, prefix: str = "") -> Iterator[tuple[str, Option]]:
+    """(dotted key, option) of every key of a configuration class, those of its groups included."""
+    for field in dataclasses.fields(kind):
+        group = group_of(field)
+        if group is not None:
+            yield from options(group, f"{prefix}{field.name}.")
+        else:
+            yield f"{prefix}{field.name}", option_of(field)
+
+
+def option_of(field: dataclasses.Field[object]) -> Option:
+    """What is known about a field's key; an empty description if it was declared otherwise."""
+    known = field.metadata.get(_KEY)
+    return known if isinstance(known, Option) else Option("")
+
+
+def group_of(field: dataclasses.Field[object]) -> type | None:
+    """The class of a field that is a group of keys; None for a field that holds a value."""
+    factory = field.default_factory
+    return factory if isinstance(factory, type) and dataclasses.is_dataclass(factory) else None

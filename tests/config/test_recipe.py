@@ -1,0 +1,53 @@
+"""Files of recipes and their arguments."""
+
+import pytest
+
+from jaxrec.config import Config, load_recipe, recipe_argument
+from jaxrec.errors import ConfigError
+
+
+def test_an_empty_argument_is_the_first_one():
+    assert recipe_argument("", ("full", "recent")) == "full"
+    assert recipe_argument("recent", ("full", "recent")) == "recent"
+
+
+def test_other_arguments_are_refused():
+    with pytest.raises(ConfigError, match="config argument 'x': allowed are full, recent"):
+        recipe_argument("x", ("full", "recent"))
+
+
+def test_a_recipe_is_read_with_its_argument(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from jaxrec.config import Config\n"
+        "def get_config(path='none'):\n"
+        "    config = Config()\n"
+        "    config.data.path = path\n"
+        "    return config\n"
+    )
+    assert isinstance(load_recipe(str(file)), Config)
+    assert load_recipe(str(file)).data.path == "none"
+    assert load_recipe(f"{file}:a:b.csv").data.path == "a:b.csv"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("value = 1\n", r"mine\.py: the file has no function get_config\(\)"),
+        ("1 / 0\n", r"mine\.py: ZeroDivisionError: division by zero"),
+        ("def get_config(:\n", r"mine\.py: SyntaxError"),
+        ("def get_config(a, b):\n    return 1\n", r"mine\.py: TypeError: .*missing"),
+    ],
+)
+def test_a_recipe_that_cannot_be_read_is_named(tmp_path, text, message):
+    file = tmp_path / "mine.py"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_recipe(str(file))
+
+
+def test_a_missing_recipe_lists_those_beside_it(tmp_path):
+    (tmp_path / "mine.py").write_text("")
+    (tmp_path / "_hidden.py").write_text("")
+    with pytest.raises(ConfigError, match=r"yours\.py: not a Python file; there are .*mine\.py$"):
+        load_recipe(str(tmp_path / "yours.py"))
