@@ -10,7 +10,6 @@ its item has no event in the training part: an id then has an untrained vector, 
 import argparse
 import pathlib
 import sys
-import types
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,7 +18,7 @@ import numpy as np
 from jaxrec.benchmark import timing
 from jaxrec.config import Config
 from jaxrec.errors import ConfigError, WorkdirError
-from jaxrec.evaluation import metrics, report
+from jaxrec.evaluation import intervals, metrics, report
 from jaxrec.evaluation.report import Ranks
 from jaxrec.runtime import workdir
 from jaxrec.session import Session
@@ -41,7 +40,7 @@ def figures(rank: np.ndarray, user: np.ndarray, catalog: int) -> dict[str, Any]:
     values["rank_share"] = rank / max(catalog - 1, 1)  # 0.5: as at random
     gains = np.stack(list(values.values()), axis=1)
     users, means = metrics.over_users(gains, np.ones(len(rank)), user)
-    found = metrics.bootstrap(means, SAMPLES)
+    found = intervals.bootstrap(means, SAMPLES)
     rows = zip(values, found.mean, found.low, found.high, strict=True)
     return {"targets": len(rank), "users": len(users)} | {
         name: {"mean": float(mean), "low": float(low), "high": float(high)}
@@ -74,8 +73,7 @@ def compared(found: Mapping[str, Ranks], config: Config) -> dict[str, Any]:
 
 def _protocol(config: Config, items: int, row: dict[str, Any]) -> dict[str, Any]:
     """What is the same for all runs of one data set and split, and the run's `sequence`."""
-    counted: Any = types.SimpleNamespace(targets=row["all"]["targets"], users=row["all"]["users"])
-    found = report.protocol(config, items, counted)
+    found = report.protocol(config, items, users=row["all"]["users"], targets=row["all"]["targets"])
     return {name: value for name, value in found.items() if name not in ("coverage", "recent-only")}
 
 

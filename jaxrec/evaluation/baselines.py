@@ -1,9 +1,10 @@
 """Recommenders without parameters, ranked like the models: popularity, recency, frequency.
 
-Personal rules order the user's own items and put the rest of the catalog behind them by
-popularity, the number of training events. Own items tie by how recent they are, then they
-differ; equally popular items count against the rule in ranks and come by id in lists. With
-the seen filter nothing personal is left: every rule is popularity without the user's items.
+A personal rule puts the user's own items first and the rest of the catalog behind them, by
+popularity (the number of training events). The rules differ in how they order the user's items;
+ties between those are broken by recency. Equally popular items count against the rule in ranks and
+stand by id in lists. With the seen filter no personal item is a candidate, so every rule is
+popularity without the user's items.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,36 +14,41 @@ import numpy as np
 
 
 class Rule(NamedTuple):
-    """order: items of a history, oldest first -> its distinct items, best first.
+    """How a baseline orders the items of a history.
 
-    look_back: newest events of the history that it looks at; 0: all.
+    order: items [N] of a history, oldest first -> its distinct items, best first.
+    look_back: how many of the newest events it looks at; 0 is all of them.
     """
 
     order: Callable[[np.ndarray], np.ndarray]
     look_back: int
 
+    def personal_items(self, history: np.ndarray) -> np.ndarray:
+        """Distinct items of a history [N], best first."""
+        return self.order(history[-self.look_back :] if self.look_back else history)
+
 
 def by_frequency(history: np.ndarray) -> np.ndarray:
     """Distinct items, most frequent first, ties by recency."""
-    items, first, counts = np.unique(history[::-1], return_index=True, return_counts=True)
-    return items[np.lexsort((first, -counts))]
+    items, age, counts = np.unique(history[::-1], return_index=True, return_counts=True)
+    return items[np.lexsort((age, -counts))]
 
 
 def by_recency(history: np.ndarray) -> np.ndarray:
-    """Distinct items, most recent first: what "copy the last item" extends to."""
-    items, first = np.unique(history[::-1], return_index=True)
-    return items[np.argsort(first, kind="stable")]
+    """Distinct items, most recent first: "copy the last item", continued to a whole list."""
+    items, age = np.unique(history[::-1], return_index=True)
+    return items[np.argsort(age, kind="stable")]
 
 
-def nothing(history: np.ndarray) -> np.ndarray:
-    """No personal items: popularity alone."""
+def no_personal_items(history: np.ndarray) -> np.ndarray:
+    """No item of the history: popularity alone."""
     return history[:0]
 
 
 def rules(recent: int) -> Mapping[str, Rule]:
-    """The rules by row name; `recent` events are those of the model's recent window."""
+    """The rules by row name; `recent` is the number of events in the model's recent window."""
     return {
-        "popularity": Rule(nothing, 0),
+        "popularity": Rule(no_personal_items, 0),
         "copy-last": Rule(by_recency, 0),
         f"frequency-last-{recent}": Rule(by_frequency, recent),
         "frequency-all": Rule(by_frequency, 0),
@@ -50,44 +56,43 @@ def rules(recent: int) -> Mapping[str, Rule]:
 
 
 class Popularity:
-    """Order by training counts [V + 1] (entry 0 is padding).
+    """The catalog ordered by training events.
 
-    rank: [V + 1] items at least as popular as each one, itself left out.
-    ids: [V] item ids, most popular first, ties by id.
+    counts: int [V + 1], training events per item; entry 0 is padding.
+    rank: int [V + 1], how many other items are at least as popular.
+    ids: int [V], most popular first, ties by id.
     """
 
     def __init__(self, counts: np.ndarray):
         self.counts = np.asarray(counts)
-        ordered = np.sort(self.counts[1:])
-        self.rank = len(ordered) - np.searchsorted(ordered, self.counts, side="left") - 1
+        ascending = np.sort(self.counts[1:])
+        self.rank = len(ascending) - np.searchsorted(ascending, self.counts, side="left") - 1
         self.ids = np.argsort(-self.counts[1:], kind="stable") + 1
 
-    def behind(self, target: int, others: np.ndarray) -> int:
-        """Rank of `target` by popularity when `others` (distinct, without it) are set aside."""
+    def rank_without(self, target: int, others: np.ndarray) -> int:
+        """Rank of `target` by popularity when `others` (distinct, without it) are left out."""
         return int(self.rank[target] - (self.counts[others] >= self.counts[target]).sum())
-
-
-def _own(rule: Rule, history: np.ndarray) -> np.ndarray:
-    return rule.order(history[-rule.look_back :] if rule.look_back else history)
 
 
 def rank(
     rule: Rule, popularity: Popularity, history: np.ndarray, target: int, filter_seen: bool
 ) -> int:
-    """Rank of `target` after `history` (items, oldest first)."""
+    """0-based rank of `target` after `history` (item ids [N], oldest first)."""
     if filter_seen:
         seen = np.unique(history)
-        return popularity.behind(target, seen[seen != target])
-    own = _own(rule, history)
-    place = np.flatnonzero(own == target)
-    return int(place[0]) if len(place) else len(own) + popularity.behind(target, own)
+        return popularity.rank_without(target, seen[seen != target])
+    personal = rule.personal_items(history)
+    place = np.flatnonzero(personal == target)
+    if len(place):
+        return int(place[0])
+    return len(personal) + popularity.rank_without(target, personal)
 
 
 def top(
     rule: Rule, popularity: Popularity, history: np.ndarray, k: int, filter_seen: bool
 ) -> np.ndarray:
-    """The rule's first `k` items (fewer when the filter leaves fewer)."""
-    aside = np.unique(history) if filter_seen else _own(rule, history)
-    head = popularity.ids[: k + len(aside)]
-    rest = head[~np.isin(head, aside)]
-    return (rest if filter_seen else np.concatenate([aside, rest]))[:k]
+    """The rule's first `k` items; fewer when the filter leaves fewer."""
+    personal = np.unique(history) if filter_seen else rule.personal_items(history)
+    popular = popularity.ids[: k + len(personal)]
+    rest = popular[~np.isin(popular, personal)]
+    return (rest if filter_seen else np.concatenate([personal, rest]))[:k]

@@ -201,9 +201,11 @@ def evaluate(
     if "compressed" in ranks:
         say("comparing the scores of the two paths")
         paths = _paths(path_difference(trained), ranks)
-    return report.plain(
+    return report.to_json(
         {
-            "protocol": report.protocol(config, num_items, rows[0]),
+            "protocol": report.protocol(
+                config, num_items, users=rows[0].users, targets=rows[0].targets
+            ),
             "rows": rows,
             "comparisons": report.compare(ranks, config),
             "paths": paths,

@@ -1,149 +1,193 @@
-"""The JSON value of an evaluation as text: a table for people, Markdown, a page of all of them."""
+"""The JSON value of an evaluation as text: a table for a terminal, Markdown, a page of them all."""
 
 import json
 import pathlib
-from collections.abc import Mapping
-from typing import Any
+from typing import NamedTuple
+
+from jaxrec.types import Json
 
 COMPARED = ("recall", "ndcg")  # metrics whose ratio between rows is given, at HEADLINE
 HEADLINE = 10  # list length of comparisons and of the printed table
-# parts of the targets that have figures of their own: what of them is counted, their title
-PARTS = {
-    "buckets": ("users", "by events before the first target"),
-    "kinds": ("targets", "by when the user last had the target (users equally)"),
-}
+
+
+class Grouping(NamedTuple):
+    """Groups of users or targets that have figures of their own.
+
+    key: where they stand in a row; counted: what is counted in a group; title: of their table.
+    """
+
+    key: str
+    counted: str
+    title: str
+
+
+GROUPINGS = (
+    Grouping("buckets", "users", "by events before the first target"),
+    Grouping("kinds", "targets", "by when the user last had the target (users equally)"),
+)
 PAGE = """# Quality
 
-What `eval.py` measured; `results/` holds the JSON. Intervals are 95 % over users.
-This page is made by
-`python -m jaxrec.evaluation.report --page results > docs/quality.md`.
+How good the recommendations are, over all users and by group. The page holds every evaluation
+under `results/`, one section a file, each with the command that made it.
+
+How to read it:
+
+- `compressed` is the stored state plus the recent window; `masked` is the same model in one masked
+  forward pass.
+- `recent-only` is the same model again, shown only the recent window. `full` is a full-history
+  model, trained separately. The other rows are rules without parameters.
+- Intervals are 95 %, over users. A ratio pairs the users of its two rows.
+- The recipes `completejourney_hstu` and `synthetic` also count a user's own items
+  ([method.md](method.md#history-items)). Like the tokens, these counts reach behind the recent
+  window. So the ratio of `compressed` to `recent-only` does not say what the tokens alone carry.
+
+This page is made by `python -m jaxrec.evaluation.report --page results > docs/quality.md`.
 """
 
 
-def markdown(result: Mapping[str, Any], parts: bool = False) -> str:
-    """The rows of an evaluation as a Markdown table, comparisons and protocol below it.
+def markdown(result: Json, groups: bool = False) -> str:
+    """The rows of an evaluation, its comparisons and its protocol as Markdown tables.
 
-    parts: with tables by history length and by when the user last had the target, too.
+    groups: with tables by history length and by when the user last had the target.
     """
-    rows, full = result["rows"], result["full_history"]
-    k = _headline(rows)
+    rows = result["rows"]
+    k = _list_length(rows)
+    lines = [*_rows_markdown(result, k), "", *_ratios_markdown(result, k)]
+    if result["paths"] is not None:
+        lines += ["", f"State path against one masked forward: {_paths(result['paths'])}."]
+    for grouping in GROUPINGS if groups else ():
+        if rows[0][grouping.key]:
+            lines += ["", f"Recall@{k} {grouping.title}:", ""]
+            lines += _groups_markdown(rows, grouping, f"recall@{k}")
+    lines += ["", "| protocol | |", "|---|---|"]
+    lines += [f"| {key} | {value} |" for key, value in result["protocol"].items()]
+    return "\n".join(lines)
+
+
+def _rows_markdown(result: Json, k: int) -> list[str]:
     lines = [
         f"| row | Recall@{k} | NDCG@{k} | coverage | MFLOP per request | of full history | state |",
         "|---|---|---|---|---|---|---|",
     ]
-    for row in rows:
+    for row in result["rows"]:
         flops, state = row["request_flops"], row["state_bytes"]
         cells = [
             row["name"],
             *(_interval(row["metrics"][f"{metric}@{k}"], 4) for metric in COMPARED),
             _or_blank(row["coverage"], ".1%"),
             "" if flops is None else f"{flops / 1e6:.1f}",
-            "" if flops is None else f"{flops / full['flops']:.1%}",
+            "" if flops is None else f"{flops / result['full_history']['flops']:.1%}",
             "" if not state else f"{state / 1024:.1f} KB",
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    lines.append("")
-    for name, value in result["comparisons"].items():
-        ratios = [f"{metric} {_interval(found, 3)}" for metric, found in value.items()]
-        lines.append(f"- {name}: {', '.join(ratios)}")
-    if result["paths"] is not None:
-        lines.append(f"- state path against one masked forward: {_paths(result['paths'])}")
-    for part, (counted, title) in PARTS.items():
-        if parts and rows[0][part]:
-            lines += ["", f"Recall@{k} {title}:", ""]
-            lines += _part_markdown(rows, part, counted, f"recall@{k}")
-    facts = "; ".join(f"{key}: {value}" for key, value in result["protocol"].items())
-    return "\n".join([*lines, "", f"Protocol: {facts}."])
+    return lines
 
 
-def _part_markdown(rows: list[Any], part: str, counted: str, metric: str) -> list[str]:
-    """One metric by `part` with its interval, a column per label."""
-    labels = {label: f"{of[counted]:,} {counted}" for label, of in rows[0][part].items()}
-    head = " | ".join(f"{label} ({count})" for label, count in labels.items())
-    lines = [f"| row | {head} |", "|---" * (len(labels) + 1) + "|"]
+def _ratios_markdown(result: Json, k: int) -> list[str]:
+    lines = [f"| ratio | Recall@{k} | NDCG@{k} |", "|---|---|---|"]
+    for pair, ratios in result["comparisons"].items():
+        cells = [_interval(ratio, 3) for ratio in ratios.values()]
+        lines.append(f"| {' | '.join([pair, *cells])} |")
+    return lines
+
+
+def _groups_markdown(rows: list[Json], grouping: Grouping, metric: str) -> list[str]:
+    """One metric with its interval, a column per group."""
+    heads = {
+        label: f"{label} ({group[grouping.counted]:,} {grouping.counted})"
+        for label, group in rows[0][grouping.key].items()
+    }
+    lines = [f"| row | {' | '.join(heads.values())} |", "|---" * (len(heads) + 1) + "|"]
     for row in rows:
-        cells = [_interval(row[part][label]["metrics"][metric], 3) for label in labels]
+        cells = [_interval(row[grouping.key][label]["metrics"][metric], 3) for label in heads]
         lines.append(f"| {' | '.join([row['name'], *cells])} |")
     return lines
 
 
 def page(folder: pathlib.Path) -> str:
     """The Markdown page of every evaluation in `folder`, one section a file."""
-    parts = [PAGE]
+    sections = [PAGE]
     for path in sorted(folder.glob("*.json")):
         result = json.loads(path.read_text())
         if "protocol" in result and "comparisons" in result:
-            made = f"`{result['command']}`\n\n" if "command" in result else ""
-            parts.append(f"## {path.stem}\n\n{made}{markdown(result, parts=True)}\n")
-    return "\n".join(parts)
+            command = f"`{result['command']}`\n\n" if "command" in result else ""
+            sections.append(f"## {path.stem}\n\n{command}{markdown(result, groups=True)}\n")
+    return "\n".join(sections)
 
 
-def _headline(rows: list[Any]) -> int:
-    known = sorted({int(name.partition("@")[2]) for name in rows[0]["metrics"]})
-    return HEADLINE if HEADLINE in known else known[-1]
+def _list_length(rows: list[Json]) -> int:
+    """The k of the printed metrics: HEADLINE, or the longest list that was evaluated."""
+    lengths = sorted({int(name.partition("@")[2]) for name in rows[0]["metrics"]})
+    return HEADLINE if HEADLINE in lengths else lengths[-1]
 
 
-def format_table(result: Mapping[str, Any]) -> str:
-    """The JSON value of an evaluation as a table for people."""
-    rows, full = result["rows"], result["full_history"]
-    k = _headline(rows)
-    shown = [f"recall@{k}", f"ndcg@{k}"]
-    wide = max(len(row["name"]) for row in rows) + 2
-    lines = [
-        f"{'row':<{wide}}"
-        + "".join(f"{name:>25}" for name in shown)
-        + f"{'coverage':>10}{'pairs':>10}{'MFLOP':>9}{'of full':>9}{'state KB':>10}"
-    ]
-    for row in rows:
-        cells = [f"{row['name']:<{wide}}"]
-        cells += [f"{_interval(row['metrics'][name], 4):>25}" for name in shown]
-        cells.append(f"{_or_blank(row['coverage'], '.1%'):>10}")
-        cells.append(f"{_or_blank(row['request_pairs'], ',d'):>10}")
-        flops = row["request_flops"]
-        cells.append(f"{'' if flops is None else format(flops / 1e6, '.2f'):>9}")
-        share = None if flops is None else flops / full["flops"]
-        cells.append(f"{_or_blank(share, '.1%'):>9}")
-        state = row["state_bytes"]
-        cells.append(f"{'' if state is None else format(state / 1024, '.1f'):>10}")
-        lines.append("".join(cells))
-    lines.append(
-        "pairs, MFLOP: attention pairs of one layer and encoder work of one request; of full: "
-        "work of a full-history request"
-    )
-    for part, (counted, title) in PARTS.items():
-        if rows[0][part]:
-            lines += ["", f"{shown[0]} {title}"]
-            lines += _part_table(rows, part, counted, shown[0], wide)
+def format_table(result: Json) -> str:
+    """The JSON value of an evaluation as a table for a terminal."""
+    rows = result["rows"]
+    k = _list_length(rows)
+    shown = [f"{metric}@{k}" for metric in COMPARED]
+    name_width = max(len(row["name"]) for row in rows) + 2
+    lines = _rows_text(result, shown, name_width)
+    for grouping in GROUPINGS:
+        if rows[0][grouping.key]:
+            lines += ["", f"{shown[0]} {grouping.title}"]
+            lines += _groups_text(rows, grouping, shown[0], name_width)
     lines.append("")
-    for name, value in result["comparisons"].items():
-        parts = [f"{metric} {_interval(found, 3)}" for metric, found in value.items()]
-        lines.append(f"{name}: {', '.join(parts)}")
+    for pair, ratios in result["comparisons"].items():
+        cells = [f"{metric} {_interval(ratio, 3)}" for metric, ratio in ratios.items()]
+        lines.append(f"{pair}: {', '.join(cells)}")
     if result["paths"] is not None:
         lines.append("state path against one masked forward: " + _paths(result["paths"]))
     lines += [f"{key}: {value}" for key, value in result["protocol"].items()]
     return "\n".join(lines)
 
 
-def _part_table(rows: list[Any], part: str, counted: str, metric: str, wide: int) -> list[str]:
-    """One metric by `part` (buckets, kinds), a column per label, how many of `counted` on top."""
-    labels = list(rows[0][part])
-    counts = [f"{rows[0][part][label][counted]:,}" for label in labels]
-    lines = [f"{'':<{wide}}" + "".join(f"{label:>16}" for label in labels)]
-    lines.append(f"{counted:<{wide}}" + "".join(f"{count:>16}" for count in counts))
-    for row in rows:
-        means = [row[part][label]["metrics"][metric]["mean"] for label in labels]
-        lines.append(f"{row['name']:<{wide}}" + "".join(f"{mean:>16.4f}" for mean in means))
+def _rows_text(result: Json, shown: list[str], name_width: int) -> list[str]:
+    lines = [
+        f"{'row':<{name_width}}"
+        + "".join(f"{name:>25}" for name in shown)
+        + f"{'coverage':>10}{'pairs':>10}{'MFLOP':>9}{'of full':>9}{'state KB':>10}"
+    ]
+    for row in result["rows"]:
+        flops, state = row["request_flops"], row["state_bytes"]
+        share = None if flops is None else flops / result["full_history"]["flops"]
+        cells = [f"{row['name']:<{name_width}}"]
+        cells += [f"{_interval(row['metrics'][name], 4):>25}" for name in shown]
+        cells.append(f"{_or_blank(row['coverage'], '.1%'):>10}")
+        cells.append(f"{_or_blank(row['request_pairs'], ',d'):>10}")
+        cells.append(f"{'' if flops is None else format(flops / 1e6, '.2f'):>9}")
+        cells.append(f"{_or_blank(share, '.1%'):>9}")
+        cells.append(f"{'' if state is None else format(state / 1024, '.1f'):>10}")
+        lines.append("".join(cells))
+    lines.append(
+        "pairs, MFLOP: attention pairs of one layer and encoder work of one request; of full: "
+        "work of a full-history request"
+    )
     return lines
 
 
-def _paths(paths: Mapping[str, Any]) -> str:
+def _groups_text(rows: list[Json], grouping: Grouping, metric: str, name_width: int) -> list[str]:
+    """One metric, a column per group, with the size of the groups on top."""
+    labels = list(rows[0][grouping.key])
+    counts = [f"{rows[0][grouping.key][label][grouping.counted]:,}" for label in labels]
+    lines = [
+        " " * name_width + "".join(f"{label:>16}" for label in labels),
+        f"{grouping.counted:<{name_width}}" + "".join(f"{count:>16}" for count in counts),
+    ]
+    for row in rows:
+        means = [row[grouping.key][label]["metrics"][metric]["mean"] for label in labels]
+        lines.append(f"{row['name']:<{name_width}}" + "".join(f"{mean:>16.4f}" for mean in means))
+    return lines
+
+
+def _paths(paths: Json) -> str:
     text = f"scores differ by {paths['score_difference']:.1e} of their range"
     if paths["ranks_that_differ"] is not None:
         text += f", {paths['ranks_that_differ']} of {paths['targets']} ranks differ"
     return text
 
 
-def _interval(value: Mapping[str, float | None], digits: int) -> str:
+def _interval(value: Json, digits: int) -> str:
     if value["mean"] is None:
         return "undefined"
     text = f"{value['mean']:.{digits}f}"
@@ -152,5 +196,5 @@ def _interval(value: Mapping[str, float | None], digits: int) -> str:
     return f"{text} [{value['low']:.{digits}f}, {value['high']:.{digits}f}]"
 
 
-def _or_blank(value: Any, form: str) -> str:
-    return "" if value is None else format(value, form)
+def _or_blank(value: float | None, format_spec: str) -> str:
+    return "" if value is None else format(value, format_spec)

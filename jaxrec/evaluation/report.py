@@ -1,6 +1,7 @@
-"""From ranks to figures: metrics with intervals, comparisons, costs, the printed table.
+"""From ranks to figures: metrics with intervals, comparisons, the cost of a request, the protocol.
 
 A user's metric is the mean over its targets; users count equally. Intervals resample users.
+`python -m jaxrec.evaluation.report` prints results again (`jaxrec.evaluation.rendering`).
 """
 
 import argparse
@@ -17,20 +18,26 @@ import numpy as np
 
 from jaxrec.config import Config
 from jaxrec.data.datasets.synthetic import durable_items
-from jaxrec.evaluation import metrics
-from jaxrec.evaluation.metrics import Interval
+from jaxrec.evaluation import intervals, metrics
+from jaxrec.evaluation.intervals import Interval
 from jaxrec.evaluation.rendering import COMPARED, HEADLINE, format_table, markdown, page
 from jaxrec.layout import SegmentLayout
 from jaxrec.model import cost
+from jaxrec.types import Json
 
-LEADERS = ("compressed", "full", "recent-only")  # the first row found is compared with the others
+# The first of these rows that was evaluated is compared with every other row.
+LEADERS = ("compressed", "full", "recent-only")
 
 
 class Ranks(NamedTuple):
-    """One entry per target: user, position in the user's history, item, rank.
+    """Where a recommender ranks the targets: one entry per target.
 
-    lists: [U, K] recommendations at each user's first target, 0 where there is none left
-    (None: not made).
+    user: int [P], dense index of the user.
+    position: int [P], index of the target in the user's history.
+    item: int [P], the target.
+    rank: int [P], 0-based; how many other candidates score at least as high.
+    lists: int [U, K], the recommendations at each user's first target, 0 where no candidate is
+        left; None when no lists were made.
     """
 
     user: np.ndarray
@@ -41,36 +48,50 @@ class Ranks(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """One request of a model: query-key pairs of one layer, encoder FLOPs, bytes of state read."""
+    """What one request costs a model.
+
+    pairs: query-key pairs of one attention layer.
+    flops: floating point operations of the encoder.
+    state_bytes: bytes of the user state that it reads.
+    """
 
     pairs: int
     flops: int
     state_bytes: int
 
 
+class Group(NamedTuple):
+    """Metrics of some users or of some targets, and how many there are."""
+
+    size: int
+    metrics: dict[str, Interval]
+
+
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What one recommender reached, and what a request costs it (None: no model).
+    """What one recommender reached, and what a request costs it.
 
-    metrics: name@k -> mean over users and interval; buckets: label of the history's length ->
-    (users, the same); kinds: what the target is to the user -> (targets, the same);
-    coverage: share of the catalog in anyone's list.
+    metrics: by name such as `recall@10`, mean over users and interval.
+    buckets: users grouped by the length of their history, such as `200-499`.
+    kinds: targets grouped by what they are to the user, such as `never` (bought before).
+    coverage: share of the catalog that stands in anyone's list; None without lists.
+    cost: None for a rule, which has no model.
     """
 
     name: str
     users: int
     targets: int
     metrics: dict[str, Interval]
-    buckets: dict[str, tuple[int, dict[str, Interval]]]
-    kinds: dict[str, tuple[int, dict[str, Interval]]]
+    buckets: dict[str, Group]
+    kinds: dict[str, Group]
     coverage: float | None
     cost: Cost | None
 
 
 def per_user(ranks: Ranks, metric: str, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """(users, mean of the metric over each user's targets), users ascending."""
-    gain = metrics.gain(metric, ranks.rank, k)
-    return metrics.over_users(gain, np.ones(len(gain)), ranks.user)
+    """(user ids [U], ascending; mean of metric@k over each user's targets [U])."""
+    gains = metrics.gain(metric, ranks.rank, k)
+    return metrics.over_users(gains, np.ones(len(gains)), ranks.user)
 
 
 def summarise(
@@ -81,60 +102,73 @@ def summarise(
     cost: Cost | None,
     kinds: Mapping[str, np.ndarray] | None = None,
 ) -> Row:
-    """Metrics of `eval.ks` with intervals, by history length before the first target.
+    """The row `name`: every metric at every `eval.ks`, over all targets and by group.
 
-    kinds: label -> bool, one per target: the metrics over these targets alone, too.
+    kinds: label -> bool [P], the targets of each kind.
     """
-    settings = config.eval
-    keys = [(metric, k) for metric in metrics.NAMES for k in settings.ks]
-    gains = np.stack([metrics.gain(metric, ranks.rank, k) for metric, k in keys], axis=1)
+    names = [(metric, k) for metric in metrics.NAMES for k in config.eval.ks]
+    gains = np.stack([metrics.gain(metric, ranks.rank, k) for metric, k in names], axis=1)
     users, values = metrics.over_users(gains, np.ones(len(gains)), ranks.user)
-    first = np.full(len(users), np.iinfo(np.int64).max)
+
+    def with_intervals(values: np.ndarray) -> dict[str, Interval]:
+        columns = np.stack(intervals.bootstrap(values, config.eval.bootstrap, config.seed), axis=1)
+        by_metric = zip(names, columns, strict=True)
+        return {f"{metric}@{k}": Interval(*numbers) for (metric, k), numbers in by_metric}
+
+    first = np.full(len(users), np.iinfo(np.int64).max)  # position of each user's first target
     np.minimum.at(first, np.searchsorted(users, ranks.user), ranks.position)
-
-    def intervals(values: np.ndarray) -> dict[str, Interval]:
-        found = metrics.bootstrap(values, settings.bootstrap, config.seed)
-        columns = zip(keys, *found, strict=True)
-        return {f"{metric}@{k}": Interval(*numbers) for (metric, k), *numbers in columns}
-
-    buckets = {}
-    for low, high in itertools.pairwise([0, *settings.buckets, math.inf]):
-        inside = (first >= low) & (first < high)
-        label = f"{low:g}+" if high == math.inf else f"{low:g}-{high - 1:g}"
-        if inside.any():
-            buckets[label] = int(inside.sum()), intervals(values[inside])
+    buckets = {
+        label: Group(int(inside.sum()), with_intervals(values[inside]))
+        for label, inside in _by_length(first, config.eval.buckets).items()
+        if inside.any()
+    }
     by_kind = {}
-    for label, kind in (kinds or {}).items():
-        if kind.any():
-            _, some = metrics.over_users(gains[kind], np.ones(kind.sum()), ranks.user[kind])
-            by_kind[label] = int(kind.sum()), intervals(some)
+    for label, chosen in (kinds or {}).items():
+        if chosen.any():
+            size = int(chosen.sum())
+            _, means = metrics.over_users(gains[chosen], np.ones(size), ranks.user[chosen])
+            by_kind[label] = Group(size, with_intervals(means))
     coverage = None
     if ranks.lists is not None:
         coverage = len(np.setdiff1d(ranks.lists, [0])) / num_items
-    return Row(name, len(users), len(gains), intervals(values), buckets, by_kind, coverage, cost)
+    return Row(
+        name, len(users), len(gains), with_intervals(values), buckets, by_kind, coverage, cost
+    )
+
+
+def _by_length(lengths: np.ndarray, edges: Sequence[int]) -> dict[str, np.ndarray]:
+    """Label such as `0-99` or `1000+` -> bool [U], whose length lies between two edges."""
+    buckets = {}
+    for low, high in itertools.pairwise([0, *edges, math.inf]):
+        label = f"{low:g}+" if high == math.inf else f"{low:g}-{high - 1:g}"
+        buckets[label] = (lengths >= low) & (lengths < high)
+    return buckets
 
 
 def ratio(a: Ranks, b: Ranks, metric: str, config: Config) -> Interval:
-    """Metric of row a over that of row b, users paired. Raises ValueError for other targets."""
-    users_a, left = per_user(a, metric, HEADLINE)
-    users_b, right = per_user(b, metric, HEADLINE)
+    """Metric of row a over that of row b, users paired.
+
+    Raises ValueError where the rows ranked targets of different users.
+    """
+    users_a, means_a = per_user(a, metric, HEADLINE)
+    users_b, means_b = per_user(b, metric, HEADLINE)
     if len(a.rank) != len(b.rank) or not np.array_equal(users_a, users_b):
         raise ValueError("rows that rank targets of different users cannot be compared")
-    return metrics.paired_ratio(left, right, config.eval.bootstrap, config.seed)
+    return intervals.paired_ratio(means_a, means_b, config.eval.bootstrap, config.seed)
 
 
-def compare(found: Mapping[str, Ranks], config: Config) -> dict[str, dict[str, Interval]]:
-    """ "a / b" -> metric -> ratio: the leading row over every other one, masked over full."""
-    leader = next((name for name in LEADERS if name in found), None)
-    pairs = [(leader, name) for name in found if leader not in (None, name)]
-    if {"masked", "full"} <= set(found):
+def compare(by_row: Mapping[str, Ranks], config: Config) -> dict[str, dict[str, Interval]]:
+    """`a / b` -> metric -> ratio: the leading row over every other one, and masked over full."""
+    leader = next((name for name in LEADERS if name in by_row), None)
+    pairs = [(leader, name) for name in by_row if leader is not None and name != leader]
+    if {"masked", "full"} <= set(by_row):
         pairs.append(("masked", "full"))
     return {
         f"{a} / {b}": {
-            f"{metric}@{HEADLINE}": ratio(found[a], found[b], metric, config) for metric in COMPARED
+            f"{metric}@{HEADLINE}": ratio(by_row[a], by_row[b], metric, config)
+            for metric in COMPARED
         }
         for a, b in pairs
-        if a is not None
     }
 
 
@@ -144,71 +178,81 @@ def full_history(config: Config) -> Cost:
     return Cost(layout.pairs("visible"), cost.forward_flops(config.model, layout), 0)
 
 
-def protocol(config: Config, num_items: int, row: Row) -> dict[str, Any]:
-    """What a figure needs beside it to be compared with another."""
-    data, layout = config.data, config.layout
-    held = f"last {data.holdout} events" if data.split == "last" else "global temporal split"
-    sequence = f"{layout.history} events"
-    if layout.mode == "compressed":
-        sequence += (
-            f": {layout.max_segments} x ({layout.segment_size} + {layout.tokens} tokens) "
-            f"+ recent up to {layout.recent}"
-        )
-    elif layout.mode == "recent":
-        sequence = f"{layout.recent} events"
-    model, train = config.model, config.train
-    planted = {}
-    if data.dataset == "synthetic":
-        durable = len(durable_items(data.synthetic))
-        planted["planted returns"] = (
-            f"of {durable} items that return, a guess has Recall@{HEADLINE} "
-            f"{min(1.0, HEADLINE / durable):.3f}"
-        )
+def protocol(config: Config, num_items: int, *, users: int, targets: int) -> Json:
+    """What must stand beside a figure before it can be compared with another."""
+    data, layout, model, train = config.data, config.layout, config.model, config.train
+    held_out = f"last {data.holdout} events" if data.split == "last" else "global temporal split"
     return {
         "dataset": data.dataset + (f" {data.variant}" if data.variant else ""),
-        "split": f"{config.eval.split}: {held}, each predicted from all events before it",
+        "split": f"{config.eval.split}: {held_out}, each predicted from all events before it",
         "candidates": num_items,
         "ranking": "full catalog",
         "seen items": "filtered" if config.eval.filter_seen else "not filtered",
         "ties": "count against the model",
-        "users": row.users,
-        "targets": row.targets,
+        "users": users,
+        "targets": targets,
         "weighting": "mean over a user's targets, users equally",
-        "sequence": f"{sequence} ({layout.mode})",
+        "sequence": f"{_sequence(config)} ({layout.mode})",
         "recent-only": f"newest {layout.recent} events before the last target of a row",
         "interval": f"95 % bootstrap over users, {config.eval.bootstrap} samples",
         "coverage": f"share of the catalog in the users' first {HEADLINE}, one list per user",
-        "request time": "known" if config.model.request_time else "not used",
+        "request time": "known" if model.request_time else "not used",
         "model": f"{model.backbone}, {model.layers} layers of width {model.width}; {train.steps} "
         f"training steps of {train.batch_size} users",
-        **planted,
+        **_chance(config),
     }
 
 
-def plain(value: Any) -> Any:
-    """`value` as JSON: rows and intervals as objects, numbers that are none as null."""
+def _sequence(config: Config) -> str:
+    """What the model reads of a history."""
+    layout = config.layout
+    if layout.mode == "recent":
+        return f"{layout.recent} events"
+    if layout.mode != "compressed":
+        return f"{layout.history} events"
+    return (
+        f"{layout.history} events: {layout.max_segments} x ({layout.segment_size} + "
+        f"{layout.tokens} tokens) + recent up to {layout.recent}"
+    )
+
+
+def _chance(config: Config) -> dict[str, str]:
+    """What guessing reaches on the planted returns of synthetic data; empty for other data."""
+    if config.data.dataset != "synthetic":
+        return {}
+    durable = len(durable_items(config.data.synthetic))
+    return {
+        "planted returns": f"of {durable} items that return, a guess has Recall@{HEADLINE} "
+        f"{min(1.0, HEADLINE / durable):.3f}"
+    }
+
+
+def to_json(value: object) -> Any:
+    """`value` as JSON: rows and intervals become objects, NaN and infinity become null."""
     if isinstance(value, Row):
-        columns = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-        cost = columns.pop("cost")
-        columns["buckets"] = {
-            label: {"users": users, "metrics": found}
-            for label, (users, found) in value.buckets.items()
-        }
-        columns["kinds"] = {
-            label: {"targets": targets, "metrics": found}
-            for label, (targets, found) in value.kinds.items()
-        }
-        names = ("request_pairs", "request_flops", "state_bytes")
-        return plain({**columns, **dict(zip(names, cost or (None,) * 3, strict=True))})
+        return to_json(_row_columns(value))
     if isinstance(value, Interval | Cost):
-        return plain(value._asdict())
+        return to_json(value._asdict())
     if isinstance(value, Mapping):
-        return {name: plain(part) for name, part in value.items()}
+        return {name: to_json(entry) for name, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(part) for part in value]
+        return [to_json(entry) for entry in value]
     if isinstance(value, np.generic | np.ndarray):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _row_columns(row: Row) -> dict[str, object]:
+    columns = {field.name: getattr(row, field.name) for field in dataclasses.fields(row)}
+    del columns["cost"]
+    for name, counted in (("buckets", "users"), ("kinds", "targets")):
+        groups: dict[str, Group] = columns[name]
+        columns[name] = {
+            label: {counted: group.size, "metrics": group.metrics}
+            for label, group in groups.items()
+        }
+    names = ("request_pairs", "request_flops", "state_bytes")
+    return {**columns, **dict(zip(names, row.cost or (None,) * 3, strict=True))}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

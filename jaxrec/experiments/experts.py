@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxrec.config import Config
 from jaxrec.data.prepared import Prepared
-from jaxrec.evaluation.metrics import Interval
+from jaxrec.evaluation.intervals import Interval
 from jaxrec.experiments import statistics
 from jaxrec.experiments.attended import looked_at
 from jaxrec.experiments.factors import concentration, explained, nmf

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxrec.evaluation import report
-from jaxrec.evaluation.metrics import Interval
+from jaxrec.evaluation.intervals import Interval
 from jaxrec.evaluation.report import Ranks
 
 LEVEL = 0.95

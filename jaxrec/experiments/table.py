@@ -14,7 +14,7 @@ from typing import Any
 import jax
 
 from jaxrec.errors import WorkdirError
-from jaxrec.evaluation.metrics import Interval
+from jaxrec.evaluation.intervals import Interval
 from jaxrec.experiments import settings
 from jaxrec.runtime import environment, workdir
 

@@ -7,7 +7,7 @@ import pytest
 
 from jaxrec.evaluation import rendering, report
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 RESULT = ROOT / "results" / "completejourney.json"
 
 

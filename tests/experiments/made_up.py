@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxrec.benchmark import grid, grid_config, timing
 from jaxrec.benchmark.grid_methods import Shape
-from jaxrec.evaluation.metrics import Interval
+from jaxrec.evaluation.intervals import Interval
 from jaxrec.experiments import table
 from jaxrec.experiments.table import Cell, Experiment, Line
 from tests.experiments import tiny

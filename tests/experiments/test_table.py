@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxrec.errors import WorkdirError
-from jaxrec.evaluation.metrics import Interval
+from jaxrec.evaluation.intervals import Interval
 from jaxrec.experiments import table
 from jaxrec.experiments.table import Cell, Experiment, Line
 from tests.experiments import tiny

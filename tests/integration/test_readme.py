@@ -1,0 +1,136 @@
+"""The documents: short sentences, commands and paths that exist, numbers of results/."""
+
+import importlib.util
+import json
+import pathlib
+import re
+import subprocess
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+RESULTS = ROOT / "results"
+README = ROOT / "README.md"
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/**/*.md")])
+MEAN_WORDS = 22  # words of a sentence of the README, on average, at most
+
+
+def ids(path):
+    return str(path.relative_to(ROOT))
+
+
+def without_code(text):
+    return re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def sentences(markdown):
+    """Sentences of paragraphs and list items; no code blocks, tables or headings."""
+    paragraphs, lines = [], []
+    for line in [*without_code(markdown).splitlines(), ""]:
+        line = line.strip()
+        item = re.match(r"([-*]|\d+\.)\s+", line)
+        if not line or line[0] in "|#" or item:
+            paragraphs.append(" ".join(lines))
+            lines = []
+        if item:
+            line = line[item.end() :]
+        if line and line[0] not in "|#":
+            lines.append(line)
+    return [s for p in paragraphs if p for s in re.split(r"(?<=[.!?])\s+", p)]
+
+
+def test_sentences_are_counted():
+    text = "# A head\n\nOne two. Three\nfour five!\n\n- six seven\n- eight\n\n| a | b |\n"
+    text += "\n```\nx y z\n```\n"
+    assert sentences(text) == ["One two.", "Three four five!", "six seven", "eight"]
+
+
+def test_sentences_of_the_readme_are_short():
+    lengths = [len(sentence.split()) for sentence in sentences(README.read_text())]
+    assert sum(lengths) / len(lengths) <= MEAN_WORDS
+
+
+def test_documents_outside_the_repository_are_not_cited():
+    try:
+        listed = subprocess.run(
+            ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True, text=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("not a git checkout")
+    citation = re.compile(r"\b" + "DES" + r"IGN\b")
+    citing = []
+    for name in listed.stdout.split("\0"):
+        path = ROOT / name
+        if not name or not path.is_file():
+            continue
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue  # not text
+        if citation.search(text):
+            citing.append(name)
+    assert citing == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=ids)
+def test_modules_of_commands_exist(page):
+    for name in re.findall(r"python3? -m ([\w.]+)", page.read_text()):
+        name = name.rstrip(".")
+        spec = importlib.util.find_spec(name)
+        assert spec is not None, name
+        if spec.submodule_search_locations is not None and name.startswith("jaxrec"):
+            assert importlib.util.find_spec(f"{name}.__main__") is not None, name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=ids)
+def test_paths_exist(page):
+    pattern = r"`((?:jaxrec|benchmarks|tests|configs)/[\w/.*-]+)`"
+    for path in re.findall(pattern, page.read_text()):
+        assert list(ROOT.glob(path.rstrip("/"))), path
+
+
+def load(name):
+    return json.loads((RESULTS / name).read_text())
+
+
+def with_interval(row, key, digits):
+    mean, low, high = (row[key + end] for end in ("", "_low", "_high"))
+    return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def test_the_readme_quotes_the_ablations():
+    rows = {row["name"]: row for row in load("ablations/completejourney/ablations.json")["rows"]}
+    for name in ("recipe", "full history", "no repeat-aware scores"):
+        ndcg = with_interval(rows[name], "ndcg@10", 4)
+        of_recipe = with_interval(rows[name], "ndcg_of_base", 3)
+        assert f"| {name} | {ndcg} | {of_recipe} |\n" in README.read_text()
+
+
+def test_the_readme_quotes_the_probe():
+    rows = {(row["series"], row["distance"]): row for row in load("experiments/probe.json")["rows"]}
+    distances = ("28 to 31", "32 to 35", "36 and more")
+    targets = [rows["compressed", distance]["targets"] for distance in distances]
+    heads = zip(distances, targets, strict=True)
+    head = " | ".join(f"{distance} events ago ({count} targets)" for distance, count in heads)
+    assert f"| history | {head} |\n" in README.read_text()
+    for series in ("full history", "compressed", "recent window alone"):
+        cells = [with_interval(rows[series, distance], "recall@10", 3) for distance in distances]
+        assert f"| {series} | {' | '.join(cells)} |\n" in README.read_text()
+
+
+@pytest.mark.parametrize(
+    ("data", "row", "other", "targets"),
+    [
+        ("completejourney", "jaxrec-hstu-compressed", "rectools-sasrec", "all"),
+        ("completejourney", "jaxrec-hstu-compressed", "frequency-all", "all"),
+        ("completejourney", "jaxrec-hstu-discover", "rectools-sasrec", "new to the user"),
+        ("ml-latest-small", "jaxrec-hstu", "rectools-sasrec", "new to the user"),
+        ("ml-100k", "jaxrec-hstu", "rectools-sasrec", "new to the user"),
+    ],
+)
+def test_the_readme_quotes_the_peers(data, row, other, targets):
+    comparisons = {part["data"]: part["comparisons"] for part in load("quality.json")["data"]}
+    key = "rank" if targets == "all" else "rank_filtered"
+    ratio = comparisons[data][key][f"{row} / {other}"]["ndcg@10"]["ratio"]
+    cell = f"{ratio['mean']:.3f} [{ratio['low']:.3f}, {ratio['high']:.3f}]"
+    assert f"| {data} | {row} | {other} | {targets} | {cell} |\n" in README.read_text()
