@@ -24,7 +24,9 @@ Progress: TypeAlias = Callable[[int], None]  # gets how many targets are done
 class HistoryItemsOf(Protocol):
     """(batch, rows [P], slots [P]) -> history items of these queries."""
 
-    def __call__(self, batch: Batch, rows: Array, slots: Array, /) -> HistoryItems | None: ...
+    def __call__(self, batch: Batch, rows: Array, slots: Array, /) -> HistoryItems | None:
+        """None when scores do not depend on a user's own items."""
+        ...
 
 
 def targets_of(batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

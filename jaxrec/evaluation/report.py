@@ -256,6 +256,7 @@ def _row_columns(row: Row) -> dict[str, object]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Prints results as a table, as Markdown or as the page of all of them."""
     parser = argparse.ArgumentParser(
         prog="python -m jaxrec.evaluation.report",
         description="Prints the JSON results of an evaluation.",

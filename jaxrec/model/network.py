@@ -35,6 +35,7 @@ class Network(nn.Module):
     layout: SegmentLayout
 
     def setup(self) -> None:
+        """Declares the submodules."""
         width = self.config.width
         self.projects = self.config.item_width not in (0, width)
         if self.projects:

@@ -46,14 +46,17 @@ class Model:
 
     @property
     def config(self) -> ModelConfig:
+        """Sizes and kinds of everything in the network."""
         return self.network.config
 
     @property
     def loss_config(self) -> LossConfig:
+        """The training loss, and how outputs are compared with items."""
         return self.network.loss_config
 
     @property
     def layout(self) -> SegmentLayout:
+        """Positions of training and of the masked forward."""
         return self.network.layout
 
     @property

@@ -128,6 +128,7 @@ class Shard:
 
 
 def history_scores(queries: Queries, history: HistoryItems | None) -> Offsets | None:
+    """What history items add to scores. Raises ValueError where gates and features do not fit."""
     if history is None:
         return None
     features, gates = history.features, queries.gates
