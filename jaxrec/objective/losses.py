@@ -238,8 +238,11 @@ def _full_loss(vocab_chunk: int, rows: Tree, shared: Tree, context: Tree) -> jax
 def _full_gradient(
     vocab_chunk: int, rows: Tree, shared: Tree, context: Tree, weights: jax.Array, total: Tree
 ) -> tuple[jax.Array, Tree, Tree]:
-    """Gradients from d loss / d logit = weight x (probability - [item is the target]), pushed through both
-    matrix products; the target's part is done on the gathered rows, not on [C, V] one-hots."""
+    """Loss and gradients of a chunk.
+
+    d loss / d logit = weight x (probability - [item is the target]), pushed through both matrix
+    products; the target's part is done on the gathered rows, not on [C, V] one-hots.
+    """
     del context
     table, scale = shared["table"], shared["scale"]
     x, scaled = rows["x"], _scaled(rows, shared)
