@@ -11,7 +11,8 @@ turns of the ratio within a turn.
 import argparse
 import functools
 import re
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,9 @@ import numpy as np
 
 from jaxrec.benchmark import timing
 from jaxrec.layout import SegmentLayout
-from jaxrec.nn.attention import BACKENDS, attend
+from jaxrec.nn.attention import BACKENDS, Kind, attend
+
+Program = Callable[..., Any]  # compiled by XLA
 
 LAYOUTS = ("5x(100+4)", "16x(128+4)", "1x(2048+0)")
 
@@ -33,9 +36,49 @@ def parse_layout(text: str) -> SegmentLayout:
     return SegmentLayout(segments=((items, tokens),) * count)
 
 
+class Compiled(NamedTuple):
+    """A backend's programs of (q, k, v, valid): the output; the output and three gradients."""
+
+    forward: Program
+    forward_backward: Program
+
+
+def compiled(
+    backend: str,
+    layout: SegmentLayout,
+    kind: Kind,
+    inputs: tuple[jax.Array, ...],
+    cotangent: jax.Array,
+) -> Compiled:
+    """Both programs of a backend for inputs (q, k, v, valid)."""
+
+    def forward(q: jax.Array, k: jax.Array, v: jax.Array, valid: jax.Array) -> jax.Array:
+        return attend(
+            q,
+            k,
+            v,
+            layout,
+            valid,
+            kind=kind,
+            scale=q.shape[-1] ** -0.5,
+            normalizer=layout.normalizer,
+            backend=backend,
+        )
+
+    def forward_backward(
+        q: jax.Array, k: jax.Array, v: jax.Array, valid: jax.Array
+    ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+        out, pull = jax.vjp(lambda q, k, v: forward(q, k, v, valid), q, k, v)
+        return out, pull(cotangent)
+
+    programs = (jax.jit(f).lower(*inputs).compile() for f in (forward, forward_backward))
+    return Compiled(*programs)
+
+
 def measure(
     layout: SegmentLayout,
-    kind: str,
+    kind: Kind,
+    *,
     batch: int,
     heads: int,
     head_width: int,
@@ -51,45 +94,25 @@ def measure(
     keys = jax.random.split(jax.random.key(0), 4)
     q, k, v, cotangent = (jax.random.normal(key, shape) for key in keys)
     lengths = np.asarray([[n for n, _ in layout.segments]] * batch, np.int32)
-    valid = jnp.asarray(layout.valid(lengths))
-    forward, both = {}, {}
-    for backend in BACKENDS:
-
-        def run(q, k, v, valid, backend=backend):
-            return attend(
-                q,
-                k,
-                v,
-                layout,
-                valid,
-                kind=kind,  # type: ignore[arg-type]
-                scale=head_width**-0.5,
-                normalizer=layout.normalizer,
-                backend=backend,
-            )
-
-        def grads(q, k, v, valid, run=run):
-            out, pull = jax.vjp(lambda *qkv: run(*qkv, valid), q, k, v)
-            return out, pull(cotangent)
-
-        forward[backend] = jax.jit(run).lower(q, k, v, valid).compile()
-        both[backend] = jax.jit(grads).lower(q, k, v, valid).compile()
-    results = [jax.tree.leaves(both[b](q, k, v, valid)) for b in BACKENDS]
+    inputs = q, k, v, jnp.asarray(layout.valid(lengths))
+    programs = {name: compiled(name, layout, kind, inputs, cotangent) for name in BACKENDS}
+    results = [jax.tree.leaves(p.forward_backward(*inputs)) for p in programs.values()]
     worst = max(
         float(jnp.abs(a - b).max() / jnp.abs(a).max()) for a, b in zip(*results, strict=True)
     )
+    passes = {"forward": 0, "forward+backward": 1}  # names and fields of `Compiled`
     samples = timing.turns(
         {
-            f"{name} {backend}": functools.partial(f, q, k, v, valid)
-            for name, group in (("forward", forward), ("forward+backward", both))
-            for backend, f in group.items()
+            f"{name} {backend}": functools.partial(program[field], *inputs)
+            for name, field in passes.items()
+            for backend, program in programs.items()
         },
         repeats=repeats,
         least_s=least_s,
     )
     faster = {
         name: timing.times_faster(samples[f"{name} dense"], samples[f"{name} blocked"])
-        for name in ("forward", "forward+backward")
+        for name in passes
     }
     return {
         "kind": kind,
@@ -99,7 +122,7 @@ def measure(
         "times": {name: timing.summary(values) for name, values in samples.items()},
         "speedup": {name: median for name, (median, *_) in faster.items()},
         "speedup_quartiles": {name: quartiles for name, (_, *quartiles) in faster.items()},
-        "peak_bytes": {b: timing.peak_bytes(both[b]) for b in BACKENDS},
+        "peak_bytes": {b: timing.peak_bytes(p.forward_backward) for b, p in programs.items()},
         "largest_relative_difference": worst,
     }
 
@@ -122,12 +145,13 @@ def main() -> None:
         parser.error(str(error))
     if unknown := set(args.kinds) - {"pointwise", "softmax"}:
         parser.error(f"kinds {sorted(unknown)}: known are pointwise (HSTU), softmax")
+    sizes = {"batch": args.batch, "heads": args.heads, "head_width": args.head_width}
     rows = []
     header = f"{'layout':>14} {'kind':>10} {'pass':>17} {'dense':>10} {'blocked':>10} {'faster':>7}"
     print(header + f" {'memory':>17} {'difference':>11}", flush=True)
     for text, layout in layouts.items():
         for kind in args.kinds:
-            row = measure(layout, kind, args.batch, args.heads, args.head_width, args.repeats)
+            row = measure(layout, kind, **sizes, repeats=args.repeats)
             rows.append({"layout": text, **row})
             memory = "{dense:.0f} / {blocked:.0f} MB".format(
                 **{b: n / 1e6 for b, n in row["peak_bytes"].items()}
@@ -140,8 +164,7 @@ def main() -> None:
                     f"{ratio:>6.1f}x {memory:>17} {row['largest_relative_difference']:>11.1e}",
                     flush=True,
                 )
-    facts = {"batch": args.batch, "heads": args.heads, "head_width": args.head_width}
-    timing.save(timing.report("attention", rows, **facts), args.output)
+    timing.save(timing.report("attention", rows, **sizes), args.output)
 
 
 if __name__ == "__main__":

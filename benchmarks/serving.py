@@ -30,6 +30,7 @@ from jaxrec.data.schema import Vocabulary
 from jaxrec.layout import SegmentLayout
 from jaxrec.model import recommender, states
 from jaxrec.model.recommender import Model
+from jaxrec.model.token_memory import user_axes
 from jaxrec.serving import Catalog, Recommender, rows
 from jaxrec.serving.rows import Events
 from jaxrec.state_store.forms import FORMS, decode_state
@@ -186,8 +187,9 @@ def requests(args: argparse.Namespace, history: int, folder: Path) -> list[dict[
 
 def _take(state: UserState, batch: int) -> UserState:
     """The first users of a batch of states."""
-    cut = jax.tree.map(lambda a: a[:batch], state)
-    return cut._replace(kv=cut.kv._replace(k=state.kv.k[:, :batch], v=state.kv.v[:, :batch]))
+    first = lambda a, axis: a[:, :batch] if axis else a[:batch]  # noqa: E731
+    tokens = jax.tree.map(first, state.tokens, user_axes(state.tokens))
+    return jax.tree.map(lambda a: a[:batch], state)._replace(tokens=tokens)
 
 
 def extend_cost(args: argparse.Namespace) -> list[dict[str, Any]]:

@@ -104,9 +104,10 @@ class Targets(NamedTuple):
 
 
 class KV(NamedTuple):
-    """Keys and values of compressed tokens: what a state keeps of a history.
+    """Keys and values of compressed tokens: what a state keeps with `model.state=kv`.
 
-    k, v: [L, B, C, N, H]; times: int32 [B, C] seconds; valid: bool [B, C].
+    k, v: [L, B, C, N, H], inside a layer [B, C, N, H]; times: int32 [B, C] seconds; valid: bool
+    [B, C].
     """
 
     k: Array
@@ -127,11 +128,13 @@ class TokenOutputs(NamedTuple):
     valid: Array
 
 
+TokenState: TypeAlias = KV | TokenOutputs  # what is kept of compressed tokens
+
+
 class UserState(NamedTuple):
     """A batch of user states: C = max_segments x tokens, newest segment last.
 
-    kv: the tokens' keys and values. With `model.state=embedding` k holds their outputs,
-        [1, B, C, 1, D], and v nothing, [0, B, C, 1, D].
+    tokens: the tokens' keys and values, or with `model.state=embedding` their outputs.
     readout: [B, D] output of the newest token: predicts when the recent window is empty.
     memory, memory_times: int32 [B, S n] items of the segments that the tokens cover and their
         seconds, oldest first, 0 where there is none; [B, 0] unless scores count own items
@@ -142,7 +145,7 @@ class UserState(NamedTuple):
     events: int32 [B] events covered so far, pending ones included.
     """
 
-    kv: KV
+    tokens: TokenState
     readout: Array
     memory: Array
     memory_times: Array

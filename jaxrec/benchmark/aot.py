@@ -26,7 +26,7 @@ from jaxrec.config import Config, MeshConfig, validate
 from jaxrec.errors import ConfigError
 from jaxrec.interop import towers
 from jaxrec.layout import SegmentLayout
-from jaxrec.model import cost, recommender, states
+from jaxrec.model import cost, recommender, states, token_memory
 from jaxrec.objective import sampling
 from jaxrec.ranking import sharded
 from jaxrec.runtime import mesh as mesh_lib
@@ -136,7 +136,8 @@ def state_sharding(state: states.UserState, mesh: Mesh) -> states.UserState:
         NamedSharding(mesh, mesh_lib.spec(None, "batch")),
     )
     out = jax.tree.map(lambda _: rows, state)
-    return out._replace(kv=out.kv._replace(k=by_layer, v=by_layer))
+    axes = token_memory.user_axes(state.tokens)
+    return out._replace(tokens=jax.tree.map(lambda axis: by_layer if axis else rows, axes))
 
 
 def lower_compress(config: Config, model: recommender.Model, mesh: Mesh) -> Any:

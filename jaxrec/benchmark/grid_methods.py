@@ -23,7 +23,6 @@ from jaxrec.layout import SegmentLayout
 from jaxrec.model import cost, recommender, states
 from jaxrec.model.network import Network
 from jaxrec.model.recommender import Model
-from jaxrec.nn.semi_local import SemiLocalLayout
 from jaxrec.runtime import mesh as mesh_lib
 from jaxrec.serving import Catalog, Recommender, rows
 from jaxrec.state_store.forms import decode_state, encode_state
@@ -146,7 +145,7 @@ def model_of(config: GridConfig, method: str, shape: Shape, tokens: int) -> Mode
     elif method == "recent":
         layout = SegmentLayout.full(shape.window)
     elif method == "semi_local":
-        layout = SemiLocalLayout.of(shape.history, config.local_window, config.local_prefix)
+        layout = SegmentLayout.semi_local(shape.history, config.local_window, config.local_prefix)
     elif method == "mean_pooled":
         layout = SegmentLayout.full(past + shape.window)
     built = recommender.build(run.model, run.loss, layout, config.catalog)

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -12,9 +12,11 @@ import numpy as np
 
 from jaxrec.data import pipeline, windows
 from jaxrec.errors import ConfigError
+from jaxrec.layout import SegmentLayout
 from jaxrec.model import recommender
 from jaxrec.nn import attention
 from jaxrec.session import Session
+from jaxrec.types import KV, Array
 
 BATCH = 32  # users whose attention is computed at once, densely
 
@@ -28,15 +30,16 @@ def recording(sink: Callable[[Any], None]) -> Iterator[str]:
     """
     name = "recorded"
 
-    def backend(q, k, v, layout, valid, weigh, normalizer, bias, cached):
-        def told(logits, masks, normalizer):
-            weights = weigh(logits, masks, normalizer)
+    def backend(
+        inputs: attention.Inputs, layout: SegmentLayout, weigh: attention.Weigh
+    ) -> jax.Array:
+        def recorded(logits: Sequence[jax.Array], masks: Sequence[Array]) -> list[jax.Array]:
+            weights = weigh(logits, masks)
             paid = jnp.abs(weights[0][:, :, layout.token_positions]).sum(1)
             jax.debug.callback(sink, paid, ordered=True)
             return weights
 
-        dense: Any = attention.BACKENDS["dense"]
-        return dense(q, k, v, layout, valid, told, normalizer, bias, cached)
+        return attention.BACKENDS["dense"](inputs, layout, recorded)
 
     attention.BACKENDS[name] = backend
     try:
@@ -113,5 +116,6 @@ def _tokens(model: recommender.Model, params: Any, batch: Any) -> jax.Array:
     """Values of the tokens of all layers, [B, C, L N H]."""
     items, layout = batch.items[:, :-1], model.layout
     _, kv = model.forward(params, items, layout, batch.lengths, batch.times)
+    assert isinstance(kv, KV)  # of model.state=kv
     moved = jnp.moveaxis(kv.v, 0, 2)  # [B, C, L, N, H]
     return moved.reshape(*moved.shape[:2], -1)

@@ -34,6 +34,7 @@ from jaxrec.items import text_vectors
 from jaxrec.nn.item_tower import TOWER, ItemTower
 from jaxrec.nn.llama import without_adapters
 from jaxrec.runtime import checkpoint, leaves, workdir
+from jaxrec.runtime.mesh import PLACEMENT
 from jaxrec.types import Params
 
 _NO_SPREAD = 1e-6  # a dimension that is the same for all items
@@ -69,7 +70,7 @@ def tower_of(config: ModelConfig) -> ItemTower:
             llama=dataclasses.replace(text.config.llama, **adapters),
         )
         text = dataclasses.replace(text, config=computed, tied=True)  # a head is of no use
-    return ItemTower(text, texts.pool)
+    return ItemTower(dataclasses.replace(text, placement=PLACEMENT), texts.pool)
 
 
 def tower_weights(config: ModelConfig, tower: ItemTower) -> Params:

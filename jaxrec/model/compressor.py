@@ -6,8 +6,9 @@ values are all that later positions see of the segment.
 """
 
 import dataclasses
-from typing import Any
+from typing import NamedTuple
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -15,11 +16,14 @@ import numpy as np
 
 from jaxrec.config import ModelConfig
 from jaxrec.layout import SegmentLayout
+from jaxrec.model.token_memory import push_segment
+from jaxrec.nn.depth import WeightPlacement
 from jaxrec.nn.hstu import HSTUBlock
 from jaxrec.nn.llama import LlamaBlock
 from jaxrec.nn.sasrec import SASRecBlock
-from jaxrec.nn.stack import Block, Stack, keep_outputs
-from jaxrec.types import KV, Times
+from jaxrec.nn.stack import Block, Stack
+from jaxrec.runtime.mesh import PLACEMENT
+from jaxrec.types import KV, Array, Times, TokenOutputs, TokenState
 
 ENCODERS: dict[str, type[Block]] = {
     "hstu": HSTUBlock,
@@ -27,20 +31,28 @@ ENCODERS: dict[str, type[Block]] = {
     "llama": LlamaBlock,
 }
 
-KV_AXES = KV(2, 2, 1, 1)  # of the tokens
+
+class _SegmentInputs(NamedTuple):
+    """x [S, B, n + k, D], lengths [S, B, 1] and times [S, B, n + k] of segments."""
+
+    x: jax.Array
+    lengths: jax.Array
+    times: Times
 
 
 class Compressor(nn.Module):
     """Item vectors of a history -> encoder outputs at every position, K/V of the tokens.
 
     `base` is the model's layout; a call may use any layout derived from it (`extension`,
-    `request`, `with_segments`): parameters are shared.
+    `request`, `with_segments`): parameters are shared. placement: where a mesh keeps the weights.
     """
 
     config: ModelConfig
     base: SegmentLayout
+    placement: WeightPlacement | None = PLACEMENT
 
     def setup(self) -> None:
+        """Token vectors, position table and encoder; ValueError for what cannot go together."""
         init = nn.initializers.normal(0.02)
         width = self.config.width
         self.rotary = self.config.backbone == "llama"  # keys and queries carry the position
@@ -62,27 +74,36 @@ class Compressor(nn.Module):
             self.tokens = self.param("tokens", token_init, (self.num_vectors, width))
         if not self.rotary:
             self.positions = self.param("positions", init, (self.base.num_positions, width))
-        self.encoder = Stack(self.config, self.base, ENCODERS[self.config.backbone])
+        self.encoder = Stack(self.config, self.base, ENCODERS[self.config.backbone], self.placement)
         self.embed_dropout = nn.Dropout(self.config.embed_dropout)
 
     def __call__(
         self,
-        x: jax.Array,
+        x: Array,
         layout: SegmentLayout,
-        lengths: jax.Array,
-        times: jax.Array,
+        lengths: Array,
+        times: Array,
         *,
-        kv: KV | None = None,
-        first: Any = 0,
+        kv: TokenState | None = None,
+        first: Array | int = 0,
         train: bool = False,
-    ) -> tuple[jax.Array, KV]:
-        """Encoder outputs [B, T, D] and the K/V of the layout's tokens.
+    ) -> tuple[jax.Array, TokenState]:
+        """Encoder outputs [B, T, D] and what a state keeps of the layout's tokens.
 
         x: [B, E, D] item vectors; lengths: [B, S]; times: int32 [B, E + 1] seconds, the entry
-        behind a slot is the time of the event it predicts; kv: K/V of `layout.num_cached`
-        earlier tokens; first: segments of the history before this forward ([B] or scalar,
-        `absolute` positions only).
+        behind a slot is the time of the event it predicts; kv: what a state keeps of
+        `layout.num_cached` earlier tokens; first: segments of the history before this forward ([B]
+        or scalar, `absolute` positions only). Raises ValueError for a `kv` that is not what
+        `model.state` keeps.
         """
+        if kv is not None and isinstance(kv, KV) != (self.config.state == "kv"):
+            raise ValueError(
+                f"model.state={self.config.state!r} keeps something else than {type(kv).__name__}"
+            )
+        users, slots = x.shape[0], layout.num_items
+        chex.assert_shape(x, (users, slots, self.config.width))
+        chex.assert_shape(lengths, (users, layout.num_segments))
+        chex.assert_shape(times, (users, slots + 1))
         layout_times = position_times(layout, times, self.config.request_time)
         x = self._insert(x, layout)
         if not self.rotary:
@@ -102,43 +123,36 @@ class Compressor(nn.Module):
         layout: SegmentLayout,
         lengths: jax.Array,
         times: Times,
-        kv: KV | None,
+        memory: TokenState | None,
         train: bool,
-    ) -> tuple[jax.Array, KV]:
+    ) -> tuple[jax.Array, TokenOutputs]:
         """The encoder segment by segment: a token's output is what later segments see of it.
 
         The same steps, on the same shapes, as making a state and extending it.
         """
         size, tokens = self.base.segments[0]
-        slots = self.base.max_segments * tokens
-        if kv is None:
-            nothing = jnp.zeros((x.shape[0], slots), jnp.int32)
-            outputs = jnp.zeros((*nothing.shape, self.config.width), jnp.float32)
-            kv = keep_outputs(outputs, nothing, nothing > 0)
-        count = sum(1 for _, k in layout.segments if k)
         cached = (tokens,) * self.base.max_segments
-        step = dataclasses.replace(layout, segments=((size, tokens),), cached=cached)
+        if memory is None:
+            nothing = jnp.zeros((x.shape[0], sum(cached)), jnp.int32)
+            zeros = jnp.zeros((*nothing.shape, self.config.width), jnp.float32)
+            memory = TokenOutputs(zeros, nothing, nothing > 0)
+        count = sum(1 for _, k in layout.segments if k)
         stop = count * (size + tokens)
-        parts = []
+        pieces = []
         if count:
+            step = dataclasses.replace(layout, segments=((size, tokens),), cached=cached)
 
-            def cut(a: jax.Array) -> jax.Array:
+            def split(a: Array) -> jax.Array:
                 """[B, count x (n + k), ...] -> [count, B, n + k, ...]."""
-                split = a[:, :stop].reshape(a.shape[0], count, size + tokens, *a.shape[2:])
-                return jnp.swapaxes(split, 0, 1)
+                shape = (a.shape[0], count, size + tokens, *a.shape[2:])
+                return jnp.swapaxes(a[:, :stop].reshape(shape), 0, 1)
 
-            def segment(encoder: Stack, kv: KV, part: Any) -> tuple[KV, jax.Array]:
-                x, lengths, key, query = part
-                y, new = encoder(x, step, lengths, Times(key, query), kv=kv, train=train)
-                moved = (
-                    jnp.concatenate([old, fresh.astype(old.dtype)], axis=axis)
-                    for old, fresh, axis in zip(kv, new, KV_AXES, strict=True)
-                )
-                newest = (
-                    jax.lax.slice_in_dim(both, tokens, None, axis=axis)
-                    for both, axis in zip(moved, KV_AXES, strict=True)
-                )
-                return KV(*newest), y
+            def segment(
+                encoder: Stack, memory: TokenState, inputs: _SegmentInputs
+            ) -> tuple[TokenState, jax.Array]:
+                x, lengths, times = inputs
+                y, new = encoder(x, step, lengths, times, kv=memory, train=train)
+                return push_segment(memory, new), y
 
             scan = nn.scan(
                 segment,
@@ -146,18 +160,20 @@ class Compressor(nn.Module):
                 split_rngs={"params": False, "dropout": True},
                 length=count,
             )
-            have = jnp.swapaxes(lengths[:, :count], 0, 1)[..., None]
-            kv, y = scan(self.encoder, kv, (cut(x), have, cut(times.key), cut(times.query)))
-            parts.append(jnp.swapaxes(y, 0, 1).reshape(x.shape[0], stop, -1))
+            segment_lengths = jnp.swapaxes(lengths[:, :count], 0, 1)[..., None]
+            segment_times = Times(split(times.key), split(times.query))
+            inputs = _SegmentInputs(split(x), segment_lengths, segment_times)
+            memory, y = scan(self.encoder, memory, inputs)
+            pieces.append(jnp.swapaxes(y, 0, 1).reshape(x.shape[0], stop, -1))
         if count < layout.num_segments:
             last = dataclasses.replace(layout, segments=layout.segments[-1:], cached=cached)
             rest = Times(times.key[:, stop:], times.query[:, stop:])
-            y, _ = self.encoder(x[:, stop:], last, lengths[:, -1:], rest, kv=kv, train=train)
-            parts.append(y)
-        y = jnp.concatenate(parts, axis=1)
-        own = layout.token_positions
+            y, _ = self.encoder(x[:, stop:], last, lengths[:, -1:], rest, kv=memory, train=train)
+            pieces.append(y)
+        y = jnp.concatenate(pieces, axis=1)
+        places = layout.token_positions
         valid = jnp.asarray(layout.valid(lengths))
-        return y, keep_outputs(y[:, own], times.key[:, own], valid[:, own])
+        return y, TokenOutputs(y[:, places], times.key[:, places], valid[:, places])
 
     def _insert(self, x: jax.Array, layout: SegmentLayout) -> jax.Array:
         """Puts the token vectors behind their segments: [B, E, D] -> [B, T, D]."""

@@ -15,7 +15,7 @@ from jaxrec.items.table import ItemRows
 from jaxrec.layout import SegmentLayout
 from jaxrec.model.compressor import Compressor
 from jaxrec.objective.losses import unit
-from jaxrec.types import KV, Array, ItemVectors
+from jaxrec.types import Array, ItemVectors, TokenState
 
 MAX_SCALE = 100.0  # of cosine logits (paper: learned scale <= 100)
 
@@ -57,11 +57,11 @@ class Network(nn.Module):
         lengths: Array,
         times: Array,
         *,
-        kv: KV | None = None,
+        kv: TokenState | None = None,
         first: Array | int = 0,
         train: bool = False,
         item_dropout: float = 0.0,
-    ) -> tuple[jax.Array, KV]:
+    ) -> tuple[jax.Array, TokenState]:
         """Outputs float32 [B, T, D] and the K/V of the compressed tokens.
 
         embedding: [B, E, W] rows of the item table; times: int32 [B, E + 1] seconds; other

@@ -15,14 +15,13 @@ from jaxrec.config import LossConfig, ModelConfig
 from jaxrec.items import repeats, table
 from jaxrec.items.repeats import HalfLives
 from jaxrec.items.table import ItemRows
-from jaxrec.layout import RawView, SegmentLayout
+from jaxrec.layout import SegmentLayout
 from jaxrec.model.network import Network
 from jaxrec.objective import next_item, sampling, targets
 from jaxrec.objective.losses import unit
 from jaxrec.ranking import ItemIndex
 from jaxrec.ranking.index import AXIS
 from jaxrec.types import (
-    KV,
     PAD,
     Array,
     Batch,
@@ -31,6 +30,7 @@ from jaxrec.types import (
     Params,
     Queries,
     Targets,
+    TokenState,
     Tree,
 )
 
@@ -92,13 +92,13 @@ class Model:
         lengths: Array,
         times: Array,
         *,
-        kv: KV | None = None,
+        kv: TokenState | None = None,
         first: Array | int = 0,
         train: bool = False,
         item_dropout: float = 0.0,
         rng: jax.Array | None = None,
         rows: ItemRows | None = None,
-    ) -> tuple[jax.Array, KV]:
+    ) -> tuple[jax.Array, TokenState]:
         """Outputs float32 [B, T, D] and token K/V of any layout derived from the model's.
 
         items: int32 [B, E]; lengths: int32 [B, S]; times: int32 [B, E + 1] seconds, the entry
@@ -226,7 +226,7 @@ class Model:
         `batch` and `negatives` number instead of the catalog's.
 
         With `loss.consistency` = c > 0 the sum is L(y) + c (L(z) + Σ w (1 - cos(y, z))), z the
-        outputs of the layout's `RawView`, constants inside the cosine: what tokens carry is
+        outputs of the layout's raw view, constants inside the cosine: what tokens carry is
         pulled towards what their items say (the idea of Rec2PM's training, arXiv 2602.11605).
         """
         config, layout = self.loss_config, self.layout
@@ -261,7 +261,7 @@ class Model:
         metrics = {"targets": weight}
         if config.consistency and layout.num_tokens:
             # the same dropout masks and negatives: the views differ in what they see alone
-            raw = outputs(self._dense(), RawView.of(layout))
+            raw = outputs(self._dense(), layout.raw_view())
             cosine = jnp.sum(unit(y) * unit(jax.lax.stop_gradient(raw)), axis=-1)
             distance = jnp.sum(predicted.weights * (1 - cosine))
             total = total + config.consistency * (compare(raw)[0] + distance)
@@ -315,7 +315,7 @@ class Model:
         )
 
     def _dense(self) -> "Model":
-        """The same model with attention over every pair: what a `RawView` needs."""
+        """The same model with attention over every pair: what a raw view needs."""
         config = dataclasses.replace(self.config, attention="dense")
         return dataclasses.replace(self, network=Network(config, self.loss_config, self.layout))
 

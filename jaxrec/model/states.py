@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxrec import ranking
+from jaxrec.model import token_memory
 from jaxrec.model.recommender import Model
-from jaxrec.nn.stack import DTYPES
-from jaxrec.types import KV, Array, Batch, HistoryItems, Params, Queries, UserState
+from jaxrec.nn.depth import DTYPES
+from jaxrec.types import Array, Batch, HistoryItems, Params, Queries, UserState
 
 
 def empty(model: Model, batch: int) -> UserState:
@@ -22,20 +23,9 @@ def empty(model: Model, batch: int) -> UserState:
         )
     tokens = layout.segments[0][1] * layout.max_segments
     recent = layout.segments[-1][0]
-    dtype = DTYPES[config.dtype]
-    shape = (config.layers, batch, tokens, config.kv_heads, config.head_width)
     count = jnp.zeros((batch,), jnp.int32)
-    k = v = jnp.zeros(shape, dtype)
-    if config.state == "embedding":
-        k = jnp.zeros((1, batch, tokens, 1, config.width), dtype)
-        v = k[:0]
     return UserState(
-        kv=KV(
-            k=k,
-            v=v,
-            times=jnp.zeros((batch, tokens), jnp.int32),
-            valid=jnp.zeros((batch, tokens), bool),
-        ),
+        tokens=token_memory.empty(config, batch, tokens, DTYPES[config.dtype]),
         readout=jnp.zeros((batch, config.width), jnp.float32),
         memory=jnp.zeros((batch, _remembered(model)), jnp.int32),
         memory_times=jnp.zeros((batch, _remembered(model)), jnp.int32),
@@ -66,33 +56,21 @@ def append_segment(
     The oldest segment drops off; pending events are left as they are.
     """
     layout = model.layout.extension()
-    size, tokens = layout.segments[0]
+    size, _ = layout.segments[0]
     lengths = jnp.full((items.shape[0], 1), size, jnp.int32)
     after = jnp.concatenate([times, times[:, -1:]], axis=1)
-    y, new = model.forward(params, items, layout, lengths, after, kv=state.kv, first=state.segments)
-
-    def push(old: Array, fresh: Array, axis: int) -> jax.Array:
-        rest = jax.lax.slice_in_dim(old, tokens, old.shape[axis], axis=axis)
-        moved = jnp.concatenate([rest, fresh.astype(old.dtype)], axis=axis)
-        shape = [1] * old.ndim
-        shape[1 if old.ndim == 5 else 0] = -1
-        return jnp.where(where.reshape(shape), moved, old)
-
-    kv = KV(
-        k=push(state.kv.k, new.k, 2),
-        v=push(state.kv.v, new.v, 2),
-        times=push(state.kv.times, new.times, 1),
-        valid=push(state.kv.valid, new.valid, 1),
+    y, new = model.forward(
+        params, items, layout, lengths, after, kv=state.tokens, first=state.segments
     )
 
     def remember(old: Array, fresh: Array) -> Array:
         if not old.shape[1]:
             return old
-        moved = jnp.concatenate([old, fresh], axis=1)[:, fresh.shape[1] :]
-        return jnp.where(where[:, None], moved, old)
+        return jnp.where(where[:, None], token_memory.push(old, fresh, 1), old)
 
+    tokens = token_memory.push_segment(state.tokens, new)
     return state._replace(
-        kv=kv,
+        tokens=token_memory.select_users(where, tokens, state.tokens),
         readout=jnp.where(where[:, None], y[:, -1], state.readout),
         memory=remember(state.memory, items),
         memory_times=remember(state.memory_times, times),
@@ -173,7 +151,9 @@ def recent_outputs(
     times = jnp.concatenate([state.times, jnp.zeros_like(asked)], axis=1)
     here = jnp.arange(recent + 1)[None] == state.pending[:, None]
     times = jnp.where(here, asked, times)
-    y, _ = model.forward(params, state.items, layout, state.pending[:, None], times, kv=state.kv)
+    y, _ = model.forward(
+        params, state.items, layout, state.pending[:, None], times, kv=state.tokens
+    )
     return y
 
 
@@ -255,7 +235,7 @@ def predict_cached(model: Model, params: Params, batch: Batch) -> Queries:
     )
     request = model.layout.request()
     y, _ = model.forward(
-        params, state.items, request, pending[:, None], batch.times[:, start:], kv=state.kv
+        params, state.items, request, pending[:, None], batch.times[:, start:], kv=state.tokens
     )
 
     def in_slots(first: jax.Array, recent: jax.Array) -> jax.Array:

@@ -8,7 +8,7 @@ stays valid while old segments drop off. Time: HSTU's log buckets of |query time
 """
 
 import dataclasses
-from typing import Any
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -16,12 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec.layout import Run, SegmentLayout
-from jaxrec.types import Times
+from jaxrec.types import Array, Times
 
 TIME_BUCKETS = 128
 
 
-def time_bucket(query: jax.Array, key: jax.Array) -> jax.Array:
+def time_bucket(query: Array, key: Array) -> jax.Array:
     """int32 bucket 0..128 of the distance of two int32 times in seconds, of any order."""
     # Exact for every pair: a distance up to 2^32 - 1 wraps around in int32 and back in uint32.
     # Differences of float32 times would be off by up to a minute after a few years.
@@ -30,54 +30,83 @@ def time_bucket(query: jax.Array, key: jax.Array) -> jax.Array:
     return jnp.minimum(jnp.log(gap) / 0.301, TIME_BUCKETS).astype(jnp.int32)
 
 
+class SegmentTimes(NamedTuple):
+    """int32 seconds of a run's segments s, or of a single one without that axis.
+
+    query, key: [s, B, P] of the positions; earlier: [s, B, K] of the earlier tokens.
+    """
+
+    query: jax.Array
+    key: jax.Array
+    earlier: jax.Array
+
+
+class SegmentBias(NamedTuple):
+    """What the biases of a run's segments s need, None where there is no table.
+
+    age: int [s, K] rows of the age table.
+    """
+
+    age: jax.Array | None
+    times: SegmentTimes | None
+
+
 @dataclasses.dataclass(frozen=True)
 class RelativeBias:
     """Implements `attention.Bias` from learned tables.
 
-    distance: [rows, N] or None; age: [max_segments * tokens, N] or None; time: [129, N] or
-    None; query_times [B, T] and key_times [B, C + T] in seconds.
+    tokens: per segment, in the age table. distance: [rows, N] or None; age: [max_segments *
+    tokens, N] or None; time: [129, N] or None; query_times [B, T] and key_times [B, C + T] in
+    seconds.
     """
 
     layout: SegmentLayout
-    tokens: int  # tokens per segment in the age table
-    distance: Any
-    age: Any
-    time: Any
-    query_times: Any
-    key_times: Any
+    tokens: int
+    distance: jax.Array | None
+    age: jax.Array | None
+    time: jax.Array | None
+    query_times: Array
+    key_times: Array
 
-    def segments(self, run: Run, keys: np.ndarray) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+    def segments(self, run: Run, keys: np.ndarray) -> SegmentBias:
+        """See `attention.Bias`."""
+        age = times = None
         if self.age is not None:
-            query = np.arange(run.first, run.first + run.count)
-            found["age"] = jnp.asarray(self._age_index(query[:, None], keys[None]))  # [s, K]
+            index = self._age_rows(run.segments[:, None], keys[None], len(self.age))
+            age = jnp.asarray(index)
         if self.time is not None:
             cached = self.layout.num_cached
-            own = self.key_times[:, cached + run.start : cached + run.stop]
-            shape = (-1, run.count, run.length)
-            for name, times in (("asked", self.query_times[:, run.start : run.stop]), ("own", own)):
-                found[name] = jnp.swapaxes(times.reshape(shape), 0, 1)  # [s, B, P]
+            key_times = self.key_times[:, cached + run.start : cached + run.stop]
             earlier = self.key_times[:, keys][None]
-            found["earlier"] = jnp.broadcast_to(earlier, (run.count, *earlier.shape[1:]))
-        return found
+            times = SegmentTimes(
+                query=_by_segment(self.query_times[:, run.start : run.stop], run),
+                key=_by_segment(key_times, run),
+                earlier=jnp.broadcast_to(earlier, (run.count, *earlier.shape[1:])),
+            )
+        return SegmentBias(age, times)
 
-    def block(self, segment: Any, run: Run, start: int, stop: int) -> tuple[Any, Any]:
-        own: Any = jnp.zeros((1, 1, 1, 1))
-        earlier: Any = jnp.zeros((1, 1, 1, 1))
+    def block(
+        self, segment: SegmentBias, run: Run, start: int, stop: int
+    ) -> tuple[jax.Array, jax.Array]:
+        """See `attention.Bias`."""
+        del run
+        inside = jnp.zeros((1, 1, 1, 1))
+        earlier = jnp.zeros((1, 1, 1, 1))
         if self.distance is not None:
             gap = np.arange(start, stop)[:, None] - np.arange(stop)[None]
-            own = own + jnp.moveaxis(self.distance[np.maximum(gap, 0)], -1, 0)[None]
+            inside = inside + jnp.moveaxis(self.distance[np.maximum(gap, 0)], -1, 0)[None]
         if self.age is not None:
-            earlier = earlier + jnp.moveaxis(self.age[segment["age"]], -1, 0)[None, :, None]
-        if self.time is not None:
-            asked = segment["asked"][:, start:stop, None]
-            own = own + self._time(asked, segment["own"][:, None, :stop])
-            earlier = earlier + self._time(asked, segment["earlier"][:, None])
-        return own, earlier
+            earlier = earlier + jnp.moveaxis(self.age[segment.age], -1, 0)[None, :, None]
+        if self.time is not None and segment.times is not None:
+            query = segment.times.query[:, start:stop, None]
+            inside = inside + _time_bias(self.time, query, segment.times.key[:, None, :stop])
+            earlier = earlier + _time_bias(self.time, query, segment.times.earlier[:, None])
+        return inside, earlier
 
     def dense(self) -> jax.Array:
+        """See `attention.Bias`."""
         layout = self.layout
-        total: Any = jnp.zeros((1, 1, 1, 1))
+        total = jnp.zeros((1, 1, 1, 1))
         keys = np.arange(layout.num_cached + layout.length)
         same = layout.segment_id[:, None] == layout.key_segment[None]
         if self.distance is not None:
@@ -85,22 +114,29 @@ class RelativeBias:
             table = self.distance[np.maximum(gap, 0)] * same[..., None]
             total = total + jnp.moveaxis(table, -1, 0)[None]
         if self.age is not None:
-            index = self._age_index(layout.segment_id[:, None], keys[None])
+            index = self._age_rows(layout.segment_id[:, None], keys[None], len(self.age))
             table = self.age[index] * ~same[..., None]
             total = total + jnp.moveaxis(table, -1, 0)[None]
         if self.time is not None:
-            total = total + self._time(self.query_times[:, :, None], self.key_times[:, None, :])
+            query, key = self.query_times[:, :, None], self.key_times[:, None, :]
+            total = total + _time_bias(self.time, query, key)
         return total
 
-    def _age_index(self, query_segment: np.ndarray, keys: np.ndarray) -> np.ndarray:
-        """Rows of the age table; pairs that are not visible get some row."""
+    def _age_rows(self, query_segment: np.ndarray, keys: np.ndarray, height: int) -> np.ndarray:
+        """Rows of an age table of this height; pairs that are not visible get some row."""
         age = query_segment - self.layout.key_segment[keys]
         row = (age - 1) * self.tokens + self.layout.key_token_index[keys]
-        return np.clip(row, 0, self.age.shape[0] - 1)
+        return np.clip(row, 0, height - 1)
 
-    def _time(self, query: jax.Array, key: jax.Array) -> jax.Array:
-        """[..., Q, 1] and [..., 1, K] seconds to [..., N, Q, K]."""
-        return jnp.moveaxis(self.time[time_bucket(query, key)], -1, -3)
+
+def _time_bias(table: jax.Array, query: Array, key: Array) -> jax.Array:
+    """[..., Q, 1] and [..., 1, K] seconds to [..., N, Q, K]."""
+    return jnp.moveaxis(table[time_bucket(query, key)], -1, -3)
+
+
+def _by_segment(times: Array, run: Run) -> jax.Array:
+    """A run's times [B, s P] as [s, B, P]."""
+    return jnp.swapaxes(times.reshape((-1, run.count, run.length)), 0, 1)
 
 
 class BiasTables(nn.Module):
@@ -113,8 +149,9 @@ class BiasTables(nn.Module):
 
     @nn.compact
     def __call__(
-        self, layout: SegmentLayout, times: Times, cached_times: jax.Array | None
+        self, layout: SegmentLayout, times: Times, cached_times: Array | None
     ) -> RelativeBias | None:
+        """The bias of a layout, None without tables; cached_times: int32 [B, C] seconds."""
         init = nn.initializers.normal(0.02)
         rows = max(n + k for n, k in self.layout.segments)
         tokens = max(k for _, k in self.layout.segments)
@@ -122,8 +159,8 @@ class BiasTables(nn.Module):
         if not (self.distance or self.time or ages):
             return None
 
-        def table(name: str, size: int, wanted: bool):
-            return self.param(name, init, (size, self.heads), jnp.float32) if wanted else None
+        def table(name: str, size: int) -> jax.Array:
+            return self.param(name, init, (size, self.heads), jnp.float32)
 
         key_times = times.key
         if cached_times is not None:
@@ -131,9 +168,9 @@ class BiasTables(nn.Module):
         return RelativeBias(
             layout=layout,
             tokens=tokens,
-            distance=table("distance", rows, self.distance),
-            age=table("age", ages, ages > 0),
-            time=table("time", TIME_BUCKETS + 1, self.time),
+            distance=table("distance", rows) if self.distance else None,
+            age=table("age", ages) if ages else None,
+            time=table("time", TIME_BUCKETS + 1) if self.time else None,
             query_times=times.query,
             key_times=key_times,
         )

@@ -1,14 +1,12 @@
 """HSTU, Hierarchical Sequential Transduction Units (arXiv 2402.17152 eqs. 1-3)."""
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from jaxrec.nn.attention import attend
-from jaxrec.nn.stack import Block
-from jaxrec.types import Times
+from jaxrec.nn.stack import Block, KeysValues
+from jaxrec.types import Times, TokenState
 
 
 def layer_norm(x: jax.Array, eps: float = 1e-6) -> jax.Array:
@@ -26,12 +24,11 @@ class HSTUBlock(Block):
     def __call__(
         self,
         x: jax.Array,
-        past: Any,
+        past: TokenState | None,
         valid: jax.Array,
         times: Times,
-        past_valid: jax.Array | None,
-        past_times: jax.Array | None,
-    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    ) -> tuple[jax.Array, KeysValues]:
+        """See `Block`."""
         config, hstu = self.config, self.config.hstu
         width = config.width
         dense = nn.Dense(4 * width, use_bias=False, dtype=x.dtype, name="uvqk")
@@ -41,9 +38,9 @@ class HSTUBlock(Block):
             if hstu.activation == "silu":
                 uvqk = nn.silu(uvqk)
             u, v, q, k = jnp.split(uvqk, 4, axis=-1)
-            return u, *(self.split_heads(part) for part in (v, q, k))
+            return u, *(self.split_heads(x) for x in (v, q, k))
 
-        def of_tokens(y: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def keys_values(y: jax.Array) -> KeysValues:
             _, v, _, k = project(y.astype(x.dtype))
             return k, v
 
@@ -56,10 +53,10 @@ class HSTUBlock(Block):
             valid,
             kind="pointwise",
             normalizer=hstu.normalizer or self.base.normalizer,
-            bias=self.bias(hstu.position_bias, hstu.time_bias, times, past_times),
-            cached=self.earlier(past, past_valid, of_tokens),
+            bias=self.bias(hstu.position_bias, hstu.time_bias, times, past),
+            cached=self.cached(past, keys_values),
             backend=config.attention,
         )
         mixed = u * layer_norm(mixed.reshape(u.shape))
         out = nn.Dense(width, dtype=x.dtype, name="out")(self.drop(mixed))
-        return x + out, self.tokens_of(k, v)
+        return x + out, self.of_tokens(k, v)

@@ -1,7 +1,7 @@
 """The Llama decoder (arXiv 2302.13971): RMSNorm, rotary positions, grouped queries, SwiGLU.
 
 `decoder_layer` is the layer of two modules: `LlamaBlock`, a backbone over items (Llama-ID and
-the user tower of HLLM), and `jaxrec.nn.text_model.TextDecoder`, the item tower over words.
+the user tower of HLLM), and `jaxrec.nn.text_model.TextDecoder`, the item tower over texts.
 
 Rotary positions and compressed tokens: keys are rotated by the offset *inside their segment*
 before they are stored, so a stored key never depends on what came before or will come after
@@ -19,12 +19,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from jaxrec.config import LlamaConfig, ModelConfig
 from jaxrec.layout import SegmentLayout
 from jaxrec.nn.attention import Bias, Cached, attend
-from jaxrec.nn.stack import Block
-from jaxrec.types import Params, Times
+from jaxrec.nn.stack import Block, KeysValues
+from jaxrec.types import KV, Array, Params, Times, TokenOutputs, TokenState
 
 ADAPTERS = ("lora_a", "lora_b")  # names of an adapter's matrices
 
@@ -36,11 +37,10 @@ class Rotation(NamedTuple):
     sin: jax.Array
 
 
-class Outputs(NamedTuple):
-    """Earlier tokens kept as outputs: values [B, C, D], valid [B, C], angles of their places."""
+class TurnedOutputs(NamedTuple):
+    """Outputs of earlier tokens and the angles of their positions."""
 
-    values: jax.Array
-    valid: jax.Array
+    tokens: TokenOutputs
     turn: Rotation
 
 
@@ -51,6 +51,7 @@ class RMSNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., D] -> [..., D]."""
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
         y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.eps)
@@ -75,7 +76,7 @@ def frequencies(config: LlamaConfig, head_width: int) -> np.ndarray:
     return share * rates + (1 - share) * rates / config.rope_factor
 
 
-def rotation(positions: Any, rates: np.ndarray, dtype: Any = jnp.float32) -> Rotation:
+def rotation(positions: Array, rates: np.ndarray, dtype: DTypeLike = jnp.float32) -> Rotation:
     """Angles of int positions [T] or [B, T]; dtype: float32, or float64 where that is computed."""
     angles = jnp.asarray(positions).astype(dtype)[..., None] * jnp.asarray(rates, dtype).reshape(
         (1,) * np.ndim(positions) + (-1,)
@@ -86,7 +87,7 @@ def rotation(positions: Any, rates: np.ndarray, dtype: Any = jnp.float32) -> Rot
 
 
 def rotate(x: jax.Array, turn: Rotation) -> jax.Array:
-    """x [B, T, N, H] turned; dimension i is paired with i + H / 2, as in published weights."""
+    """Turned x [B, T, N, H]; dimension i is paired with i + H / 2, as in published weights."""
     first, second = jnp.split(x.astype(turn.cos.dtype), 2, axis=-1)
     turned = (first * turn.cos - second * turn.sin, second * turn.cos + first * turn.sin)
     return jnp.concatenate(turned, axis=-1).astype(x.dtype)
@@ -104,6 +105,7 @@ class Projection(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., D] -> [..., size]."""
         # Llama's initializer_range
         init = nn.initializers.normal(0.02)
         kernel = self.param("kernel", init, (x.shape[-1], self.size))
@@ -118,7 +120,7 @@ class Projection(nn.Module):
         return y
 
 
-def without_adapters(params: Params, config: LlamaConfig) -> Params:
+def without_adapters(params: Mapping[str, Any], config: LlamaConfig) -> Params:
     """Parameters of the same function without adapters: each kernel plus what adapts it."""
     if ADAPTERS[0] in params:
         change = jnp.matmul(*(params[name] for name in ADAPTERS)) * (
@@ -137,9 +139,10 @@ def decoder_layer(
     turn: Rotation,
     layout: SegmentLayout,
     valid: jax.Array,
+    *,
     bias: Bias | None = None,
     cached: Cached | None = None,
-    outputs: Outputs | None = None,
+    outputs: TurnedOutputs | None = None,
     drop: Callable[[jax.Array], jax.Array] = lambda y: y,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """One decoder layer inside a compact module: (y [B, T, D], k, v [B, T, kv heads, H]).
@@ -150,10 +153,7 @@ def decoder_layer(
     llama, heads, kv_heads = config.llama, config.heads, config.kv_heads
     shape = (*x.shape[:2], -1, config.head_width)
 
-    def project(name: str, y: jax.Array, size: int) -> jax.Array:
-        return Projection(size, llama.lora_rank, llama.lora_alpha, name=name)(y)
-
-    def repeat(y: jax.Array) -> jax.Array:
+    def repeat(y: Array) -> Array:
         """Every key/value head serves `heads / kv_heads` query heads that stand together."""
         return y if heads == kv_heads else jnp.repeat(y, heads // kv_heads, axis=2)
 
@@ -163,16 +163,16 @@ def decoder_layer(
         for name in ("key", "value")
     )
 
-    def keys_values(y: jax.Array, turn: Rotation) -> tuple[jax.Array, jax.Array]:
+    def keys_values(y: jax.Array, turn: Rotation) -> KeysValues:
         split = (*y.shape[:2], -1, config.head_width)
         return rotate(key(y).reshape(split), turn), value(y).reshape(split)
 
     y = norm(x)
-    q = rotate(project("query", y, heads * config.head_width).reshape(shape), turn)
+    q = rotate(_project(config, "query", y, heads * config.head_width).reshape(shape), turn)
     k, v = keys_values(y, turn)
     if outputs is not None:
-        tokens = norm(outputs.values.astype(x.dtype))
-        cached = Cached(*keys_values(tokens, outputs.turn), outputs.valid)
+        tokens = norm(jnp.asarray(outputs.tokens.outputs, x.dtype))
+        cached = Cached(*keys_values(tokens, outputs.turn), outputs.tokens.valid)
     if cached is not None:
         cached = Cached(repeat(cached.k), repeat(cached.v), cached.valid)
     mixed = attend(
@@ -187,11 +187,22 @@ def decoder_layer(
         cached=cached,
         backend=config.attention,
     )
-    x = x + drop(project("out", mixed.reshape(*x.shape[:2], -1), config.width))
-    y = RMSNorm(llama.norm_eps, name="ffn_norm")(x)
-    gate = nn.silu(project("gate", y, config.ffn_width))
-    hidden = gate * project("up", y, config.ffn_width)
-    return x + drop(project("down", hidden, config.width)), k, v
+    x = x + drop(_project(config, "out", mixed.reshape(*x.shape[:2], -1), config.width))
+    return x + drop(_feed_forward(config, x)), k, v
+
+
+def _feed_forward(config: ModelConfig, x: jax.Array) -> jax.Array:
+    """SwiGLU (arXiv 2002.05202) of the normalised input, inside a compact module."""
+    y = RMSNorm(config.llama.norm_eps, name="ffn_norm")(x)
+    gate = nn.silu(_project(config, "gate", y, config.ffn_width))
+    hidden = gate * _project(config, "up", y, config.ffn_width)
+    return _project(config, "down", hidden, config.width)
+
+
+def _project(config: ModelConfig, name: str, y: jax.Array, size: int) -> jax.Array:
+    """`Projection` of this name, inside a compact module."""
+    llama = config.llama
+    return Projection(size, llama.lora_rank, llama.lora_alpha, name=name)(y)
 
 
 class LlamaBlock(Block):
@@ -201,36 +212,35 @@ class LlamaBlock(Block):
     def __call__(
         self,
         x: jax.Array,
-        past: Any,
+        past: TokenState | None,
         valid: jax.Array,
         times: Times,
-        past_valid: jax.Array | None,
-        past_times: jax.Array | None,
-    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    ) -> tuple[jax.Array, KeysValues]:
+        """See `Block`."""
         config = self.config
         wide = jnp.promote_types(x.dtype, jnp.float32)
         rates = frequencies(config.llama, config.head_width)
         cached, outputs = None, None
-        if past is not None and past_valid is not None:
-            if config.state == "kv":
-                cached = Cached(past[0], past[1], past_valid)
-            else:  # a token stands behind the items of its segment
-                place = self.base.segments[0][0] + self.layout.key_token_index
-                turn = rotation(place[: self.layout.num_cached], rates, wide)
-                outputs = Outputs(past, past_valid, turn)
+        if isinstance(past, KV):
+            cached = Cached(past.k, past.v, past.valid)
+        elif past is not None:  # a token stands behind the items of its segment
+            place = self.base.segments[0][0] + self.layout.key_token_index
+            turn = rotation(place[: self.layout.num_cached], rates, wide)
+            outputs = TurnedOutputs(past, turn)
         y, k, v = decoder_layer(
             config,
             x,
             rotation(self.layout.offset, rates, wide),
             self.layout,
             valid,
-            self.bias(False, config.llama.time_bias, times, past_times),
-            cached,
-            outputs,
-            self.drop,
+            bias=self.bias(False, config.llama.time_bias, times, past),
+            cached=cached,
+            outputs=outputs,
+            drop=self.drop,
         )
-        return y, self.tokens_of(k, v)
+        return y, self.of_tokens(k, v)
 
     @staticmethod
     def finish(config: ModelConfig, x: jax.Array) -> jax.Array:
+        """The final norm."""
         return RMSNorm(config.llama.norm_eps, name="final_norm")(x)

@@ -4,14 +4,12 @@
 residuals, x + sigmoid(W x) * f(norm(x)) (LiGR, arXiv 2502.03417; eSASRec, arXiv 2508.06450).
 """
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 
 from jaxrec.nn.attention import attend
-from jaxrec.nn.stack import Block
-from jaxrec.types import Times
+from jaxrec.nn.stack import Block, KeysValues
+from jaxrec.types import Times, TokenState
 
 
 class SASRecBlock(Block):
@@ -21,12 +19,11 @@ class SASRecBlock(Block):
     def __call__(
         self,
         x: jax.Array,
-        past: Any,
+        past: TokenState | None,
         valid: jax.Array,
         times: Times,
-        past_valid: jax.Array | None,
-        past_times: jax.Array | None,
-    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    ) -> tuple[jax.Array, KeysValues]:
+        """See `Block`."""
         config = self.config
         modern = config.sasrec.block == "modern"
         width = config.width
@@ -40,13 +37,13 @@ class SASRecBlock(Block):
         first_norm = nn.LayerNorm(epsilon=1e-6, dtype=x.dtype, name="attention_norm")
         key, value = (nn.Dense(width, dtype=x.dtype, name=name) for name in ("key", "value"))
 
-        def project(y: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def keys_values(y: jax.Array) -> KeysValues:
             inner = first_norm(y.astype(x.dtype)) if modern else y.astype(x.dtype)
             return self.split_heads(key(inner)), self.split_heads(value(inner))
 
         inner = first_norm(x) if modern else x
         q = self.split_heads(dense("query", inner))
-        k, v = project(x)
+        k, v = keys_values(x)
         mixed = attend(
             q,
             k,
@@ -55,8 +52,8 @@ class SASRecBlock(Block):
             valid,
             kind="softmax",
             scale=self.head_width**-0.5,
-            bias=self.bias(False, config.sasrec.time_bias, times, past_times),
-            cached=self.earlier(past, past_valid, project),
+            bias=self.bias(False, config.sasrec.time_bias, times, past),
+            cached=self.cached(past, keys_values),
             backend=config.attention,
         )
         mixed = self.drop(dense("out", mixed.reshape(x.shape)))
@@ -71,4 +68,4 @@ class SASRecBlock(Block):
             x = first_norm(x + mixed)
             hidden = nn.relu(dense("ffn_in", x, config.sasrec.ffn_width or width))
             x = norm("ffn_norm", x + self.drop(dense("ffn_out", self.drop(hidden))))
-        return x, self.tokens_of(k, v)
+        return x, self.of_tokens(k, v)

@@ -1,46 +1,57 @@
-"""What every encoder shares: depth by scan, K/V of tokens in and out.
+"""What every encoder shares: depth by scan, what is kept of the tokens in and out.
 
-Encoder contract (DESIGN §2): `(x [B, T, D], layout, lengths [B, S], times, *, kv=None,
-train) -> (y [B, T, D], kv)`; `kv` in holds the K/V of `layout.num_cached` earlier tokens,
-`kv` out those of the layout's own tokens, [L, B, C, N, H].
-
-With `model.state=embedding` (Rec2PM) a token is kept as its output alone, [1, B, C, 1, D] in
-place of K, nothing in place of V, and every layer projects it as it projects its own input.
+Encoder contract: `(x [B, T, D], layout, lengths [B, S], times, *, kv=None, train) -> (y [B, T, D],
+kv)`; `kv` in is what a state keeps of `layout.num_cached` earlier tokens, `kv` out the same of the
+layout's own tokens: their keys and values in every layer (`types.KV`), or with
+`model.state=embedding` (Rec2PM, arXiv 2602.11605) their outputs (`types.TokenOutputs`), which
+every layer projects as it projects its own input.
 """
 
-import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from jaxrec.config import ModelConfig
 from jaxrec.layout import SegmentLayout
 from jaxrec.nn.attention import Cached
 from jaxrec.nn.bias import BiasTables, RelativeBias
-from jaxrec.runtime import mesh as mesh_lib
-from jaxrec.types import KV, Times
+from jaxrec.nn.depth import DTYPES, WeightPlacement, stack_layers, with_users
+from jaxrec.types import KV, Times, TokenOutputs, TokenState
 
 UNROLL = 4  # layers per iteration of the scan over depth
-# float64 (under jax.enable_x64) separates rounding from differences; no run can choose it
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}
+
+KeysValues: TypeAlias = tuple[jax.Array, jax.Array]  # k, v [B, T or C, N, H] of one layer
 
 
 class Block(nn.Module):
-    """One layer. Subclasses implement `__call__(x, cached, valid, times, ...)`."""
+    """One layer. Subclasses implement `__call__`."""
 
     config: ModelConfig
     base: SegmentLayout  # the model's layout: sizes of the bias tables
     layout: SegmentLayout  # of this forward
     train: bool
 
+    def __call__(
+        self, x: jax.Array, past: TokenState | None, valid: jax.Array, times: Times
+    ) -> tuple[jax.Array, KeysValues]:
+        """Output [B, T, D] and the K/V of the layout's tokens, [B, C, N, H].
+
+        x: [B, T, D]; past: earlier tokens, their K/V in this layer, [B, C, N, H], or outputs;
+        valid: bool [B, T].
+        """
+        raise NotImplementedError
+
     @property
     def head_width(self) -> int:
+        """H."""
         return self.config.width // self.config.heads
 
     def split_heads(self, x: jax.Array) -> jax.Array:
+        """[..., D] -> [..., N, H]."""
         return x.reshape(*x.shape[:-1], self.config.heads, self.head_width)
 
     @staticmethod
@@ -50,46 +61,35 @@ class Block(nn.Module):
         return x
 
     def drop(self, x: jax.Array) -> jax.Array:
+        """Dropout, in training alone."""
         return nn.Dropout(self.config.dropout, deterministic=not self.train)(x)
 
     def bias(
-        self, distance: bool, time: bool, times: Times, cached_times: jax.Array | None
+        self, distance: bool, time: bool, times: Times, past: TokenState | None
     ) -> RelativeBias | None:
+        """The layer's relative bias by distance and by time, and by age of tokens."""
         tables = BiasTables(self.base, self.config.heads, distance, time, name="bias")
-        return tables(self.layout, times, cached_times)
+        return tables(self.layout, times, None if past is None else past.times)
 
-    def earlier(
-        self,
-        past: Any,
-        valid: jax.Array | None,
-        project: Callable[[jax.Array], tuple[jax.Array, jax.Array]],
+    @staticmethod
+    def cached(
+        past: TokenState | None, project: Callable[[jax.Array], KeysValues]
     ) -> Cached | None:
-        """The attention cache of earlier tokens from what the state keeps of them.
+        """The attention cache of earlier tokens.
 
-        project: what this layer makes of token outputs [B, C, D], (k, v) [B, C, N, H].
+        project: what this layer makes of token outputs [B, C, D].
         """
-        if past is None or valid is None:
-            return None
-        k, v = past if self.config.state == "kv" else project(past)
-        return Cached(k, v, valid)
+        match past:
+            case None:
+                return None
+            case KV():
+                return Cached(past.k, past.v, past.valid)
+            case TokenOutputs():
+                return Cached(*project(jnp.asarray(past.outputs)), past.valid)
 
-    def tokens_of(self, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def of_tokens(self, k: jax.Array, v: jax.Array) -> KeysValues:
         """K/V at the layout's token positions: what a user state keeps."""
         return k[:, self.layout.token_positions], v[:, self.layout.token_positions]
-
-
-# what the backward pass finds instead of computing it again (`model.remat_keep`)
-KEPT: dict[str, Any] = {
-    "nothing": None,
-    "products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-}
-
-
-def rematerialised(block: Any, config: ModelConfig) -> Any:
-    """The module class as `model.remat` and `model.remat_keep` want it."""
-    if not config.remat:
-        return block
-    return nn.remat(block, prevent_cse=False, policy=KEPT[config.remat_keep])
 
 
 class Stack(nn.Module):
@@ -98,6 +98,7 @@ class Stack(nn.Module):
     config: ModelConfig
     base: SegmentLayout
     block: type[Block]
+    placement: WeightPlacement | None = None
 
     @nn.compact
     def __call__(
@@ -107,49 +108,35 @@ class Stack(nn.Module):
         lengths: jax.Array,
         times: Times,
         *,
-        kv: KV | None = None,
+        kv: TokenState | None = None,
         train: bool = False,
-    ) -> tuple[jax.Array, KV]:
+    ) -> tuple[jax.Array, TokenState]:
         """See the module docstring; raises ValueError when `kv` does not fit the layout."""
         dtype = DTYPES[self.config.dtype]
         valid = jnp.asarray(layout.valid(lengths))
         if kv is None and layout.num_cached:
             raise ValueError(f"the layout has {layout.num_cached} cached tokens but kv is None")
-        kept_by_layer = self.config.state == "kv"
-        block: Any = self.block
-        if mesh_lib.splits_weights() and not self.is_initializing():
-            gather = functools.partial(mesh_lib.whole, layers=self.config.layers, dtype=dtype)
-            block = nn.map_variables(block, "params", gather)
-        block = rematerialised(block, self.config)  # around the gathering: weights are no residuals
-        layers = nn.scan(
-            block,
-            variable_axes={"params": 0},
-            split_rngs={"params": True, "dropout": True},
-            in_axes=(0 if kept_by_layer else nn.broadcast, *(nn.broadcast,) * 4),
-            length=self.config.layers,
+        past, past_axes = _per_layer(kv, dtype)
+        layers = stack_layers(
+            self.block,
+            self.config,
+            self.placement,
+            initializing=self.is_initializing(),
+            in_axes=(past_axes, nn.broadcast, nn.broadcast),
             # straight-line code of a few layers is a fifth faster on CPU than the loop
             unroll=min(self.config.layers, UNROLL),
         )(self.config, self.base, layout, train, name="layers")
-        past: Any = None
-        if kv is not None:
-            past = (kv.k.astype(dtype), kv.v.astype(dtype)) if kept_by_layer else outputs_of(kv)
-        past_valid = None if kv is None else kv.valid
-        past_times = None if kv is None else kv.times
-        x = mesh_lib.by_users(x.astype(dtype))
-        x, (k, v) = layers(x, past, valid, times, past_valid, past_times)
+        x, (k, v) = layers(with_users(self.placement, x.astype(dtype)), past, valid, times)
         x = self.block.finish(self.config, x)
         tokens = layout.token_positions
-        if kept_by_layer:
+        if self.config.state == "kv":
             return x, KV(k, v, times.key[:, tokens], valid[:, tokens])
-        return x, keep_outputs(x[:, tokens], times.key[:, tokens], valid[:, tokens])
+        return x, TokenOutputs(x[:, tokens], times.key[:, tokens], valid[:, tokens])
 
 
-def keep_outputs(tokens: jax.Array, times: jax.Array, valid: jax.Array) -> KV:
-    """Outputs [B, C, D] as what a state keeps with `model.state=embedding`."""
-    kept = tokens[None, :, :, None, :]
-    return KV(kept, kept[:0], times, valid)
-
-
-def outputs_of(kv: KV) -> jax.Array:
-    """The inverse of `keep_outputs`: [B, C, D]."""
-    return kv.k[0, :, :, 0]
+def _per_layer(kv: TokenState | None, dtype: DTypeLike) -> tuple[TokenState | None, Any]:
+    """What the layers get of earlier tokens, and the axes along which layers split it."""
+    if isinstance(kv, KV):
+        k, v = kv.k.astype(dtype), kv.v.astype(dtype)
+        return kv._replace(k=k, v=v), KV._make((0, 0, nn.broadcast, nn.broadcast))
+    return kv, nn.broadcast

@@ -6,6 +6,7 @@ parameters. What is split over which axis is said once, in `LOGICAL_AXES`, `PARA
 `fsdp_dimension`; an unknown logical name raises instead of being left unsharded.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -15,11 +16,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
 
 from jaxrec.config import MeshConfig
 from jaxrec.errors import ConfigError
 from jaxrec.runtime import leaves
-from jaxrec.types import Batch
+from jaxrec.types import Batch, Params
 
 AXES = ("data", "fsdp", "model")
 
@@ -156,6 +158,26 @@ def by_users(x: jax.Array) -> jax.Array:
     if not splits_weights() or x.shape[0] % jax.sharding.get_abstract_mesh().size:
         return x
     return jax.lax.with_sharding_constraint(x, spec("batch"))
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshPlacement:
+    """Weights and activations on the mesh of `jax.set_mesh` (`nn.depth.WeightPlacement`)."""
+
+    def splits_weights(self) -> bool:
+        """See `splits_weights`."""
+        return splits_weights()
+
+    def gather(self, params: Params, layers: int, dtype: DTypeLike) -> Params:
+        """See `whole`."""
+        return whole(params, layers, dtype)
+
+    def constrain(self, x: jax.Array) -> jax.Array:
+        """See `by_users`."""
+        return by_users(x)
+
+
+PLACEMENT = MeshPlacement()
 
 
 def shardings(mesh: Mesh, tree: Any) -> Any:

@@ -27,7 +27,7 @@ from jaxrec.model import states
 from jaxrec.runtime import leaves, workdir
 from jaxrec.serving.places import writing
 from jaxrec.serving.service import Recommender
-from jaxrec.types import KV, UserState
+from jaxrec.types import KV, TokenOutputs, UserState
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 SIGNATURE = "signature.json"
@@ -35,15 +35,16 @@ Arrays = dict[str, Any]
 
 
 def flat_state(state: UserState) -> Arrays:
-    """A batch of states as a dict: `kv.k` [L, B, C, N, H] ..., `events` [B]."""
-    kv = {f"kv.{name}": value for name, value in state.kv._asdict().items()}
-    return kv | {name: value for name, value in state._asdict().items() if name != "kv"}
+    """A batch of states as a dict: `tokens.k` [L, B, C, N, H] ..., `events` [B]."""
+    tokens = {f"tokens.{name}": value for name, value in state.tokens._asdict().items()}
+    return tokens | {name: value for name, value in state._asdict().items() if name != "tokens"}
 
 
 def nested_state(arrays: Mapping[str, Any]) -> UserState:
     """The inverse of `flat_state`."""
-    kv = KV(*(arrays[f"kv.{name}"] for name in KV._fields))
-    return UserState(kv, *(arrays[name] for name in UserState._fields[1:]))
+    kind = KV if "tokens.k" in arrays else TokenOutputs
+    tokens = kind(*(arrays[f"tokens.{name}"] for name in kind._fields))
+    return UserState(tokens, *(arrays[name] for name in UserState._fields[1:]))
 
 
 def functions(rec: Recommender, k: int) -> dict[str, Callable[..., Any]]:

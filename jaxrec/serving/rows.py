@@ -6,6 +6,7 @@ Everything here is NumPy on the host: what decides whether the model has to run 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from jaxrec.model import states
@@ -17,7 +18,14 @@ from jaxrec.types import UserState
 Columns = Mapping[str, np.ndarray]
 SEEN = "seen"
 # Columns that move along with a token: the axis of the tokens, counted from the end.
-TOKEN_COLUMNS = {"kv.k": -3, "kv.v": -3, "kv.k_scale": -2, "kv.v_scale": -2}
+TOKEN_COLUMNS = {
+    "tokens.k": -3,
+    "tokens.v": -3,
+    "tokens.k_scale": -2,
+    "tokens.v_scale": -2,
+    "tokens.outputs": -2,
+    "tokens.outputs_scale": -1,
+}
 
 
 class Events(NamedTuple):
@@ -53,8 +61,7 @@ def seen_capacity(spec: RowSpec) -> int:
 
 def to_host(state: UserState) -> UserState:
     """The same state as NumPy arrays."""
-    kv = type(state.kv)(*(np.asarray(x) for x in state.kv))
-    return UserState(kv, *(np.asarray(x) for x in state[1:]))
+    return jax.tree.map(np.asarray, state)
 
 
 def merge(columns: Columns, events: Sequence[Events]) -> Merged:
@@ -65,8 +72,8 @@ def merge(columns: Columns, events: Sequence[Events]) -> Merged:
     lines, late = [], np.zeros(len(events), np.int64)
     for row, new in enumerate(events):
         items, times = new
-        if columns["kv.valid"][row, -1]:
-            fits = times >= columns["kv.times"][row, -1]
+        if columns["tokens.valid"][row, -1]:
+            fits = times >= columns["tokens.times"][row, -1]
             late[row] = len(times) - int(fits.sum())
             items, times = items[fits], times[fits]
         pending = int(columns["pending"][row])

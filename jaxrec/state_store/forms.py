@@ -18,11 +18,11 @@ from collections.abc import Mapping
 import numpy as np
 
 from jaxrec.state_store.rows import BFLOAT16, Columns, state_columns, state_from_columns
-from jaxrec.types import KV, UserState
+from jaxrec.types import UserState
 
 FORMS = ("float32", "bfloat16", "int8")
 # columns of a UserState that a form applies to; all others are kept exactly
-VECTORS = ("kv.k", "kv.v")
+VECTORS = ("tokens.k", "tokens.v", "tokens.outputs")
 SCALE = "_scale"
 LARGEST_CODE = 127
 
@@ -64,20 +64,6 @@ def decode_vectors(codes: np.ndarray, scales: np.ndarray | None) -> np.ndarray:
     return decoded if scales is None else decoded * scales.astype(np.float32)[..., None]
 
 
-def encode_kv(kv: KV, form: str) -> Columns:
-    """K/V of tokens -> columns k, v [B, L, C, N, H], times, valid [B, C].
-
-    int8 adds k_scale and v_scale, float16 [B, L, C, N].
-    """
-    return _encode(state_columns(kv, "kv."), form, "kv.")
-
-
-def decode_kv(columns: Mapping[str, np.ndarray], form: str) -> KV:
-    """The inverse of `encode_kv`; k and v come back as float32 [L, B, C, N, H]."""
-    named = {f"kv.{name}": column for name, column in columns.items()}
-    return state_from_columns(_decode(named, form), KV, "kv.")
-
-
 def encode_state(state: UserState, form: str) -> Columns:
     """A batch of user states -> columns: K/V in `form`, everything else exactly."""
     return _encode(state_columns(state), form)
@@ -88,24 +74,23 @@ def decode_state(columns: Mapping[str, np.ndarray], form: str) -> UserState:
     return state_from_columns(_decode(columns, form))
 
 
-def _encode(columns: Columns, form: str, strip: str = "") -> Columns:
+def _encode(columns: Columns, form: str) -> Columns:
     encoded: Columns = {}
     for name, column in columns.items():
-        short = name.removeprefix(strip)
         if name in VECTORS:
             try:
-                encoded[short], scales = encode_vectors(column, form)
+                encoded[name], scales = encode_vectors(column, form)
             except ValueError as error:
-                raise ValueError(f"column {short}: {error}") from None
+                raise ValueError(f"column {name}: {error}") from None
             if scales is not None:
-                encoded[short + SCALE] = scales
+                encoded[name + SCALE] = scales
         else:
-            encoded[short] = column
+            encoded[name] = column
     return encoded
 
 
 def _decode(columns: Mapping[str, np.ndarray], form: str) -> Columns:
-    expected = {name + SCALE for name in VECTORS} if form == "int8" else set()
+    expected = {name + SCALE for name in VECTORS if name in columns} if form == "int8" else set()
     found = {name + SCALE for name in VECTORS if name + SCALE in columns}
     if form not in FORMS or expected != found:
         raise ValueError(

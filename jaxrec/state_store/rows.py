@@ -6,8 +6,8 @@ fields in the order of the spec, C order, little-endian on every machine, no pad
 them. Packing is exact: bit patterns go in and come out, NaN payloads and signed zeros included.
 
 `state_columns` / `state_from_columns` move between columns and the nested NamedTuples of
-`jaxrec.types` (`kv.k` is the column of `UserState.kv.k`); the arrays that carry layers first
-(`[L, B, ...]`) become `[B, L, ...]`.
+`jaxrec.types` (`tokens.k` is the column of `UserState.tokens.k`); the arrays that carry layers
+first (`[L, B, ...]`) become `[B, L, ...]`.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ DTYPES = {
     + [np.dtype(f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)]
 }
 # columns whose arrays are [L, B, ...] in the state and [B, L, ...] in the store
-LAYERED = ("kv.k", "kv.v")
+LAYERED = ("tokens.k", "tokens.v")
 
 
 class Field(NamedTuple):
@@ -159,10 +159,20 @@ def state_from_columns(
     hints = typing.get_type_hints(kind)
     values = []
     for name in kind._fields:  # type: ignore[attr-defined]
-        if hasattr(hints[name], "_fields"):
-            values.append(state_from_columns(columns, hints[name], f"{prefix}{name}."))
+        inner = _nested(hints[name], columns, f"{prefix}{name}.")
+        if inner is not None:
+            values.append(state_from_columns(columns, inner, f"{prefix}{name}."))
         else:
             array = columns[prefix + name]
             layered = prefix + name in LAYERED
             values.append(np.moveaxis(array, 0, 1) if layered else array)
     return kind(*values)
+
+
+def _nested(hint: Any, columns: Mapping[str, np.ndarray], prefix: str) -> type | None:
+    """The NamedTuple of a field by its type, of a union the one that the columns are of."""
+    kinds = [kind for kind in typing.get_args(hint) or (hint,) if hasattr(kind, "_fields")]
+    for kind in kinds[:-1]:
+        if all(prefix + name in columns for name in kind._fields):
+            return kind
+    return kinds[-1] if kinds else None

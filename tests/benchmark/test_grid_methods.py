@@ -6,22 +6,20 @@ import numpy as np
 import pytest
 
 from jaxrec.benchmark.grid_methods import mean_of_segments
-from jaxrec.layout import SegmentLayout
-from jaxrec.nn import semi_local
+from jaxrec.layout import SegmentLayout, structure
 from jaxrec.nn.attention import attend
-from jaxrec.nn.semi_local import SemiLocalLayout
 
 
 @pytest.mark.parametrize(("window", "prefix"), [(3, 2), (1, 0), (20, 4), (5, 30)])
 @pytest.mark.parametrize("kind", ["softmax", "pointwise"])
 def test_semi_local_attention_equals_numpy(monkeypatch, window, prefix, kind):
-    monkeypatch.setattr(semi_local, "CHUNK", 4)
+    monkeypatch.setattr(structure, "CHUNK", 4)
     rng = np.random.default_rng(0)
     length = 18
     q, k, v = rng.standard_normal((3, 2, length, 2, 4)).astype(np.float32)
     valid = np.ones((2, length), bool)
     valid[1, 15:] = False
-    layout = SemiLocalLayout.of(length, window, prefix)
+    layout = SegmentLayout.semi_local(length, window, prefix)
     found = attend(q, k, v, layout, jnp.asarray(valid), kind=kind, normalizer=7.0)
     seen = np.zeros((length, length), bool)
     for i in range(length):
@@ -43,7 +41,7 @@ def test_semi_local_attention_equals_numpy(monkeypatch, window, prefix, kind):
 
 def test_semi_local_refuses_an_empty_window():
     with pytest.raises(ValueError, match="window 0"):
-        SemiLocalLayout.of(8, 0, 1)
+        SegmentLayout.semi_local(8, 0, 1)
 
 
 def test_means_leave_padding_out():

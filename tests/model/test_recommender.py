@@ -9,7 +9,7 @@ import pytest
 
 from jaxrec import ranking
 from jaxrec.config import LossConfig, MeshConfig, ModelConfig
-from jaxrec.layout import RawView, SegmentLayout
+from jaxrec.layout import SegmentLayout
 from jaxrec.model import recommender
 from jaxrec.model.parameters import has_item_rows
 from jaxrec.objective import sampling
@@ -221,7 +221,7 @@ def test_a_raw_view_sees_what_tokens_stand_for(backbone):
     params, batch = model.init(jax.random.key(0)), make_batch()
     lengths = np.asarray([[3, 3, 2]], np.int32)
     args = batch.items[:1, :-1], lengths, batch.times[:1]
-    view = RawView.of(LAYOUT)
+    view = LAYOUT.raw_view()
     # one layer: a later item sees an older item itself or not at all
     moved = args[0].copy()
     moved[0, 0] = ITEMS

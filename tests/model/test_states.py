@@ -13,7 +13,7 @@ from jaxrec import ranking
 from jaxrec.config import HSTUConfig, LlamaConfig, LossConfig, ModelConfig, SASRecConfig
 from jaxrec.layout import SegmentLayout
 from jaxrec.model import recommender, states
-from jaxrec.types import Batch
+from jaxrec.types import Batch, TokenOutputs
 
 ITEMS = 30
 MODELS = {
@@ -286,13 +286,13 @@ def test_the_embedding_form_keeps_outputs_alone(name):
     """The state is the tokens' outputs; training differentiates through what was kept."""
     model, params = build(name, 4, 2, 3, 1, "segment")
     state = states.empty(model, 2)
-    assert state.kv.k.shape == (1, 2, 6, 1, 8)
-    assert state.kv.v.shape == (0, 2, 6, 1, 8)
+    assert isinstance(state.tokens, TokenOutputs)  # and nothing else: no keys, no values
+    assert state.tokens.outputs.shape == (2, 6, 8)
     rng = np.random.default_rng(0)
     items = rng.integers(1, ITEMS + 1, (2, 13)).astype(np.int32)
     times = np.sort(rng.integers(0, 10**6, (2, 13))).astype(np.int32)
     state = states.compress(model, params, items, times, np.asarray([9, 13], np.int32))
-    np.testing.assert_array_equal(state.kv.k[0, :, -1, 0], state.readout)
+    np.testing.assert_array_equal(state.tokens.outputs[:, -1], state.readout)
     assert state.segments.tolist() == [2, 3]
 
     slots = model.layout.num_items + 1

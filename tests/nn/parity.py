@@ -39,7 +39,9 @@ def check(config, layout, *, tolerance=2e-5, **expected):
         config.attention = backend
         model = recommender.build(config, LossConfig(), layout, ITEMS)
         params = random_params(model)
-        found, kv = jax.jit(lambda p, m=model: m.forward(p, items, layout, lengths, times))(params)
+        outputs, kv = jax.jit(lambda p, m=model: m.forward(p, items, layout, lengths, times))(
+            params
+        )
         truth, valid = reference.outputs(
             params,
             config,
@@ -50,10 +52,10 @@ def check(config, layout, *, tolerance=2e-5, **expected):
             max_segments=layout.max_segments,
             **expected,
         )
-        assert found.dtype == np.float32
-        assert np.isfinite(found).all()
-        found = np.asarray(found)
-        np.testing.assert_allclose(found[valid], truth[valid], atol=tolerance)
+        assert outputs.dtype == np.float32
+        assert np.isfinite(outputs).all()
+        outputs = np.asarray(outputs)
+        np.testing.assert_allclose(outputs[valid], truth[valid], atol=tolerance)
         heads, layers = config.kv_heads, config.layers
         tokens = layout.num_tokens
         assert kv.k.shape == (layers, 3, tokens, heads, config.head_width)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxrec.layout import SegmentLayout
+from jaxrec.layout import SegmentLayout, structure
 from jaxrec.nn import attention
 from jaxrec.nn.bias import TIME_BUCKETS, RelativeBias
 from tests.reference import attention as reference
@@ -30,16 +30,16 @@ LAYOUTS = {
 def problem(layout, seed, with_bias):
     """Random arrays for a layout; cached tokens where it has them."""
     rng = np.random.default_rng(seed)
-    own, cached = layout.length, layout.num_cached
+    length, cached = layout.length, layout.num_cached
 
     def normal(*shape):
         return rng.standard_normal(shape).astype(np.float32)
 
     p = {
-        "q": normal(USERS, own, HEADS, WIDTH),
-        "k": normal(USERS, cached + own, HEADS, WIDTH),
-        "v": normal(USERS, cached + own, HEADS, WIDTH),
-        "valid": rng.random((USERS, cached + own)) < 0.8,
+        "q": normal(USERS, length, HEADS, WIDTH),
+        "k": normal(USERS, cached + length, HEADS, WIDTH),
+        "v": normal(USERS, cached + length, HEADS, WIDTH),
+        "valid": rng.random((USERS, cached + length)) < 0.8,
     }
     if with_bias:
         tokens = max([*layout.cached, *(k for _, k in layout.segments)])
@@ -47,8 +47,8 @@ def problem(layout, seed, with_bias):
         if tokens and layout.positions == "segment":
             p["age"] = normal(layout.max_segments * tokens, HEADS)
         p["time"] = normal(TIME_BUCKETS + 1, HEADS)
-        p["happened"] = np.sort(rng.integers(0, 10**9, (USERS, cached + own))).astype(np.int32)
-        p["asked"] = p["happened"][:, cached:] + rng.integers(0, 1000, (USERS, own))
+        p["key_times"] = np.sort(rng.integers(0, 10**9, (USERS, cached + length))).astype(np.int32)
+        p["query_times"] = p["key_times"][:, cached:] + rng.integers(0, 1000, (USERS, length))
     return p
 
 
@@ -57,7 +57,7 @@ def bias_of(layout, p):
         return None
     tokens = max([*layout.cached, *(k for _, k in layout.segments)])
     return RelativeBias(
-        layout, tokens, p["distance"], p.get("age"), p["time"], p["asked"], p["happened"]
+        layout, tokens, p["distance"], p.get("age"), p["time"], p["query_times"], p["key_times"]
     )
 
 
@@ -82,7 +82,7 @@ def attend(layout, p, kind, backend):
 
 
 @functools.partial(jax.jit, static_argnums=(0, 2))
-def both(layout, p, kind):
+def by_both_backends(layout, p, kind):
     return [attend(layout, p, kind, backend) for backend in ("dense", "blocked")]
 
 
@@ -92,7 +92,7 @@ def expected(layout, p, kind):
         where = places.places(layout.segments)
         keys = places.keys(layout.segments, layout.cached)
         tokens = max([*layout.cached, *(k for _, k in layout.segments)])
-        names = ("distance", "age", "time", "asked", "happened")
+        names = ("distance", "age", "time", "query_times", "key_times")
         bias = reference.bias(where, keys, tokens=tokens, **{n: p[n] for n in names if n in p})
     visible = places.visible(layout.segments, layout.cached, layout.max_segments)
     return reference.attend(
@@ -105,9 +105,9 @@ def check(layout, kind, with_bias, seed=0):
     truth = expected(layout, p, kind)
     # rows of positions that do not exist are finite and meaningless
     exists = p["valid"][:, layout.num_cached :]
-    for found in both(layout, p, kind):
-        assert np.isfinite(found).all()
-        np.testing.assert_allclose(np.asarray(found)[exists], truth[exists], atol=3e-6)
+    for result in by_both_backends(layout, p, kind):
+        assert np.isfinite(result).all()
+        np.testing.assert_allclose(np.asarray(result)[exists], truth[exists], atol=3e-6)
 
 
 @pytest.mark.parametrize("kind", ["softmax", "pointwise"])
@@ -140,13 +140,13 @@ def test_any_layout_equals_the_equations(segments, cached, max_segments, kind, s
 @pytest.mark.parametrize("kind", ["softmax", "pointwise"])
 def test_long_segments_are_cut_into_rows(kind, monkeypatch):
     """Chunks of query rows change nothing, whether or not they divide the segment."""
-    monkeypatch.setattr(attention, "CHUNK", 2)
+    monkeypatch.setattr(structure, "CHUNK", 2)
     layout = SegmentLayout(((5, 2), (5, 2), (4, 0)), cached=(2,))
     p = problem(layout, 3, True)
     exists = p["valid"][:, layout.num_cached :]
-    found = jax.jit(lambda p: attend(layout, p, kind, "blocked"))(p)
+    result = jax.jit(lambda p: attend(layout, p, kind, "blocked"))(p)
     np.testing.assert_allclose(
-        np.asarray(found)[exists], expected(layout, p, kind)[exists], atol=3e-6
+        np.asarray(result)[exists], expected(layout, p, kind)[exists], atol=3e-6
     )
 
 
@@ -186,7 +186,9 @@ def test_hidden_positions_change_nothing():
         changed[name][:, ~seen] += 100
         changed[name][~p["valid"]] += 100
     for kind in ("softmax", "pointwise"):
-        for a, b in zip(both(layout, p, kind), both(layout, changed, kind), strict=True):
+        for a, b in zip(
+            by_both_backends(layout, p, kind), by_both_backends(layout, changed, kind), strict=True
+        ):
             np.testing.assert_array_equal(a[:, last], b[:, last])
 
 
@@ -199,8 +201,13 @@ def test_unknown_backend():
 def test_a_cache_of_another_size():
     layout = LAYOUTS["request"]
     p = problem(layout, 0, False)
-    own = slice(layout.num_cached, None)
+    behind_cache = slice(layout.num_cached, None)
     with pytest.raises(ValueError, match="layout expects 4 cached tokens, got 0"):
         attention.attend(
-            p["q"], p["k"][:, own], p["v"][:, own], layout, p["valid"][:, own], kind="softmax"
+            p["q"],
+            p["k"][:, behind_cache],
+            p["v"][:, behind_cache],
+            layout,
+            p["valid"][:, behind_cache],
+            kind="softmax",
         )

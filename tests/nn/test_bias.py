@@ -25,12 +25,12 @@ def test_hand_computed_buckets():
 @given(int32, int32)
 def test_buckets_are_the_formula(query, key):
     """Any two int32 times, more than 2^31 seconds apart included."""
-    found = bucket(query, key)
+    number = bucket(query, key)
     gap = query - key
     # float32 may fall on the other side of an edge
-    assert found in {expected(gap * f) for f in (1 - 1e-6, 1, 1 + 1e-6)}
-    assert found == bucket(key, query)
-    assert 0 <= found <= TIME_BUCKETS
+    assert number in {expected(gap * f) for f in (1 - 1e-6, 1, 1 + 1e-6)}
+    assert number == bucket(key, query)
+    assert 0 <= number <= TIME_BUCKETS
 
 
 @given(st.integers(0, 2**31 - 10_000), st.integers(2, 10_000))

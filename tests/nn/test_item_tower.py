@@ -51,12 +51,12 @@ def test_packed_vectors_are_those_of_texts_alone(pooling, backend):
     tower, params = tower_of(pooling, attention=backend)
     words = words_of()
     ((packed, order),) = texts.pack(words, range(5), 4, 8, tower.end, devices=4)
-    found = tower.vectors(params, *packed, 7)
-    assert found.dtype == jnp.float32
+    vectors = tower.vectors(params, *packed, 7)
+    assert vectors.dtype == jnp.float32
     for number, text in enumerate(order):
         expected = alone(tower, params, words, text)
-        np.testing.assert_allclose(found[number], expected, atol=1e-5)
-    np.testing.assert_array_equal(found[5:], np.zeros((2, 8)))
+        np.testing.assert_allclose(vectors[number], expected, atol=1e-5)
+    np.testing.assert_array_equal(vectors[5:], np.zeros((2, 8)))
 
 
 def test_chunks_change_no_gradient():

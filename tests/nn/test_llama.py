@@ -36,13 +36,13 @@ def test_frequencies(scaling):
     """All three branches of the Llama 3 rule occur at this size."""
     settings = LlamaConfig(rope_scaling=scaling, rope_theta=500000.0, rope_factor=32.0)
     expected = [reference.rate(i, 64, settings) for i in range(32)]
-    found = llama.frequencies(settings, 64)
-    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    rates = llama.frequencies(settings, 64)
+    np.testing.assert_allclose(rates, expected, rtol=1e-12)
     plain = llama.frequencies(LlamaConfig(rope_theta=500000.0), 64)
     if scaling == "llama3":
-        assert found[0] == plain[0]
-        assert found[-1] == plain[-1] / 32
-        assert ((found < plain) & (found > plain / 32)).any()
+        assert rates[0] == plain[0]
+        assert rates[-1] == plain[-1] / 32
+        assert ((rates < plain) & (rates > plain / 32)).any()
 
 
 def test_attention_depends_on_distance_alone():
@@ -56,8 +56,8 @@ def test_attention_depends_on_distance_alone():
         return jnp.einsum("btnh,bsnh->bts", llama.rotate(q, turn), llama.rotate(k, turn))
 
     np.testing.assert_allclose(products(0), products(37), atol=1e-5)
-    apart = llama.rotation(np.arange(5) * 2, rates)
-    other = jnp.einsum("btnh,bsnh->bts", llama.rotate(q, apart), llama.rotate(k, apart))
+    spread = llama.rotation(np.arange(5) * 2, rates)
+    other = jnp.einsum("btnh,bsnh->bts", llama.rotate(q, spread), llama.rotate(k, spread))
     assert np.abs(products(0) - other).max() > 1e-3
 
 
@@ -68,8 +68,8 @@ def test_an_adapter_starts_as_nothing_and_adds_a_low_rank_product():
     np.testing.assert_array_equal(layer.apply({"params": params}, x), x @ params["kernel"])
     params = params | {"lora_b": jnp.ones((2, 6))}
     added = x @ params["lora_a"] @ params["lora_b"] * 2.0
-    found = layer.apply({"params": params}, x)
-    np.testing.assert_allclose(found, x @ params["kernel"] + added, rtol=1e-6)
+    adapted = layer.apply({"params": params}, x)
+    np.testing.assert_allclose(adapted, x @ params["kernel"] + added, rtol=1e-6)
 
 
 def test_a_state_stores_the_heads_of_keys_alone():

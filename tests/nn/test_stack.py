@@ -9,7 +9,7 @@ import pytest
 
 from jaxrec.config import LossConfig, ModelConfig
 from jaxrec.layout import SegmentLayout
-from jaxrec.model import recommender
+from jaxrec.model import recommender, states
 from tests.nn import parity
 
 LAYOUT = SegmentLayout.stream(3, 2, 2)
@@ -85,6 +85,18 @@ def test_a_layout_with_cache_needs_its_kv():
     recent = request.num_items
     with pytest.raises(ValueError, match="4 cached tokens but kv is None"):
         model.forward(params, items[:, -recent:], request, lengths[:, -1:], times[:, -recent - 1 :])
+
+
+def test_a_state_of_the_other_kind_is_refused():
+    model, other = build(), build(state="embedding")
+    params = parity.random_params(model)
+    items, lengths, times = parity.histories(LAYOUT)
+    request = LAYOUT.request()
+    recent = request.num_items
+    tokens = states.empty(other, len(items)).tokens
+    recent_events = items[:, -recent:], request, lengths[:, -1:], times[:, -recent - 1 :]
+    with pytest.raises(ValueError, match="'kv' keeps something else than TokenOutputs"):
+        model.forward(params, *recent_events, kv=tokens)
 
 
 def test_layers_are_stacked():

@@ -51,15 +51,17 @@ def time_bucket(seconds) -> int:
     return min(int(math.log(max(1, abs(int(seconds)))) / 0.301), 128)
 
 
-def bias(queries, keys, *, distance=None, age=None, tokens=0, time=None, asked=None, happened=None):
+def bias(
+    queries, keys, *, distance=None, age=None, tokens=0, time=None, query_times=None, key_times=None
+):
     """[B, N, T, S] relative bias of `tests.reference.layout.Place` queries and keys.
 
     distance: [rows, N] by offset inside a segment; age: [ages * tokens, N] by segments between
-    query and token, then token number; time: [129, N] by bucket of asked [B, T] minus happened
-    [B, S] seconds. Pairs that no rule makes visible get whatever they get: 0 here.
+    query and token, then token number; time: [129, N] by bucket of query_times [B, T] minus
+    key_times [B, S] seconds. Pairs that no rule makes visible get whatever they get: 0 here.
     """
     tables = [t for t in (distance, age, time) if t is not None]
-    batch = 1 if asked is None else len(asked)
+    batch = 1 if query_times is None else len(query_times)
     out = np.zeros((batch, tables[0].shape[1], len(queries), len(keys)))
     for i, query in enumerate(queries):
         for j, key in enumerate(keys):
@@ -72,5 +74,6 @@ def bias(queries, keys, *, distance=None, age=None, tokens=0, time=None, asked=N
                     out[:, :, i, j] += age[row]
             if time is not None:
                 for b in range(batch):
-                    out[b, :, i, j] += time[time_bucket(int(asked[b, i]) - int(happened[b, j]))]
+                    seconds = int(query_times[b, i]) - int(key_times[b, j])
+                    out[b, :, i, j] += time[time_bucket(seconds)]
     return out

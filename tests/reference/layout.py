@@ -1,4 +1,4 @@
-"""Segments, visibility and positions from the words of DESIGN §1: one position at a time.
+"""Segments, visibility and positions from the rule in words: one position at a time.
 
 Nothing here knows `jaxrec.layout`; a layout is its plain list of (items, tokens) segments.
 """
@@ -19,11 +19,11 @@ class Place(NamedTuple):
 
 def places(segments) -> list[Place]:
     """Every position, oldest first."""
-    found = []
+    everything = []
     for segment, (items, tokens) in enumerate(segments):
-        found += [Place(segment, False, i, i) for i in range(items)]
-        found += [Place(segment, True, items + i, i) for i in range(tokens)]
-    return found
+        everything += [Place(segment, False, i, i) for i in range(items)]
+        everything += [Place(segment, True, items + i, i) for i in range(tokens)]
+    return everything
 
 
 def keys(segments, cached=()) -> list[Place]:
@@ -56,6 +56,23 @@ def visible(segments, cached=(), max_segments=None) -> np.ndarray:
         ],
         bool,
     ).reshape(len(places(segments)), len(all_keys))
+
+
+def visible_raw(segments, max_segments) -> np.ndarray:
+    """[T, T] bool: every earlier position of the own segment and `max_segments` before it."""
+    where = places(segments)
+    return np.asarray(
+        [
+            [j <= i and q.segment - k.segment <= max_segments for j, k in enumerate(where)]
+            for i, q in enumerate(where)
+        ]
+    )
+
+
+def visible_band(length, window, prefix) -> np.ndarray:
+    """[T, T] bool: the newest `window` positions and the first `prefix`."""
+    rows = range(length)
+    return np.asarray([[j <= i and (i - j < window or j < prefix) for j in rows] for i in rows])
 
 
 def cut(count: int, n: int, recent_min: int) -> tuple[int, int]:

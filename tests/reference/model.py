@@ -12,13 +12,13 @@ from tests.reference import attention, hstu, layout, llama, sasrec
 def slots(segments):
     """Per position: (item slot it holds or stands behind, is it the last item of a complete
     segment)."""
-    found, slot = [], 0
+    places, slot = [], 0
     for items, tokens in segments:
         for i in range(items):
-            found.append((slot + i, tokens > 0 and i == items - 1))
+            places.append((slot + i, tokens > 0 and i == items - 1))
         slot += items
-        found += [(max(slot - 1, 0), False)] * tokens
-    return found
+        places += [(max(slot - 1, 0), False)] * tokens
+    return places
 
 
 def times_of(segments, times, request_time):
@@ -27,8 +27,8 @@ def times_of(segments, times, request_time):
     key, query = [], []
     for (slot, closes), place in zip(slots(segments), layout.places(segments), strict=True):
         key.append(times[:, slot])
-        asks = slot + 1 if request_time and not place.token and not closes else slot
-        query.append(times[:, asks])
+        query_slot = slot + 1 if request_time and not place.token and not closes else slot
+        query.append(times[:, query_slot])
     return np.stack(key, 1), np.stack(query, 1)
 
 
@@ -94,7 +94,7 @@ def outputs(
         tables = w.get("bias", {})
         bias = None
         if tables:
-            clock = {"asked": query, "happened": key} if "time" in tables else {}
+            clock = {"query_times": query, "key_times": key} if "time" in tables else {}
             tokens = max(k for _, k in segments)
             bias = attention.bias(where, where, tokens=tokens, **tables, **clock)
             bias = np.repeat(bias, len(items) // len(bias), 0)

@@ -50,7 +50,7 @@ def test_wrong_states_are_found_and_named(tmp_path):
         user = int(data.users[np.argmax(data.lengths)])
 
         def spoil(ids, columns, found):
-            columns["kv.k"][:, 0, -1] += 0.1
+            columns["tokens.k"][:, 0, -1] += 0.1
             return columns
 
         store.update([user], spoil)
@@ -59,7 +59,7 @@ def test_wrong_states_are_found_and_named(tmp_path):
         assert found.user == user
 
         def not_a_number(ids, columns, found):
-            columns["kv.v"][:] = np.nan
+            columns["tokens.v"][:] = np.nan
             return columns
 
         store.update([user], not_a_number)

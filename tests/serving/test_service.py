@@ -338,7 +338,7 @@ def test_forms_lose_little_and_store_a_token_once(tmp_path, form, bound):
     codes = []
     for cut in (slice(0, 3 * N + 1), slice(3 * N + 1, 4 * N + 1), slice(4 * N + 1, None)):
         rec.append(store, [1] * len(items[cut]), items[cut], times[cut])
-        codes.append(store.read([1])[0]["kv.k"][0])
+        codes.append(store.read([1])[0]["tokens.k"][0])
     wanted = standin.expected(rec, items, times)
     apart = np.abs(scores_by_item(rec, store, 1) - wanted).max()
     assert 0 < apart < bound * np.ptp(wanted)
@@ -393,7 +393,8 @@ def test_tokens_kept_as_outputs_alone(tmp_path, form):
     assert apart <= {"float32": 1e-5, "int8": 2e-2}[form] * np.ptp(wanted)
 
     def vector_bytes(spec):
-        return sum(f.nbytes for f in spec.fields if f.name in ("kv.k", "kv.v"))
+        names = ("tokens.k", "tokens.v", "tokens.outputs")
+        return sum(f.nbytes for f in spec.fields if f.name in names)
 
     whole = standin.make().create_store(tmp_path / "kv", form=form, num_shards=1)
     assert vector_bytes(whole.spec) == 2 * rec.config.model.layers * vector_bytes(store.spec)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxrec.state_store import forms
-from jaxrec.types import KV, UserState
+from jaxrec.types import KV, TokenOutputs, UserState
 
 vectors = st.builds(
     lambda seed, scale, shape: (
@@ -103,7 +103,7 @@ def make_state(seed=0, tokens=6):
         "times": rng.integers(0, 9, (users, 4)).astype(np.int32),
     }
     counts = {name: np.arange(users, dtype=np.int32) for name in ("pending", "segments", "events")}
-    return UserState(kv=kv, **rest, **counts)
+    return UserState(tokens=kv, **rest, **counts)
 
 
 @pytest.mark.parametrize("form", forms.FORMS)
@@ -115,37 +115,48 @@ def test_states_round_trip(form, tokens):
     assert all(len(column) == 3 for column in columns.values())
     again = forms.decode_state(columns, form)
     largest = (
-        np.abs(state.kv.k).max(initial=1) / {"float32": np.inf, "bfloat16": 256, "int8": 253}[form]
+        np.abs(state.tokens.k).max(initial=1)
+        / {"float32": np.inf, "bfloat16": 256, "int8": 253}[form]
     )
-    np.testing.assert_allclose(again.kv.k, state.kv.k, atol=largest, rtol=0)
-    np.testing.assert_allclose(again.kv.v, state.kv.v, atol=2 * largest, rtol=0)
+    np.testing.assert_allclose(again.tokens.k, state.tokens.k, atol=largest, rtol=0)
+    np.testing.assert_allclose(again.tokens.v, state.tokens.v, atol=2 * largest, rtol=0)
     for name in state._fields[1:]:
         np.testing.assert_array_equal(getattr(again, name), getattr(state, name), err_msg=name)
-    np.testing.assert_array_equal(again.kv.times, state.kv.times)
-    np.testing.assert_array_equal(again.kv.valid, state.kv.valid)
+    np.testing.assert_array_equal(again.tokens.times, state.tokens.times)
+    np.testing.assert_array_equal(again.tokens.valid, state.tokens.valid)
 
 
 @pytest.mark.parametrize("form", forms.FORMS)
-def test_kv_alone_round_trips(form):
-    kv = make_state().kv
-    columns = forms.encode_kv(kv, form)
-    assert set(columns) >= {"k", "v", "times", "valid"}
-    again = forms.decode_kv(columns, form)
-    np.testing.assert_allclose(again.k, kv.k, atol=0.05)
-    np.testing.assert_array_equal(again.valid, kv.valid)
+def test_states_of_outputs_round_trip(form):
+    """A state keeps one kind of tokens; the columns say which."""
+    rng = np.random.default_rng(1)
+    state = make_state()
+    outputs = rng.standard_normal((3, 6, 8)).astype(np.float32)
+    tokens = TokenOutputs(outputs, state.tokens.times, state.tokens.valid)
+    columns = forms.encode_state(state._replace(tokens=tokens), form)
+    assert set(columns) - {"tokens.outputs_scale"} == {
+        "tokens.outputs",
+        "tokens.times",
+        "tokens.valid",
+        *state._fields[1:],
+    }
+    again = forms.decode_state(columns, form)
+    assert isinstance(again.tokens, TokenOutputs)
+    np.testing.assert_allclose(again.tokens.outputs, outputs, atol=0.05)
+    np.testing.assert_array_equal(again.tokens.valid, tokens.valid)
 
 
 def test_decoding_with_another_form_is_refused():
     columns = forms.encode_state(make_state(), "int8")
     with pytest.raises(ValueError, match=r"form 'float32' needs the scale columns \[\], found"):
         forms.decode_state(columns, "float32")
-    del columns["kv.k_scale"]
-    with pytest.raises(ValueError, match=r"kv\.k_scale"):
+    del columns["tokens.k_scale"]
+    with pytest.raises(ValueError, match=r"tokens\.k_scale"):
         forms.decode_state(columns, "int8")
 
 
 def test_messages_name_the_column():
     state = make_state()
-    kv = state.kv._replace(v=np.full_like(state.kv.v, np.nan))
-    with pytest.raises(ValueError, match=r"column kv\.v: form int8"):
-        forms.encode_state(state._replace(kv=kv), "int8")
+    kv = state.tokens._replace(v=np.full_like(state.tokens.v, np.nan))
+    with pytest.raises(ValueError, match=r"column tokens\.v: form int8"):
+        forms.encode_state(state._replace(tokens=kv), "int8")

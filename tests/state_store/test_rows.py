@@ -110,8 +110,8 @@ def test_states_move_layers_behind_users():
     others = [np.full((batch, 2), i) for i in range(len(UserState._fields) - 1)]
     state = UserState(kv, *others)
     columns = state_columns(state)
-    assert columns["kv.k"].shape == (batch, layers, tokens, 2, 5)
-    np.testing.assert_array_equal(columns["kv.v"][1, 2], kv.v[2, 1])
+    assert columns["tokens.k"].shape == (batch, layers, tokens, 2, 5)
+    np.testing.assert_array_equal(columns["tokens.v"][1, 2], kv.v[2, 1])
     again = state_from_columns(columns)
-    for old, new in zip([*kv, *others], [*again.kv, *again[1:]], strict=True):
+    for old, new in zip([*kv, *others], [*again.tokens, *again[1:]], strict=True):
         np.testing.assert_array_equal(old, new)

@@ -1,44 +1,16 @@
-"""`SegmentLayout` against a brute-force reading of DESIGN §1."""
+"""`SegmentLayout` against a brute-force reading of the rule (docs/method.md)."""
 
 import dataclasses
 import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxrec.layout import SegmentLayout
+from tests.layout.strategies import fast, insertions, layouts, streams
 from tests.reference import layout as reference
-
-sizes = st.tuples(st.integers(0, 4), st.integers(0, 3)).filter(any)
-streams = st.builds(
-    SegmentLayout.stream,
-    segment_size=st.integers(1, 5),
-    tokens=st.integers(1, 3),
-    max_segments=st.integers(1, 4),
-    recent_min=st.integers(1, 4),
-    positions=st.sampled_from(["segment", "absolute"]),
-    num_segments=st.one_of(st.none(), st.integers(1, 6)),
-)
-fast = settings(deadline=None, max_examples=60)
-
-
-@st.composite
-def layouts(draw):
-    """Any layout: arbitrary segments, arbitrary cached segments, any age limit."""
-    segments = tuple(draw(st.lists(sizes, min_size=1, max_size=5)))
-    cached = tuple(draw(st.lists(st.integers(1, 3), max_size=3)))
-    return SegmentLayout(segments, cached, max_segments=draw(st.integers(0, 4)))
-
-
-@st.composite
-def insertions(draw):
-    """(history length, insert_method) of the reference, odd ones included."""
-    length = draw(st.integers(1, 12))
-    offsets = sorted(draw(st.lists(st.integers(0, length), max_size=4)))
-    return length, [(offset, draw(st.integers(0, 3))) for offset in offsets]
-
 
 # -- visibility -----------------------------------------------------------------------------
 
@@ -67,8 +39,8 @@ def test_static_arrays_name_every_position(layout):
     assert layout.key_segment.tolist() == [p.segment for p in keys]
     assert layout.key_is_token.tolist() == [p.token for p in keys]
     assert layout.key_token_index.tolist() == [p.index if p.token else 0 for p in keys]
-    own = keys[layout.num_cached :]
-    assert layout.key_offset[layout.num_cached :].tolist() == [p.offset for p in own]
+    behind_cache = keys[layout.num_cached :]
+    assert layout.key_offset[layout.num_cached :].tolist() == [p.offset for p in behind_cache]
 
 
 @fast
@@ -164,7 +136,7 @@ def test_stream_sizes():
 @fast
 @given(streams, st.integers(0, 40))
 def test_right_aligned_segments_and_recent_window(layout, count):
-    """Lengths of a real history: the cut of DESIGN §1 gives exactly the positions that exist."""
+    """Lengths of a real history: the cut into segments gives exactly the positions that exist."""
     n, recent = layout.segments[0][0], layout.segments[-1][0]
     slots = layout.num_segments - 1
     done, pending = reference.cut(count, n, recent - n + 1)
@@ -371,7 +343,7 @@ def test_pair_counts(layout):
 
 
 def test_pair_count_of_a_stream_is_the_formula():
-    """S(n+k)^2 + S(n+k)(S-1)k, and the recent window against all S k tokens (DESIGN §3)."""
+    """S(n+k)^2 + S(n+k)(S-1)k, and the recent window against all S k tokens."""
     n, k, s, r = 100, 4, 5, 100
     layout = SegmentLayout.stream(n, k, s)
     expected = s * (n + k) ** 2 + s * (n + k) * (s - 1) * k + r * (r + s * k)

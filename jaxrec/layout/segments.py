@@ -1,53 +1,33 @@
-"""Where items and compressed tokens stand in a sequence, and who sees whom.
-
-`SegmentLayout` is the single definition of the visibility rule (docs/method.md): attention
-backends, the state functions, the data pipeline and the FLOP counts all read it. It is pure
-NumPy, immutable and hashable, so it is a static argument of jitted functions.
+"""`SegmentLayout`: the positions of one forward pass.
 
 A sequence is a run of segments, oldest first; segment s holds `items` item positions followed
 by `tokens` token positions. The last segment of a stream is the recent window: items without
-tokens. "Full history" is one segment without tokens. Position i sees position j iff j is
-valid, j <= i, and j is in i's own segment or is a token of one of the `max_segments` segments
-before i's.
+tokens. "Full history" is one segment without tokens.
 
 Dimension letters: B users, T positions, E item slots (T minus tokens), S segments, C tokens.
 """
 
 import dataclasses
 import functools
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, cast
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
+
+from jaxrec.layout.geometry import Geometry
+from jaxrec.layout.structure import BandRows, EarlierTokens, Run
+from jaxrec.layout.visibility import TOKENS_ONLY, Places, RawItems, SemiLocal, View
+from jaxrec.types import Array
 
 if TYPE_CHECKING:
     from jaxrec.config import LayoutConfig
 
 Positions = Literal["segment", "absolute"]
+PairCount = Literal["visible", "blocked", "dense"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
-    """Consecutive segments of equal shape, which attention treats as one batched block."""
-
-    first: int  # index of the first segment
-    count: int
-    items: int
-    tokens: int
-    start: int  # first position of the run
-
-    @property
-    def length(self) -> int:
-        """Positions of one segment."""
-        return self.items + self.tokens
-
-    @property
-    def stop(self) -> int:
-        return self.start + self.count * self.length
-
-
-@dataclasses.dataclass(frozen=True)
-class SegmentLayout:
+class SegmentLayout(Geometry):
     """Positions of one forward pass.
 
     segments: (items, tokens) of every segment, oldest first.
@@ -60,15 +40,17 @@ class SegmentLayout:
         from one model, so that cached and full computations agree.
     fixed: a reference layout: items are left-padded over the whole history, tokens are
         always valid, positions are plain indices.
+    view: the visibility rule, which position sees which.
+
+    Raises ValueError for sizes that are no layout and for a view that does not fit them.
     """
 
-    segments: tuple[tuple[int, int], ...]
-    cached: tuple[int, ...] = ()
     max_segments: int = 0
     positions: Positions = "segment"
     ring: int = 0
     normalizer: int = 0
     fixed: bool = False
+    view: View = TOKENS_ONLY
 
     def __post_init__(self) -> None:
         segments = tuple((int(n), int(k)) for n, k in self.segments)
@@ -79,6 +61,7 @@ class SegmentLayout:
             raise ValueError(f"layout.segments has a negative size: {segments}")
         if any(n + k == 0 for n, k in segments[:-1]):
             raise ValueError(f"layout.segments has an empty segment: {segments}")
+        self.view.check(segments, self.cached)
         if not self.max_segments:
             object.__setattr__(self, "max_segments", len(segments) + len(self.cached))
         if not self.normalizer:
@@ -96,7 +79,7 @@ class SegmentLayout:
         positions: Positions = "segment",
         num_segments: int | None = None,
     ) -> "SegmentLayout":
-        """The layout of DESIGN §1: `num_segments` x (segment_size + tokens) + recent window.
+        """`num_segments` x (segment_size + tokens), then the recent window (docs/method.md).
 
         The recent window has room for `recent_min + segment_size - 1` items. `num_segments`
         defaults to `max_segments`; more gives the masked forward of a history that overflows.
@@ -116,6 +99,14 @@ class SegmentLayout:
     def full(cls, length: int, positions: Positions = "segment") -> "SegmentLayout":
         """Full history: one segment of `length` items, no tokens."""
         return cls(segments=((length, 0),), positions=positions)
+
+    @classmethod
+    def semi_local(cls, length: int, window: int, prefix: int) -> "SegmentLayout":
+        """One plain segment whose positions see `window` newest and the `prefix` first positions.
+
+        Raises ValueError for a window that does not even hold the position itself.
+        """
+        return cls(segments=((length, 0),), view=SemiLocal(window, prefix))
 
     @classmethod
     def from_config(cls, config: "LayoutConfig") -> "SegmentLayout":
@@ -173,31 +164,14 @@ class SegmentLayout:
         segments = (self.segments[0],) * num_segments + (self.segments[-1],)
         return dataclasses.replace(self, segments=segments)
 
+    def raw_view(self) -> "SegmentLayout":
+        """The same positions, which see the items behind the tokens they see, too.
+
+        Raises ValueError for a layout with cached segments, whose items are not there.
+        """
+        return dataclasses.replace(self, view=RawItems())
+
     # -- sizes -------------------------------------------------------------------------
-
-    @property
-    def num_segments(self) -> int:
-        """Segments of this forward, the recent window included."""
-        return len(self.segments)
-
-    @functools.cached_property
-    def length(self) -> int:
-        """T: positions of this forward."""
-        return sum(n + k for n, k in self.segments)
-
-    @functools.cached_property
-    def num_items(self) -> int:
-        """E: item slots."""
-        return sum(n for n, _ in self.segments)
-
-    @functools.cached_property
-    def num_tokens(self) -> int:
-        """C: token positions of this forward (cached ones not counted)."""
-        return sum(k for _, k in self.segments)
-
-    @functools.cached_property
-    def num_cached(self) -> int:
-        return sum(self.cached)
 
     @functools.cached_property
     def num_positions(self) -> int:
@@ -208,91 +182,61 @@ class SegmentLayout:
             return self.max_segments * self.ring + self.segments[-1][0]
         return self.length
 
-    # -- static arrays, one entry per position -----------------------------------------
+    # -- visibility (the user's data left out: see `valid`) ------------------------------
 
-    @functools.cached_property
-    def segment_id(self) -> np.ndarray:
-        """[T] segment of each position."""
-        return np.repeat(np.arange(self.num_segments), [n + k for n, k in self.segments])
+    def sees(self, positions: np.ndarray, keys: np.ndarray) -> np.ndarray:
+        """[Q, K] bool: which of the keys [K] the positions [Q] see.
 
-    @functools.cached_property
-    def offset(self) -> np.ndarray:
-        """[T] offset inside the segment (tokens: behind the items)."""
-        return np.concatenate([np.arange(n + k) for n, k in self.segments])
-
-    @functools.cached_property
-    def is_token(self) -> np.ndarray:
-        """[T] bool."""
-        return np.concatenate([np.arange(n + k) >= n for n, k in self.segments])
-
-    @functools.cached_property
-    def token_index(self) -> np.ndarray:
-        """[T] which of its segment's tokens a position is; 0 for items."""
-        return np.concatenate([np.maximum(np.arange(n + k) - n, 0) for n, k in self.segments])
-
-    @functools.cached_property
-    def item_positions(self) -> np.ndarray:
-        """[E] position of each item slot."""
-        return np.flatnonzero(~self.is_token)
-
-    @functools.cached_property
-    def token_positions(self) -> np.ndarray:
-        """[C] position of each token."""
-        return np.flatnonzero(self.is_token)
-
-    @functools.cached_property
-    def item_segment_starts(self) -> np.ndarray:
-        """[S + 1] item slot at which each segment starts; the last entry is E."""
-        return np.cumsum([0, *(n for n, _ in self.segments)])
-
-    # -- keys: cached tokens first, then the positions -----------------------------------
-
-    @functools.cached_property
-    def key_segment(self) -> np.ndarray:
-        """[C_cached + T] segment of each key; cached segments count from -len(cached)."""
-        cached = np.repeat(np.arange(-len(self.cached), 0), self.cached)
-        return np.concatenate([cached, self.segment_id]).astype(np.int64)
-
-    @functools.cached_property
-    def key_is_token(self) -> np.ndarray:
-        return np.concatenate([np.ones(self.num_cached, bool), self.is_token])
-
-    @functools.cached_property
-    def key_token_index(self) -> np.ndarray:
-        cached = [np.arange(k) for k in self.cached]
-        return np.concatenate([*cached, self.token_index]).astype(np.int64)
-
-    @functools.cached_property
-    def key_offset(self) -> np.ndarray:
-        cached = [np.arange(k) for k in self.cached]  # meaningful inside one segment only
-        return np.concatenate([*cached, self.offset]).astype(np.int64)
+        positions: indices 0..T; keys: indices on the key axis, cached tokens first.
+        """
+        query = Places(positions, self.segment_id[positions], self.is_token[positions])
+        order = keys - self.num_cached
+        key = Places(order, self.key_segment[keys], self.key_is_token[keys])
+        columns, rows = (x[:, None] for x in query), (x[None] for x in key)
+        return np.asarray(self.view.sees(Places(*columns), Places(*rows), self.max_segments))
 
     @functools.cached_property
     def visible(self) -> np.ndarray:
-        """[T, C_cached + T] bool: the visibility rule, validity of the user's data left out."""
-        query = np.arange(self.length)
-        key = np.arange(-self.num_cached, self.length)
-        causal = key[None] <= query[:, None]
-        age = self.segment_id[:, None] - self.key_segment[None]
-        token = self.key_is_token[None] & (age > 0) & (age <= self.max_segments)
-        return causal & ((age == 0) | token)
+        """[T, C_cached + T] bool: `sees` of all."""
+        return self.sees(np.arange(self.length), np.arange(self.num_cached + self.length))
 
-    def runs(self) -> tuple[Run, ...]:
-        """Segments grouped into runs of equal shape."""
-        runs: list[Run] = []
-        position = 0
-        for index, (n, k) in enumerate(self.segments):
-            last = runs[-1] if runs else None
-            if last is not None and (last.items, last.tokens) == (n, k):
-                runs[-1] = dataclasses.replace(last, count=last.count + 1)
-            elif n + k:
-                runs.append(Run(index, 1, n, k, position))
-            position += n + k
-        return tuple(runs)
+    def known_slots(self, slots: Array) -> Array:
+        """[P, E] bool: which events a query for item slot `slots` [P] (0..E) may know.
+
+        They are the events behind what the query sees: those before the slot, in its segment or
+        one of the `max_segments` before. `slots` may be a NumPy or a traced JAX array.
+        """
+        ends = self.item_segment_starts[1:-1]  # the last segment takes what is left
+        segment = (slots[:, None] >= ends[None]).sum(-1)
+        query = Places(slots[:, None] - 1, segment[:, None], np.zeros((1, 1), bool))
+        order = np.arange(self.num_items)
+        item_segment = self.segment_id[self.item_positions]
+        key = Places(order[None], item_segment[None], np.zeros((1, 1), bool))
+        return RawItems().sees(query, key, self.max_segments)
+
+    # -- blocks of visible pairs -----------------------------------------------------------
+
+    def earlier_tokens(self, run: Run) -> EarlierTokens:
+        """What a run's segments see beside themselves: cached tokens and those before its last."""
+        count = sum(k for _, k in self.segments[: run.first + run.count - 1])
+        positions = self.token_positions[:count]
+        keys = np.concatenate([np.arange(self.num_cached), self.num_cached + positions])
+        # all rows of a segment see the same of what stands before its first one
+        before = keys[None] < self.num_cached + run.starts[:, None]
+        return EarlierTokens(keys, before & self.sees(run.starts, keys))
+
+    def band(self) -> Iterator[BandRows]:
+        """Chunks of query rows and the keys that some row of them sees.
+
+        Raises ValueError for a layout whose visible pairs do not lie in a band.
+        """
+        if not isinstance(self.view, SemiLocal):
+            raise ValueError(f"{self.view}: visible pairs lie in no band")
+        return self.view.rows(self.length)
 
     # -- what a user's data decides (NumPy or JAX arrays in, the same out) ---------------
 
-    def valid(self, lengths: Any) -> Any:
+    def valid(self, lengths: Array) -> Array:
         """[B, T] bool: which positions exist, from `lengths` [B, S] valid items per segment.
 
         Items are right-padded inside their segment (left-padded in a fixed layout). Tokens of
@@ -304,7 +248,7 @@ class SegmentLayout:
             return (self.offset[None] >= size[None] - have) | self.is_token[None]
         return (have > np.where(self.is_token, 0, self.offset)[None]) & (have > 0)
 
-    def position_ids(self, lengths: Any, first: Any = 0) -> Any:
+    def position_ids(self, lengths: Array, first: Array | int = 0) -> Array:
         """Rows of the position table: [T] when they do not depend on the user, else [B, T].
 
         lengths: [B, S]; first: [B] or scalar, complete segments of the history before the
@@ -318,7 +262,7 @@ class SegmentLayout:
         complete = np.asarray([k > 0 for _, k in self.segments])[None]
         absent = ((lengths == 0) & complete).sum(-1)  # streams are right-aligned
         ordinal = np.arange(self.num_segments)[None] - absent[:, None]
-        ordinal = ordinal + (first[:, None] if np.ndim(first) else first)
+        ordinal = ordinal + (first if isinstance(first, int) or not first.ndim else first[:, None])
         block = ordinal % self.max_segments
         block = block * complete + self.max_segments * ~complete
         return (block * self.ring)[:, self.segment_id] + self.offset[None]
@@ -343,61 +287,22 @@ class SegmentLayout:
         ]
         return np.concatenate([np.arange(1, self.num_items + 1), np.asarray(ends, np.int64)])
 
-    def known_slots(self, slots: Any) -> Any:
-        """[P, E] bool: the item slots whose events a query for slot `slots` [P] may know."""
-        starts = self.item_segment_starts
-        every = np.arange(self.num_items)
-        segment = np.searchsorted(starts[1:], every, side="right")
-        import jax.numpy as jnp
-
-        asking = jnp.searchsorted(jnp.asarray(starts[1:]), slots, side="right")
-        asking = jnp.minimum(asking, self.num_segments - 1)
-        age = asking[:, None] - segment[None]
-        return (every[None] < slots[:, None]) & (age <= self.max_segments)
-
     # -- cost ------------------------------------------------------------------------------
 
-    def pairs(self, backend: Literal["visible", "blocked", "dense"] = "blocked") -> int:
-        """Query-key pairs of one layer: needed, computed in blocks, computed densely."""
+    def pairs(self, backend: PairCount = "blocked") -> int:
+        """Query-key pairs of one layer: needed, computed in blocks, computed densely.
+
+        Raises ValueError for `blocked` where visible pairs lie in no blocks (a raw view).
+        """
         if backend == "visible":
-            every = (*self.cached, *(k for _, k in self.segments))
-            total = 0
-            for index, (n, k) in enumerate(self.segments, len(self.cached)):
-                before = sum(every[max(index - self.max_segments, 0) : index])
-                total += (n + k) * (n + k + 1) // 2 + (n + k) * before
-            return total
+            return self.view.pairs(self.segments, self.cached, self.max_segments)
         if backend == "dense":
             return self.length * (self.length + self.num_cached)
-        total = 0
-        for run in self.runs():
-            total += run.count * run.length * (run.length + self.tokens_before(run))
-        return total
-
-    def tokens_before(self, run: Run) -> int:
-        """Token keys that a run computes against: cached ones and those before its last segment."""
-        own = sum(k for _, k in self.segments[: run.first + run.count - 1])
-        return self.num_cached + own
-
-
-@dataclasses.dataclass(frozen=True)
-class RawView(SegmentLayout):
-    """The positions of a layout, which see the items behind the tokens they see, too.
-
-    What a compressed prediction would be if nothing were compressed, by the same parameters:
-    `loss.consistency` compares with it. It has no block structure: dense attention alone.
-    """
-
-    @classmethod
-    def of(cls, layout: SegmentLayout) -> "RawView":
-        """Raises ValueError for a layout whose earlier segments are tokens alone."""
-        if layout.cached:
-            raise ValueError("the items of cached segments are not there to be seen")
-        fields = dataclasses.fields(SegmentLayout)
-        return cls(**{field.name: getattr(layout, field.name) for field in fields})
-
-    @functools.cached_property
-    def visible(self) -> np.ndarray:
-        """[T, T] bool: causal, over the own segment and the `max_segments` before it."""
-        every = np.arange(self.length)
-        age = self.segment_id[:, None] - self.segment_id[None]
-        return (every[None] <= every[:, None]) & (age <= self.max_segments)
+        if self.view.structure == "band":
+            return sum(rows.pairs for rows in self.band())
+        if self.view.structure == "segments":
+            return sum(
+                run.count * run.length * (run.length + len(self.earlier_tokens(run).keys))
+                for run in self.runs()
+            )
+        raise ValueError("pairs('blocked'): a raw view has no blocks, dense attention alone")

@@ -1,0 +1,61 @@
+"""What a state keeps of its compressed tokens: empty, one segment more, chosen by user.
+
+A memory has room for the tokens of `max_segments` segments, oldest first. Both kinds of
+`types.TokenState` are handled alike, by the axes of their fields.
+"""
+
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from jaxrec.config import ModelConfig
+from jaxrec.types import KV, Array, TokenOutputs, TokenState
+
+T = TypeVar("T", bound=TokenState)
+
+
+def token_axes(tokens: TokenState) -> TokenState:
+    """The axis of the tokens in every field, as an int in its place."""
+    return KV._make((2, 2, 1, 1)) if isinstance(tokens, KV) else TokenOutputs._make((1, 1, 1))
+
+
+def user_axes(tokens: TokenState) -> TokenState:
+    """The axis of the users in every field, as an int in its place."""
+    return KV._make((1, 1, 0, 0)) if isinstance(tokens, KV) else TokenOutputs._make((0, 0, 0))
+
+
+def empty(config: ModelConfig, users: int, count: int, dtype: DTypeLike) -> TokenState:
+    """The memory of users without events: `count` tokens that do not exist."""
+    times = jnp.zeros((users, count), jnp.int32)
+    valid = jnp.zeros((users, count), bool)
+    if config.state == "embedding":
+        return TokenOutputs(jnp.zeros((users, count, config.width), dtype), times, valid)
+    shape = (config.layers, users, count, config.kv_heads, config.head_width)
+    return KV(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), times, valid)
+
+
+def push(old: Array, new: Array, axis: int) -> jax.Array:
+    """`old` without its oldest entries, `new` behind the rest, in the dtype of `old`.
+
+    The size along `axis` stays: as many entries drop off as are new.
+    """
+    longer = jnp.concatenate([old, new.astype(old.dtype)], axis=axis)
+    return jax.lax.slice_in_dim(longer, new.shape[axis], None, axis=axis)
+
+
+def push_segment(tokens: T, new: TokenState) -> T:
+    """The memory with the tokens of one more segment; those of its oldest segment drop off."""
+    return jax.tree.map(push, tokens, new, token_axes(tokens))
+
+
+def select_users(where: Array, new: T, old: T) -> T:
+    """`new` of the users for whom `where` [B] is true, `old` of the others."""
+
+    def select(new: Array, old: Array, axis: int) -> jax.Array:
+        shape = [1] * old.ndim
+        shape[axis] = -1
+        return jnp.where(where.reshape(shape), new, old)
+
+    return jax.tree.map(select, new, old, user_axes(old))

@@ -1,0 +1,58 @@
+"""From logits to attention weights, over one or more groups of keys.
+
+A backend may hold the keys of a query in several arrays (own positions, earlier tokens). Logits
+and masks come as one array per group, [B, N, Q, K] and broadcastable to it, and so do weights.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from jaxrec.types import Array
+
+Kind = Literal["softmax", "pointwise"]
+
+HIDDEN = -1e30  # logit of a pair that must not count
+
+
+class Weigh(Protocol):
+    """Weights of logits where the masks are true, 0 elsewhere; one array per group of keys."""
+
+    def __call__(self, logits: Sequence[jax.Array], masks: Sequence[Array], /) -> list[jax.Array]:
+        """[B, N, Q, K] of every group."""
+        ...
+
+
+def pointwise(
+    logits: Sequence[jax.Array], masks: Sequence[Array], *, normalizer: float
+) -> list[jax.Array]:
+    """silu(logits) / normalizer (HSTU, arXiv 2402.17152 eq. 2): not normalised over keys.
+
+    normalizer: a constant of the layout, so that a cached and a full computation agree.
+    """
+    return [
+        jnp.where(m, jax.nn.silu(x) / normalizer, 0) for x, m in zip(logits, masks, strict=True)
+    ]
+
+
+def softmax(logits: Sequence[jax.Array], masks: Sequence[Array]) -> list[jax.Array]:
+    """Softmax over the union of the groups (arXiv 1706.03762 eq. 1)."""
+    logits = [jnp.where(m, x, HIDDEN) for x, m in zip(logits, masks, strict=True)]
+    top = logits[0].max(-1, keepdims=True)
+    for x in logits[1:]:
+        top = jnp.maximum(top, x.max(-1, keepdims=True))
+    top = jax.lax.stop_gradient(top)
+    weights = [jnp.exp(x - top) for x in logits]
+    total = weights[0].sum(-1, keepdims=True)
+    for w in weights[1:]:
+        total = total + w.sum(-1, keepdims=True)
+    return [w / total for w in weights]
+
+
+def products(equation: str, q: Array, k: Array, bias: jax.Array | None) -> jax.Array:
+    """Logits q k + bias by an einsum equation, in float32 or wider."""
+    wide = jnp.promote_types(q.dtype, jnp.float32)
+    logits = jnp.einsum(equation, q, k, preferred_element_type=wide)
+    return logits if bias is None else logits + bias
