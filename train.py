@@ -26,7 +26,6 @@ from jaxrec.cli import flags
 if __name__ == "__main__":
     flags.help_if_asked(__doc__)  # before jax is imported, which takes seconds
 
-import functools
 import json
 import pathlib
 import sys
@@ -47,7 +46,7 @@ from jaxrec.runtime import mesh as mesh_lib
 from jaxrec.runtime.preemption import Preempted, Preemption
 from jaxrec.session import Session
 from jaxrec.training.dry_run import dry_run
-from jaxrec.training.window import Work
+from jaxrec.training.window import StepCost
 
 absl_flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, auto or none")
 absl_flags.DEFINE_integer("processes", None, "number of processes")
@@ -56,10 +55,11 @@ absl_flags.DEFINE_integer("peer_timeout", 100, "seconds", lower_bound=1)
 
 
 def main(flags: Any) -> None:
-    where = distributed.place(flags.coordinator, flags.processes, flags.process)
-    distributed.start(where, flags.peer_timeout)
+    """One process of a run. Errors of one of several processes end the others too."""
+    place = distributed.place(flags.coordinator, flags.processes, flags.process)
+    distributed.start(place, flags.peer_timeout)
     try:
-        run(flags)
+        run(flags.config, pathlib.Path(flags.workdir))
     except Exception as error:
         if jax.process_count() == 1:
             raise
@@ -68,64 +68,62 @@ def main(flags: Any) -> None:
         distributed.give_up(error, "train.py")
 
 
-def run(flags: Any) -> None:
-    config, folder = flags.config, pathlib.Path(flags.workdir)
+def run(config: Config, folder: pathlib.Path) -> None:
+    """Trains and evaluates; returns early after SIGTERM."""
     if config.train.compilation_cache:
         jax.config.update("jax_compilation_cache_dir", config.train.compilation_cache)
     try:
         with Preemption() as preemption:
-            train(config, folder, preemption)
+            train_and_evaluate(config, folder, preemption)
     except Preempted:
         print("stopped by SIGTERM; the same command continues the run", file=sys.stderr)
 
 
-def train(config: Config, folder: pathlib.Path, preemption: Preemption) -> None:
+def train_and_evaluate(config: Config, folder: pathlib.Path, preemption: Preemption) -> None:
     """Data, model, training, evaluation. Raises Preempted after SIGTERM."""
-    mesh = mesh_lib.make_mesh(config.mesh)  # refuses what cannot work before any work
+    # The devices. What cannot work is refused before any work.
+    mesh = mesh_lib.make_mesh(config.mesh)
     mesh_lib.check_batch_size(mesh, config.train.batch_size, "train.batch_size")
+
+    # The data, prepared once, and the model.
     folder.mkdir(parents=True, exist_ok=True)
     with preemption.interrupting():
         session = Session(config, folder, mesh, preemption.poll)
+    step_cost = cost_of_a_step(config, session.model, mesh)
     if config.train.dry_run:
-        tell_dry_run(config, session, mesh)
+        print_dry_run(config, session, mesh)
         return
-    result = session.fit(preemption=preemption, work=work_of(config, session.model, mesh))
+
+    # Training, from the last checkpoint in the folder if there is one.
+    result = session.fit(preemption=preemption, step_cost=step_cost)
     if result.stopped == "preempted":
         raise Preempted
+
+    # Evaluation of the best checkpoint on the test split.
     with preemption.interrupting():
-        report = session.evaluate(tell)
-    if not distributed.leader():
-        return
-    workdir.write_text(folder / "results.json", json.dumps(report, indent=2) + "\n")
-    print(evaluator.format_table(report))
+        report = session.evaluate(say)
+    if distributed.leader():
+        workdir.write_text(folder / "results.json", json.dumps(report, indent=2) + "\n")
+        print(evaluator.format_table(report))
 
 
-def work_of(config: Config, model: Model, mesh: Mesh) -> Work:
-    """What an example costs, for rates."""
+def cost_of_a_step(config: Config, model: Model, mesh: Mesh) -> StepCost:
+    """What an example costs, for the rates that are logged."""
     flops = cost.training_flops(config.model, config.loss, model.layout, model.num_items)
     peak = chips.peak_flops(mesh.devices.flat[0])
-    return Work(model.layout.length, flops, None if peak is None else peak * mesh.size)
+    return StepCost(model.layout.length, flops, None if peak is None else peak * mesh.size)
 
 
-def tell_dry_run(config: Config, session: Session, mesh: Mesh) -> None:
+def print_dry_run(config: Config, session: Session, mesh: Mesh) -> None:
     """Prints what the training step needs per device."""
-    source = session.train_batches(0)
-    _, lines = dry_run(
-        config,
-        init=session.blank,
-        loss=functools.partial(session.model.loss, item_dropout=config.train.item_dropout),
-        batch=next(source),
-        mesh=mesh,
-        item_counts=session.sampling,
-        negatives=session.model.negatives,
-        flops=work_of(config, session.model, mesh).flops,
-        texts=session.train_items(),
-    )
+    batch = next(session.train_batches(0))
+    flops = cost_of_a_step(config, session.model, mesh).flops
+    _, lines = dry_run(config, session.task(fresh=True), batch=batch, mesh=mesh, flops=flops)
     if distributed.leader():
         print("\n".join(lines))
 
 
-def tell(line: str) -> None:
+def say(line: str) -> None:
     """Progress, on standard error of the leading process."""
     if distributed.leader():
         print(line, file=sys.stderr, flush=True)

@@ -30,6 +30,7 @@ from jaxrec.model import recommender
 from jaxrec.objective import sampling
 from jaxrec.runtime import mesh as mesh_lib
 from jaxrec.training import step as step_lib
+from jaxrec.training.task import Task
 from jaxrec.types import Batch
 
 
@@ -38,8 +39,8 @@ def batches(config: Config, prepared: Any) -> Iterator[Batch]:
     return pipeline.train_batches(
         prepared,
         config.layout,
-        config.train.batch_size,
-        config.seed,
+        batch_size=config.train.batch_size,
+        seed=config.seed,
         vary_recent=config.train.vary_recent,
         workers=config.data.workers,
         worker_processes=config.data.worker_processes,
@@ -64,7 +65,7 @@ def step_rate(config: Config, prepared: Any, steps: int) -> tuple[float, float]:
     layout = SegmentLayout.from_config(config.layout)
     model = recommender.build(config.model, config.loss, layout, prepared.num_items)
     mesh = mesh_lib.make_mesh(config.mesh)
-    parts = step_lib.assemble(config, model.init, model.loss, model.negatives, mesh)
+    parts = step_lib.assemble(config, Task(model.init, model.loss, model.negatives), mesh)
     batch = mesh_lib.put_batch(mesh, next(batches(config, prepared)))
     counts: Any = prepared.counts
     if config.train.table_update != "adamw":

@@ -24,6 +24,7 @@ from jaxrec.model import recommender
 from jaxrec.objective import sampling
 from jaxrec.runtime import mesh as mesh_lib
 from jaxrec.training import step as step_lib
+from jaxrec.training.task import Task
 
 
 class Runner:
@@ -33,7 +34,7 @@ class Runner:
         layout = SegmentLayout.from_config(config.layout)
         model = recommender.build(config.model, config.loss, layout, items)
         mesh = mesh_lib.make_mesh(config.mesh)
-        parts = step_lib.assemble(config, model.init, model.loss, model.negatives, mesh)
+        parts = step_lib.assemble(config, Task(model.init, model.loss, model.negatives), mesh)
         self.counts: Any = None
         if config.loss.sampling == "popularity":
             self.counts = 1.0 / np.arange(1, items + 2)

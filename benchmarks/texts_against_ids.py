@@ -96,7 +96,7 @@ def main() -> None:
             if digests not in (None, session.digests):
                 raise ConfigError(f"{folder}: has other data or another split than the runs before")
             digests = session.digests
-            subject = session.subject()
+            subject = session.trained_model()
         except (ConfigError, WorkdirError, OSError, ValueError) as error:
             parser.exit(2, f"error: {error}\n")
         parts = {"own": subject.batches}

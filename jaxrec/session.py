@@ -1,9 +1,8 @@
-"""What `train.py` and `eval.py` share: data and models of a run."""
+"""A run's data and models: what `train.py`, `eval.py` and experiments share."""
 
 import functools
 import pathlib
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import numpy as np
@@ -16,29 +15,33 @@ from jaxrec.data.catalog import Catalog
 from jaxrec.errors import ConfigError
 from jaxrec.evaluation import evaluator
 from jaxrec.interop import towers
-from jaxrec.items import popularity
 from jaxrec.layout import SegmentLayout
 from jaxrec.model import recommender
-from jaxrec.model.network import scale_at_start
-from jaxrec.nn.item_tower import TOWER, ItemTower
+from jaxrec.model.parameters import has_item_rows
+from jaxrec.nn.item_tower import ItemTower
 from jaxrec.objective import sampling
-from jaxrec.runtime import checkpoint, distributed, leaves, workdir
+from jaxrec.runtime import checkpoint, distributed, workdir
 from jaxrec.runtime import mesh as mesh_lib
 from jaxrec.runtime.preemption import Preemption
-from jaxrec.training import loop, text_batches
-from jaxrec.training.loop import Evaluate, Result
+from jaxrec.runtime.workdir import CHECKPOINTS
+from jaxrec.training import loop, pretrained, text_batches
+from jaxrec.training.hooks import Hook
+from jaxrec.training.loop import Result
+from jaxrec.training.task import DataIdentity, Task
 from jaxrec.training.text_step import TextItems
-from jaxrec.training.window import Work
-from jaxrec.types import Batch
+from jaxrec.training.validation import Evaluate
+from jaxrec.training.window import StepCost
+from jaxrec.types import Array, Batch, Json, Params
 
-CHECKPOINTS = "checkpoints"
+ITEM_VECTORS = "item_vectors"  # folder of a run for vectors of item texts
 
 
 class Session:
     """A validated configuration with its data and model.
 
-    mesh: the devices of evaluation (default: the first one); of several processes all must
-    give it. poll: called between batches of evaluation, may raise (see `Preemption.poll`).
+    folder: of the run. mesh: the devices of evaluation (default: the first one); of several
+    processes all must give it. poll: called between batches of evaluation, may raise (see
+    `Preemption.poll`).
     """
 
     def __init__(
@@ -65,103 +68,34 @@ class Session:
         )
         self._histories: dict[int, np.ndarray] = {}
 
-    @functools.cached_property
-    def tower(self) -> ItemTower | None:
-        """The item tower, where it is trained."""
-        texts = self.config.model.texts
-        return None if texts.train == "frozen" else towers.tower_of(self.config.model)
-
-    def blank(self, rng: jax.Array) -> Any:
-        """Parameters from a key: of the model, and of the item tower where it is trained."""
-        if self.tower is None:
-            return self.model.init(rng)
-        return text_batches.with_tower(self.model.init, self.tower)(rng)
-
-    def init(self) -> Callable[[jax.Array], Any]:
-        """`blank`; those that come from pretrained models are read first."""
-        texts, given = self.config.model.texts, dict[str, np.ndarray]()
-        if texts.model:
-            given |= self._item_leaves()
-        if texts.user_model:
-            given |= towers.user_leaves(texts.user_model)
-        init = towers.starting_from(self.blank, given) if given else self.blank
-        if self.config.model.item_bias:
-            return popularity.starting_from(
-                init, self.prepared.counts, scale_at_start(self.config.loss)
-            )
-        return init
-
-    def _item_leaves(self) -> dict[str, np.ndarray]:
-        """What comes from the folder of the item tower."""
-        config, loss, weights = self.config.model, self.config.loss, None
-        given = dict[str, np.ndarray]()
-        if loss.similarity == "cosine" and not loss.temperature:
-            given |= towers.scale_leaf(config.texts.model)
-        if self.tower is not None:
-            weights = towers.tower_weights(config, self.tower)
-            given |= {f"{TOWER}/{name}": x for name, x in leaves.flatten(weights).items()}
-            if not config.texts.standardize:
-                return given  # the first validation makes the table
-        encoded = towers.encode_catalog(
-            config,
-            self.prepared.texts,
-            self.folder / "item_vectors",
-            params=weights,
-            mesh=self.mesh,
-            say=progress.say,
-        )
-        return given | towers.table_leaves(encoded.vectors, config.texts.standardize)
-
-    def train_items(self) -> TextItems | None:
-        """What training an item tower needs; None: there is none or it is frozen."""
-        if self.tower is None:
-            return None
-        mesh = mesh_lib.make_mesh(self.config.mesh) if self.mesh is None else self.mesh
-        return text_batches.train_items(
-            self.config,
-            self.model,
-            self.tower,
-            self.prepared.texts,
-            self.prepared.counts,
-            self.folder / "item_vectors",
-            mesh,
-            progress.say,
-        )
+    # Data
 
     @property
     def digests(self) -> dict[str, str]:
+        """What identifies the data of a run (dataset.json)."""
         return self._digests(self.prepared.digest, self.prepared.num_items)
 
     @property
     def ancestors(self) -> list[workdir.Ancestor]:
-        """What data.append was added to, oldest first: a run of it may go on with this data."""
+        """Data that data.append was added to, oldest first: a run of it may continue on this."""
         return [
-            workdir.Ancestor(self._digests(before.digest, before.items), before.items)
-            for before in self.prepared.ancestors
+            workdir.Ancestor(self._digests(ancestor.digest, ancestor.items), ancestor.items)
+            for ancestor in self.prepared.ancestors
         ]
 
-    def _digests(self, data: str, items: int) -> dict[str, str]:
+    def _digests(self, data_digest: str, items: int) -> dict[str, str]:
         # of the vocabulary's beginning: an ancestor's numbers are those that items have now
         known = self.prepared.vocabulary.ids[:items]
-        return {"data": data, "vocabulary": digest([str(raw) for raw in known])}
+        return {"data": data_digest, "vocabulary": digest([str(raw) for raw in known])}
 
     def save_catalog(self) -> None:
-        """Puts what serving needs of the data into the run's folder."""
+        """Writes what serving needs of the data into the run's folder."""
         prepared = self.prepared
         text_users = prepared.users.dtype.kind == "U"
         catalog = Catalog(
             prepared.vocabulary, prepared.counts, prepared.time_origin, text_users=text_users
         )
         catalog.save(self.folder)
-
-    @property
-    def sampling(self) -> Any:
-        """What negatives are drawn by: counts per item, or what is made of them once."""
-        if self.config.train.table_update == "adamw":
-            return self.prepared.counts
-        if self.config.loss.sampling == "uniform":
-            return None
-        return sampling.make_sampler(self.prepared.counts)
 
     def history(self, user: int) -> np.ndarray:
         """All items of a user, oldest first."""
@@ -177,33 +111,37 @@ class Session:
         return planted
 
     def train_batches(self, start_step: int) -> Iterator[Batch]:
+        """This process's rows of training batches `start_step`, `start_step + 1`, ..."""
         config = self.config
         return pipeline.train_batches(
             self.prepared,
             config.layout,
-            config.train.batch_size,
-            config.seed,
-            start_step,
-            config.train.vary_recent,
-            config.data.workers,
-            config.data.worker_processes,
-            jax.process_index(),
-            jax.process_count(),
-            config.train.vary_segments,
+            batch_size=config.train.batch_size,
+            seed=config.seed,
+            start_step=start_step,
+            vary_recent=config.train.vary_recent,
+            vary_segments=config.train.vary_segments,
+            workers=config.data.workers,
+            worker_processes=config.data.worker_processes,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
         )
 
     def eval_batches(
         self, users: np.ndarray | None = None, split: str = "", recent_only: bool = False
     ) -> Iterator[Batch]:
+        """Whole batches that hold every target of a split once (see `pipeline.eval_batches`).
+
+        users: dense indices, default all; split: default `eval.split`.
+        """
         config = self.config
-        split = split or config.eval.split
         batches = pipeline.eval_batches(
             self.prepared,
             config.layout,
-            split,
-            config.eval.batch_size,
-            recent_only,
-            users,
+            split=split or config.eval.split,
+            batch_size=config.eval.batch_size,
+            recent_only=recent_only,
+            users=users,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
@@ -213,102 +151,164 @@ class Session:
             self.poll()
             yield distributed.gather_rows(batch)
 
-    def validation(self) -> Callable[[Any], dict[str, float]]:
-        """params -> metrics on (a fixed sample of) the validation users, by masked forwards."""
-        config = self.config
-        users = None
-        if config.train.validation_users:
-            boundaries = self.prepared.boundaries
-            able = np.flatnonzero(boundaries.validation_end > boundaries.train_end)
-            order = np.random.default_rng(config.seed).permutation(able)
-            users = np.sort(order[: config.train.validation_users])
-        predict = evaluator.predictor("masked", self.model, self.mesh)
-        own = evaluator.own_items(self.model, self.mesh)
-        name, _, k = config.train.metric.partition("@")
-        wanted = {("recall", 10), ("ndcg", 10), (name, int(k))}
+    # Training
 
-        def evaluate(params: Any) -> dict[str, float]:
-            ranks = evaluator.model_ranks(
-                predict,
-                params,
-                self.model.candidates(params),
-                self.eval_batches(users, "validation"),
-                chunk=config.eval.chunk,
-                own=own,
-                lists=False,
-                mesh=self.mesh,
-            )
-            return {
-                f"{metric}@{top}": float(evaluator.per_user(ranks, metric, top)[1].mean())
-                for metric, top in sorted(wanted)
-            }
+    @functools.cached_property
+    def tower(self) -> ItemTower | None:
+        """The item tower, where it is trained."""
+        texts = self.config.model.texts
+        return None if texts.train == "frozen" else towers.tower_of(self.config.model)
 
-        return evaluate
+    def fresh_params(self, rng: jax.Array) -> Params:
+        """Parameters drawn from a key: of the model, and of the item tower where it is trained."""
+        return pretrained.fresh_init(self.model, self.tower)(rng)
+
+    def init(self) -> Callable[[jax.Array], Params]:
+        """Where training starts: `fresh_params`, those of pretrained models read first."""
+        return pretrained.starting_init(
+            self.config,
+            self.model,
+            self.tower,
+            texts=self.prepared.texts,
+            counts=self.prepared.counts,
+            folder=self.folder / ITEM_VECTORS,
+            mesh=self.mesh,
+            say=progress.say,
+        )
+
+    def text_items(self) -> TextItems | None:
+        """What training an item tower needs; None: there is none or it is frozen."""
+        if self.tower is None:
+            return None
+        return text_batches.make_text_items(
+            self.config,
+            self.model,
+            self.tower,
+            columns=self.prepared.texts,
+            counts=self.prepared.counts,
+            folder=self.folder / ITEM_VECTORS,
+            mesh=mesh_lib.make_mesh(self.config.mesh) if self.mesh is None else self.mesh,
+            say=progress.say,
+        )
+
+    @property
+    def sampling(self) -> Array | sampling.Sampler | None:
+        """What negatives are drawn by (see `Task`)."""
+        if self.config.train.table_update == "adamw":
+            return self.prepared.counts
+        if self.config.loss.sampling == "uniform":
+            return None
+        return sampling.make_sampler(self.prepared.counts)
+
+    def task(self, *, fresh: bool = False) -> Task:
+        """What `fit` trains; fresh: without reading pretrained models, to compile it alone."""
+        dropout = self.config.train.item_dropout
+        return Task(
+            init=self.fresh_params if fresh else self.init(),
+            loss=functools.partial(self.model.loss, item_dropout=dropout),
+            negatives=self.model.negatives,
+            sampling=self.sampling,
+            texts=self.text_items(),
+        )
 
     def fit(
         self,
         *,
         evaluate: Evaluate | None = None,
         preemption: Preemption | None = None,
-        work: Work | None = None,
+        step_cost: StepCost | None = None,
+        hooks: Sequence[Hook] = (),
     ) -> Result:
         """Trains the run of this folder, from its last checkpoint on (see `training.loop.fit`).
 
         evaluate: default `validation`.
         """
-        dropout = self.config.train.item_dropout
         return loop.fit(
             self.config,
             self.folder,
-            init=self.init(),
-            loss=functools.partial(self.model.loss, item_dropout=dropout),
+            self.task(),
             batches=self.train_batches,
             evaluate=self.validation() if evaluate is None else evaluate,
-            item_counts=self.sampling,
-            negatives=self.model.negatives,
-            work=work,
+            identity=DataIdentity(self.digests, self.ancestors, self.save_catalog),
             mesh=self.mesh,
             preemption=preemption,
-            digests=self.digests,
-            ancestors=self.ancestors,
-            claimed=self.save_catalog,
-            texts=self.train_items(),
+            step_cost=step_cost,
+            hooks=hooks,
         )
 
-    def subject(self) -> evaluator.Subject:
-        """The best checkpoint of the run."""
+    # Evaluation
+
+    def validation(self) -> Callable[[Params], dict[str, float]]:
+        """params -> metrics on (a fixed sample of) the validation users, by masked forwards."""
+        config, users = self.config, self._validation_users()
+        predict = evaluator.predictor("masked", self.model, self.mesh)
+        history_items = evaluator.own_items(self.model, self.mesh)
+        name, _, k = config.train.metric.partition("@")
+        metrics = sorted({("recall", 10), ("ndcg", 10), (name, int(k))})
+
+        def evaluate(params: Params) -> dict[str, float]:
+            ranks = evaluator.model_ranks(
+                predict,
+                params,
+                self.model.candidates(params),
+                self.eval_batches(users, "validation"),
+                chunk=config.eval.chunk,
+                own=history_items,
+                lists=False,
+                mesh=self.mesh,
+            )
+            return {
+                f"{metric}@{top}": float(evaluator.per_user(ranks, metric, top)[1].mean())
+                for metric, top in metrics
+            }
+
+        return evaluate
+
+    def _validation_users(self) -> np.ndarray | None:
+        """Dense indices of `train.validation_users` users; None: all."""
+        size = self.config.train.validation_users
+        if not size:
+            return None
+        boundaries = self.prepared.boundaries
+        with_targets = np.flatnonzero(boundaries.validation_end > boundaries.train_end)
+        order = np.random.default_rng(self.config.seed).permutation(with_targets)
+        return np.sort(order[:size])
+
+    def trained_model(self) -> evaluator.Subject:
+        """The model with the parameters of the run's best checkpoint."""
         key = jax.random.key(0)
         if self.mesh is None:
             like = jax.eval_shape(self.model.init, key)
         else:
-            like = mesh_lib.abstract(self.mesh, lambda: self.model.init(key))
+            like = mesh_lib.abstract(self.mesh, lambda: self.model.init(key), has_item_rows)
         _, params = checkpoint.load_params(self.folder / CHECKPOINTS, like)
         recent = functools.partial(self.eval_batches, recent_only=True)
         return evaluator.Subject(self.model, params, self.eval_batches, recent, self.mesh)
 
-    def evaluate(self, say: evaluator.Say) -> dict[str, Any]:
+    def evaluate(self, say: evaluator.Say) -> Json:
         """All rows of `eval.mode`."""
-        full = None
-        if self.config.eval.full_workdir:
-            other = pathlib.Path(self.config.eval.full_workdir)
-            full_config = workdir.load_config(other)
-            if full_config.layout.mode != "full":
-                raise ConfigError(
-                    f"eval.full_workdir={other}: layout.mode there is "
-                    f"{full_config.layout.mode!r}, needed is 'full'"
-                )
-            full_config.eval = self.config.eval
-            full_config.data.cache_dir = str(self.config.data.cache_dir or self.folder / "data")
-            session = Session(full_config, other, self.mesh, self.poll)
-            if session.digests != self.digests:
-                raise ConfigError(f"eval.full_workdir={other}: trained on other data or split")
-            full = session.subject()
         return evaluator.evaluate(
             self.config,
-            self.subject(),
+            self.trained_model(),
             counts=self.prepared.counts,
             history=self.history,
-            full=full,
+            full=self._full_model() if self.config.eval.full_workdir else None,
             returning=self.returning if self.config.data.dataset == "synthetic" else None,
             say=say,
         )
+
+    def _full_model(self) -> evaluator.Subject:
+        """The full-history model of `eval.full_workdir`. Raises ConfigError."""
+        folder = pathlib.Path(self.config.eval.full_workdir)
+        config = workdir.load_config(folder)
+        if config.layout.mode != "full":
+            raise ConfigError(
+                f"eval.full_workdir={folder}: layout.mode there is "
+                f"{config.layout.mode!r}, needed is 'full'"
+            )
+        config.eval = self.config.eval
+        config.data.cache_dir = str(self.config.data.cache_dir or self.folder / "data")
+        session = Session(config, folder, self.mesh, self.poll)
+        if session.digests != self.digests:
+            raise ConfigError(f"eval.full_workdir={folder}: trained on other data or split")
+        return session.trained_model()

@@ -130,7 +130,7 @@ def ranks_of(session: Any, wanted: Targets) -> tuple[dict[str, Any], dict[str, A
 
     from jaxrec.evaluation import evaluator, report
 
-    subject = session.subject()
+    subject = session.trained_model()
     mode = session.config.layout.mode
     name = {"compressed": "compressed", "full": "full"}.get(mode, "recent-only")
     rank = functools.partial(

@@ -25,14 +25,17 @@ from jaxrec.benchmark import timing
 from jaxrec.config import Config, MeshConfig, validate
 from jaxrec.errors import ConfigError
 from jaxrec.interop import towers
+from jaxrec.items import table
 from jaxrec.layout import SegmentLayout
 from jaxrec.model import cost, recommender, states, token_memory
+from jaxrec.model.parameters import has_item_rows
 from jaxrec.objective import sampling
 from jaxrec.ranking import sharded
 from jaxrec.runtime import mesh as mesh_lib
 from jaxrec.runtime import plan
-from jaxrec.training import row_updates, text_batches
 from jaxrec.training import step as step_lib
+from jaxrec.training import text_batches
+from jaxrec.training.task import Task
 from jaxrec.types import Batch
 
 LIST = 100  # items of a recommendation list
@@ -116,10 +119,11 @@ def lower_train(config: Config, model: recommender.Model, mesh: Mesh) -> Any:
     batch = batch_shape(model.layout, config.train.batch_size)
     if config.model.texts.train != "frozen":
         tower = towers.tower_of(config.model)
+        texts = text_batches.abstract_text_items(config, tower, mesh)
         init = text_batches.with_tower(model.init, tower)
-        parts = step_lib.assemble(config, init, loss, model.negatives, mesh, tower)
-        return parts.step.lower(parts.like, text_batches.abstract(config, batch, tower, mesh), None)
-    parts = step_lib.assemble(config, model.init, loss, model.negatives, mesh)
+        parts = step_lib.assemble(config, Task(init, loss, texts=texts), mesh)
+        return parts.step.lower(parts.like, texts.put(0, batch), None)
+    parts = step_lib.assemble(config, Task(model.init, loss, model.negatives), mesh)
     return parts.step.lower(parts.like, shapes(batch, mesh_lib.batch_sharding(mesh)), counts)
 
 
@@ -144,7 +148,7 @@ def lower_compress(config: Config, model: recommender.Model, mesh: Mesh) -> Any:
     """States of whole histories, as many users at once as in evaluation."""
     users, events = config.eval.batch_size, config.layout.history
     rows = mesh_lib.batch_sharding(mesh)
-    params = mesh_lib.abstract(mesh, lambda: model.init(jax.random.key(0)))
+    params = mesh_lib.abstract(mesh, lambda: model.init(jax.random.key(0)), has_item_rows)
     history = shapes(jax.ShapeDtypeStruct((users, events), jnp.int32), rows)
     counts = shapes(jax.ShapeDtypeStruct((users,), jnp.int32), rows)
     compress = functools.partial(states.compress, model)
@@ -155,20 +159,21 @@ def lower_compress(config: Config, model: recommender.Model, mesh: Mesh) -> Any:
 
 def lower_score(config: Config, model: recommender.Model, mesh: Mesh) -> Any:
     """Top lists over the whole catalog from states, without gathering the table."""
-    params = mesh_lib.abstract(mesh, lambda: model.init(jax.random.key(0)))
+    params = mesh_lib.abstract(mesh, lambda: model.init(jax.random.key(0)), has_item_rows)
     state = jax.eval_shape(lambda: states.empty(model, config.eval.batch_size))
     state = jax.tree.map(shapes, state, state_sharding(state, mesh))
 
     def vectors(dense: Any, part: jax.Array) -> jax.Array:
-        return model.item_table({**dense, row_updates.TABLE: part})
+        return model.item_table(table.join({table.EMBEDDING: part}, dense))
 
     def score(params: Any, state: Any) -> Any:
         how: Any = {"mesh": mesh, "num_items": model.num_items, "chunk": config.eval.chunk}
         x = states.query(model, params, state)
         if config.model.item_hash != "none":
             return sharded.top_k(x, model.candidates(params), LIST, **how)
-        how |= {"vectors": vectors, "params": row_updates.without(params)}
-        return sharded.top_k(x, params[row_updates.TABLE], LIST, **how)
+        rows, dense = table.split(params)
+        how |= {"vectors": vectors, "params": dense}
+        return sharded.top_k(x, rows[table.EMBEDDING], LIST, **how)
 
     return jax.jit(score).lower(params, state)
 
@@ -194,7 +199,7 @@ def _text_flops(config: Config, layout: SegmentLayout, mesh: Mesh) -> float:
         return 0.0
     tower = towers.tower_of(config.model)
     batch = batch_shape(layout, config.train.batch_size)
-    chunks, rows, length = text_batches.abstract(config, batch, tower, mesh).words.shape
+    chunks, rows, length = text_batches.abstract(config, batch, tower, mesh).tokens.shape
     row = cost.forward_flops(tower.text.config, SegmentLayout.full(length))
     return float(3 * chunks * rows * row)
 

@@ -27,6 +27,7 @@ from jaxrec.runtime import mesh as mesh_lib
 from jaxrec.serving import Catalog, Recommender, rows
 from jaxrec.state_store.forms import decode_state, encode_state
 from jaxrec.training import step as step_lib
+from jaxrec.training.task import Task
 from jaxrec.types import Batch, Params
 
 EVENT_BYTES = 8  # item and time, int32
@@ -229,7 +230,7 @@ def training(
     model = model_of(config, method, shape, tokens)
     run = run_config(config, method, shape, tokens)
     mesh = mesh_lib.make_mesh(MeshConfig(data=1), jax.devices()[:1])
-    parts = step_lib.assemble(run, weights(model), model.loss, model.negatives, mesh)
+    parts = step_lib.assemble(run, Task(weights(model), model.loss, model.negatives), mesh)
     state = jax.jit(parts.new)()
     layout = model.layout
     if method == "mean_pooled":

@@ -20,7 +20,6 @@ from jaxrec.config.fields import (
     SyntheticConfig,
     TextsConfig,
     TrainConfig,
-    frozen,
 )
 from jaxrec.config.recipe import load_recipe, recipe_argument
 from jaxrec.config.rules import BOUNDS, CHOICES, check_types, lookup
@@ -49,7 +48,6 @@ __all__ = [
     "check_types",
     "digest",
     "from_json",
-    "frozen",
     "load_recipe",
     "lookup",
     "recipe_argument",

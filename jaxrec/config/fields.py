@@ -95,15 +95,3 @@ class Config:
     eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     serving: ServingConfig = dataclasses.field(default_factory=ServingConfig)
-
-
-def frozen(config: Config) -> tuple[str, ...]:
-    """Patterns of the parameters that training leaves alone: train.frozen, what adapters adapt."""
-    patterns = config.train.frozen
-    if config.model.texts.model:  # what the item tower makes, and its scale
-        patterns += ("^item_(embedding|mean|scale)$",)
-    if config.model.texts.train == "lora":
-        patterns += (r"^item_tower/decoder/(?!.*/lora_[ab]$)",)
-    if config.model.backbone == "llama" and config.model.llama.lora_rank:
-        patterns += (r"^compressor/encoder/layers/\w+/kernel$",)
-    return patterns

@@ -26,6 +26,7 @@ from jaxrec.types import Batch
 def train_batches(
     prepared: Prepared,
     layout_config: LayoutConfig,
+    *,
     batch_size: int,
     seed: int,
     start_step: int = 0,
@@ -90,6 +91,7 @@ def train_batches(
 def eval_batches(
     prepared: Prepared,
     layout_config: LayoutConfig,
+    *,
     split: str,
     batch_size: int,
     recent_only: bool = False,

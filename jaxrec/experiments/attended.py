@@ -68,7 +68,7 @@ def looked_at(session: Session, users: np.ndarray) -> dict[str, np.ndarray]:
             f"layout.max_segments={count}: none of the evaluated users has so many segments of "
             f"{size} events; lower it, or raise experiments.min_events"
         )
-    params = session.subject().params
+    params = session.trained_model().params
     # where the items, own and earlier tokens of segment s stand
     block = size + tokens
     own = np.arange(count)[:, None] * block + np.arange(size)[None]

@@ -174,7 +174,7 @@ class Lab:
 
         def make() -> dict[str, np.ndarray]:
             session = self.session(config)
-            subject = session.subject()
+            subject = session.trained_model()
             model = subject.model
             chosen = self.users(session.prepared)
             if row.startswith("served "):
@@ -234,8 +234,8 @@ def served(session: Session, users: np.ndarray, count: int) -> tuple[Any, Any]:
     batches = pipeline.eval_batches(
         session.prepared,
         config.layout,
-        config.eval.split,
-        config.eval.batch_size,
+        split=config.eval.split,
+        batch_size=config.eval.batch_size,
         users=users,
         num_segments=count,
     )

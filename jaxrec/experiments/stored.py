@@ -142,7 +142,7 @@ def staleness(lab: Lab) -> Experiment:
 
         def make() -> dict[str, np.ndarray]:
             session = lab.session(config)
-            subject = session.subject()
+            subject = session.trained_model()
             users = lab.users(session.prepared)
             histories = newest(session, users)
             ranks = aged_ranks(subject.model, subject.params, histories, ages, last)

@@ -2,8 +2,9 @@
 
 Three axes. `model` splits the rows of item tables, `fsdp` splits large dense parameters, and the
 batch is split over all of them: no device computes what another one does, whatever holds the
-parameters. What is split over which axis is said once, in `LOGICAL_AXES`, `PARAMETERS` and
-`fsdp_dimension`; an unknown logical name raises instead of being left unsharded.
+parameters. What is split over which axis is defined once, in `LOGICAL_AXES`, `ITEM_ROWS` and
+`fsdp_dimension`; an unknown logical name raises instead of being left unsharded. Which parameters
+have a row per item is up to the caller (`jaxrec.model.parameters.has_item_rows`).
 """
 
 import dataclasses
@@ -21,7 +22,7 @@ from jax.typing import DTypeLike
 from jaxrec.config import MeshConfig
 from jaxrec.errors import ConfigError
 from jaxrec.runtime import leaves
-from jaxrec.types import Batch, Params
+from jaxrec.types import Batch, Params, Tree
 
 AXES = ("data", "fsdp", "model")
 
@@ -32,10 +33,9 @@ LOGICAL_AXES: dict[str, str | tuple[str, ...] | None] = {
     "width": None,
 }
 
-# (text in a parameter's path, logical axes of its first dimensions). Optimizer state carries
-# the parameter's path inside its own, so one table places both; a state with one number per row
-# has the first dimension alone.
-PARAMETERS: tuple[tuple[str, tuple[str, ...]], ...] = (("item_embedding", ("items", "width")),)
+# Logical axes of an array with a row per item; one with a single number per row has the first
+# alone. Optimizer state carries the parameter's path inside its own and is placed alike.
+ITEM_ROWS = ("items", "width")
 
 # Smaller parameters are not worth a gather in every step: replicated. Elements.
 FSDP_MINIMUM = 2**14
@@ -89,11 +89,6 @@ def spec(*logical: str | None) -> PartitionSpec:
     return PartitionSpec(*axes)
 
 
-def has_item_rows(name: str) -> bool:
-    """Whether the leaf of this path has a row per item."""
-    return any(pattern in name and axes[0] == "items" for pattern, axes in PARAMETERS)
-
-
 def replicated(mesh: Mesh) -> NamedSharding:
     """Every device holds the whole array."""
     return NamedSharding(mesh, PartitionSpec())
@@ -116,37 +111,41 @@ def splits_weights() -> bool:
     return jax.sharding.get_abstract_mesh().shape.get("fsdp", 1) > 1
 
 
-def whole(params: Any, layers: int, dtype: Any) -> Any:
+def whole(params: Tree, layers: int, dtype: DTypeLike) -> Tree:
     """One layer's parameters, put together from `mesh.fsdp` where and when they are needed.
 
     params: leaves without the axis of the `layers`. Split leaves come out as `dtype`, which is
-    what travels; their gradients are summed into the parts that the devices keep. Said out loud
-    because the compiler, left alone, moves activations of the whole batch instead of weights.
-    For where `splits_weights`.
+    what travels; their gradients are summed into the parts that the devices keep. Explicit because
+    the compiler, left alone, moves activations of the whole batch instead of weights. Only needed
+    where `splits_weights()`.
     """
     devices = jax.sharding.get_abstract_mesh().shape["fsdp"]
 
-    def one(leaf: Any) -> Any:
-        cut = fsdp_dimension((layers, *leaf.shape), devices)
-        if not cut:  # None: not split; 0: by layers, of leaves with a single dimension
+    def gather(leaf: jax.Array) -> jax.Array:
+        dimension = fsdp_dimension((layers, *leaf.shape), devices)
+        if not dimension:  # None: not split; 0: by layers, of leaves with a single dimension
             return leaf
-        return _gathered(leaf, PartitionSpec(*[None] * (cut - 1), "fsdp"), dtype)
+        return _gathered(leaf, PartitionSpec(*[None] * (dimension - 1), "fsdp"), dtype)
 
-    return jax.tree.map(one, params)
+    return jax.tree.map(gather, params)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _gathered(leaf: jax.Array, part: PartitionSpec, dtype: Any) -> jax.Array:
-    # said twice, so that it is converted before it travels
+def _gathered(leaf: jax.Array, part: PartitionSpec, dtype: DTypeLike) -> jax.Array:
+    # constrained twice, so that it is converted before it travels
     leaf = jax.lax.with_sharding_constraint(leaf.astype(dtype), part)
     return jax.lax.with_sharding_constraint(leaf, PartitionSpec())
 
 
-def _gathered_forward(leaf: jax.Array, part: PartitionSpec, dtype: Any) -> Any:
+def _gathered_forward(
+    leaf: jax.Array, part: PartitionSpec, dtype: DTypeLike
+) -> tuple[jax.Array, None]:
     return _gathered(leaf, part, dtype), None
 
 
-def _gathered_backward(part: PartitionSpec, dtype: Any, _: None, gradient: jax.Array) -> Any:
+def _gathered_backward(
+    part: PartitionSpec, dtype: DTypeLike, _: None, gradient: jax.Array
+) -> tuple[jax.Array]:
     return (jax.lax.with_sharding_constraint(gradient, part).astype(jnp.float32),)
 
 
@@ -180,41 +179,31 @@ class MeshPlacement:
 PLACEMENT = MeshPlacement()
 
 
-def shardings(mesh: Mesh, tree: Any) -> Any:
+def shardings(mesh: Mesh, tree: Tree, has_item_rows: Callable[[str], bool]) -> Tree:
     """The NamedSharding of every leaf of `tree` (arrays or ShapeDtypeStructs) by its path.
 
-    Raises ConfigError when a table's rows do not divide by `mesh.model`, and when
-    `mesh.model` or `mesh.fsdp` > 1 splits nothing.
+    has_item_rows: whether the leaf of a path such as `params/items/embedding` has a row per item,
+    in its first dimension. Raises ConfigError when the rows do not divide by `mesh.model`, and
+    when `mesh.model` or `mesh.fsdp` > 1 splits nothing.
     """
     split: set[str] = set()
 
-    def place(path: Any, leaf: Any) -> NamedSharding:
+    def place(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> NamedSharding:
         name = leaves.path_name(path)
-        for pattern, logical in PARAMETERS:
-            if pattern not in name:
-                continue
-            if not 1 <= len(leaf.shape) <= len(logical):
-                raise ValueError(f"{name} has shape {tuple(leaf.shape)}, its rule {logical}")
-            partition = spec(*logical[: len(leaf.shape)])
-            for dim, axis in enumerate(partition):
-                if axis is not None and leaf.shape[dim] % mesh.shape[axis]:
-                    raise ConfigError(
-                        f"mesh.{axis}={mesh.shape[axis]}: must divide dimension {dim} of "
-                        f"{name}, which has {leaf.shape[dim]} rows (shape {tuple(leaf.shape)})"
-                    )
-            split.update(axis for axis in partition if axis is not None)
-            return NamedSharding(mesh, partition)
-        cut = fsdp_dimension(leaf.shape, mesh.shape["fsdp"])
-        if cut is None:
+        if has_item_rows(name):
+            split.add("model")
+            return _by_item_rows(mesh, name, tuple(leaf.shape))
+        dimension = fsdp_dimension(leaf.shape, mesh.shape["fsdp"])
+        if dimension is None:
             return replicated(mesh)
         split.add("fsdp")
-        return NamedSharding(mesh, PartitionSpec(*[None] * cut, "fsdp"))
+        return NamedSharding(mesh, PartitionSpec(*[None] * dimension, "fsdp"))
 
     placed = jax.tree_util.tree_map_with_path(place, tree)
     if mesh.shape["model"] > 1 and "model" not in split:
         raise ConfigError(
-            f"mesh.model={mesh.shape['model']}: splits nothing, no parameter path contains "
-            f"{', '.join(pattern for pattern, _ in PARAMETERS)}; use mesh.model=1"
+            f"mesh.model={mesh.shape['model']}: splits nothing, no parameter has a row per item; "
+            "use mesh.model=1"
         )
     if mesh.shape["fsdp"] > 1 and "fsdp" not in split:
         raise ConfigError(
@@ -222,6 +211,18 @@ def shardings(mesh: Mesh, tree: Any) -> Any:
             f"{FSDP_MINIMUM} elements and a dimension that it divides; use mesh.fsdp=1"
         )
     return placed
+
+
+def _by_item_rows(mesh: Mesh, name: str, shape: tuple[int, ...]) -> NamedSharding:
+    """The sharding of an array [R] or [R, W] with a row per item."""
+    if not 1 <= len(shape) <= len(ITEM_ROWS):
+        raise ValueError(f"{name} has shape {shape}, its rule {ITEM_ROWS}")
+    if shape[0] % mesh.shape["model"]:
+        raise ConfigError(
+            f"mesh.model={mesh.shape['model']}: must divide dimension 0 of {name}, which has "
+            f"{shape[0]} rows (shape {shape})"
+        )
+    return NamedSharding(mesh, spec(*ITEM_ROWS[: len(shape)]))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -245,16 +246,16 @@ def put_batch(mesh: Mesh, batch: Batch) -> Batch:
     return Batch(*(jax.make_array_from_process_local_data(sharding, np.asarray(x)) for x in batch))
 
 
-def abstract(mesh: Mesh, make: Callable[[], Any]) -> Any:
+def abstract(mesh: Mesh, make: Callable[[], Tree], has_item_rows: Callable[[str], bool]) -> Tree:
     """Shapes, dtypes and shardings (`shardings`) of what `make()` returns, not computed."""
     shapes = jax.eval_shape(make)
     return jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         shapes,
-        shardings(mesh, shapes),
+        shardings(mesh, shapes, has_item_rows),
     )
 
 
-def create(make: Callable[[], Any], like: Any) -> Any:
-    """`make()` computed where `like` says: no device ever holds a whole split table."""
+def create(make: Callable[[], Tree], like: Tree) -> Tree:
+    """`make()` computed where `like` places it: no device ever holds a whole split table."""
     return jax.jit(make, out_shardings=jax.tree.map(lambda x: x.sharding, like))()

@@ -5,30 +5,34 @@ So whatever has a row per item (the table, its moments, its average) keeps the r
 gets the rows of a new state behind them; everything else is as it was.
 """
 
-from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from jaxrec.model.parameters import has_item_rows
 from jaxrec.runtime import leaves
 from jaxrec.runtime import mesh as mesh_lib
+from jaxrec.types import Tree
 
 
 def as_stored(
-    stored: Mapping[str, Any], like: Mapping[str, Any], heights: Collection[int], mesh: Mesh
-) -> dict[str, Any]:
+    stored: Mapping[str, Sequence[Sequence[int]]],
+    like: Mapping[str, Tree],
+    heights: Collection[int],
+    mesh: Mesh,
+) -> dict[str, Tree]:
     """`like` with the fewer rows that a checkpoint's item tables have.
 
     stored: `tree/leaf` -> (shape, ...) of the checkpoint. like: tree name -> ShapeDtypeStructs.
     heights: rows that tables of the data before had; others are left for the reader to refuse.
     """
 
-    def one(name: str, leaf: Any) -> Any:
+    def adapt(name: str, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         shape = tuple(stored[name][0]) if name in stored else leaf.shape
         fits = shape[:1] != () and shape[0] in heights and shape[1:] == tuple(leaf.shape[1:])
-        if not (mesh_lib.has_item_rows(name) and fits and shape[0] < leaf.shape[0]):
+        if not (has_item_rows(name) and fits and shape[0] < leaf.shape[0]):
             return leaf
         # the old table may not divide as the new one does; it is whole for a moment then
         divides = shape[0] % mesh.shape["model"] == 0
@@ -37,28 +41,28 @@ def as_stored(
 
     return {
         tree: jax.tree_util.tree_map_with_path(
-            lambda path, leaf, tree=tree: one(f"{tree}/{leaves.path_name(path)}", leaf), content
+            lambda path, leaf, tree=tree: adapt(f"{tree}/{leaves.path_name(path)}", leaf), content
         )
         for tree, content in like.items()
     }
 
 
-def grow(trees: Any, fresh: Callable[[], Any], like: Any) -> Any:
+def grow(trees: Tree, fresh: Callable[[], Tree], like: Tree) -> Tree:
     """`trees` with the missing rows of `fresh()`, shaped and placed as `like`.
 
     fresh: makes new trees of the same structure; what is not needed of them is not computed.
     """
 
-    def one(old: jax.Array, new: jax.Array) -> jax.Array:
+    def extended(old: jax.Array, new: jax.Array) -> jax.Array:
         return old if old.shape == new.shape else jnp.concatenate([old, new[old.shape[0] :]])
 
-    def make(old: Any) -> Any:
-        return jax.tree.map(one, old, fresh())
+    def make(old: Tree) -> Tree:
+        return jax.tree.map(extended, old, fresh())
 
     return jax.jit(make, out_shardings=jax.tree.map(lambda x: x.sharding, like))(trees)
 
 
-def new_rows(trees: Any, like: Any) -> int:
+def new_rows(trees: Tree, like: Tree) -> int:
     """How many rows `grow` adds to a table; 0: the trees fit."""
     pairs = zip(jax.tree.leaves(trees), jax.tree.leaves(like), strict=True)
     return max((b.shape[0] - a.shape[0] for a, b in pairs if a.shape != b.shape), default=0)

@@ -1,194 +1,307 @@
 """Item tables of any size: a step reads and writes only the rows that it touches.
 
-The ids of a batch and of its negatives are made unique, their rows are fetched, the loss sees a
-table of those rows alone, and the updated rows are put back. Work and memory of a step depend on
-the batch, not on the catalog. Rows may be split over `mesh.model`: every device reads and writes
-its own, the table itself never moves.
+The ids of a batch and of its negatives are made unique, their rows are fetched, the loss is given
+those rows alone, and the updated rows are put back. Work and memory of a step depend on the batch,
+not on the catalog. Rows may be split over `mesh.model`: every device reads and writes its own, the
+table itself never moves.
 
-Two updates of a row with gradient g (mean over the batch, after clipping):
+Two rules for a row with gradient g (mean over the batch, after clipping):
   - row-wise Adagrad: one number per row, a += mean(g²), row -= rate · g / (√a + ε), the update of
     FBGEMM and DLRM (Duchi et al., JMLR 2011, with the accumulator shared by a row);
   - lazy Adam: moments per element that only move in the steps that touch the row, corrected by
     the number of all steps (as TensorFlow's LazyAdam).
-Weight decay pulls rows when they are touched.
+A leaf with one number per item (a bias) is updated alike. Weight decay pulls rows when they are
+touched.
+
+Dimension letters: R stored rows, N rows that a step touches, M ids, W numbers of a row.
 """
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, PartitionSpec
 
-from jaxrec.config import TrainConfig
+from jaxrec.config import ModelConfig, TrainConfig
+from jaxrec.items import hashed, table
+from jaxrec.items.table import ItemRows
+from jaxrec.model import parameters
+from jaxrec.objective.sampling import Sampler
+from jaxrec.runtime import mesh as mesh_lib
 from jaxrec.training import optimizer as optimizer_lib
-from jaxrec.types import Params
+from jaxrec.training.gradient import Metrics, mean_gradient
+from jaxrec.training.update import DrawNegatives, Gradient, Loss, apply_optimizer
+from jaxrec.types import Array, Batch, Params, Tree
 
-TABLE = "item_embedding"  # name of the table among the parameters
-SHARED = "shared_item_embedding"  # its name where items share rows (`jaxrec.items.hashed`)
 ADAGRAD_EPS, ADAM_EPS = 1e-8, 1e-8
 BETA1, BETA2 = 0.9, 0.999
 
+Rows: TypeAlias = dict[str, Array]  # name of a leaf of the item table -> its rows
+Slots: TypeAlias = dict[str, jax.Array]  # name of an accumulator -> its value for some rows
+
+
+class Rule(NamedTuple):
+    """How a row moves.
+
+    init: leaf [R, ...] -> accumulators of all its rows. step: (gradients [N, ...], accumulators of
+    these rows, updates done before) -> (step [N, ...] before the learning rate, accumulators).
+    """
+
+    init: Callable[[Array], Slots]
+    step: Callable[[jax.Array, Slots, jax.Array], tuple[jax.Array, Slots]]
+
+
+def _adagrad_init(leaf: Array) -> Slots:
+    return {"sum": jnp.zeros(leaf.shape[:1], jnp.float32)}
+
+
+def _adagrad_step(g: jax.Array, slots: Slots, count: jax.Array) -> tuple[jax.Array, Slots]:
+    del count
+    total = slots["sum"] + jnp.mean(jnp.square(g), axis=_columns(g))
+    return g / _per_row(jnp.sqrt(total) + ADAGRAD_EPS, g), {"sum": total}
+
+
+def _adam_init(leaf: Array) -> Slots:
+    return {"mu": jnp.zeros_like(leaf), "nu": jnp.zeros_like(leaf)}
+
+
+def _adam_step(g: jax.Array, slots: Slots, count: jax.Array) -> tuple[jax.Array, Slots]:
+    mu = BETA1 * slots["mu"] + (1 - BETA1) * g
+    nu = BETA2 * slots["nu"] + (1 - BETA2) * jnp.square(g)
+    time = (count + 1).astype(jnp.float32)
+    step = mu / (1 - BETA1**time)
+    step = step / (jnp.sqrt(nu / (1 - BETA2**time)) + ADAM_EPS)
+    return step, {"mu": mu, "nu": nu}
+
+
+RULES = {"adagrad": Rule(_adagrad_init, _adagrad_step), "adam": Rule(_adam_init, _adam_step)}
+
 
 class Touched(NamedTuple):
-    """ids: int32 [N] distinct table rows, ascending, behind them rows that do not exist;
-    places: for every given id where in `ids` it stands; rows: [N, D]."""
+    """The rows that a step reads and writes.
+
+    ids: int32 [N] distinct rows of the stored table, ascending, behind them rows that do not
+    exist. rows: of every leaf of the table, [N, ...]. places: int32 [M], for every given item id
+    its number among `item_rows(rows)`, whose row 0 is padding.
+    """
 
     ids: jax.Array
+    rows: Rows
     places: jax.Array
-    rows: jax.Array
+    item_rows: Callable[[Rows], ItemRows]
 
 
-def optimizer(config: TrainConfig) -> optax.GradientTransformation:
-    """State {"dense": AdamW of everything but the table, "rows": state of the table's rows}.
-
-    `update` is for the dense part: gradients and parameters without the table.
-    """
-    dense = optimizer_lib.adamw(config)
-
-    def init(params: Params) -> Any:
-        table = params[name_of(params)]
-        if config.table_update == "adagrad":
-            rows = {"sum": {TABLE: jnp.zeros(table.shape[:1], jnp.float32)}}
-        else:
-            rows = {name: {TABLE: jnp.zeros_like(table)} for name in ("mu", "nu")}
-        return {"dense": dense.init(without(params)), "rows": rows}
-
-    return optax.GradientTransformation(init, dense.update)
-
-
-def name_of(params: Params) -> str:
-    """Under which name the parameters have the table."""
-    return SHARED if SHARED in params else TABLE
-
-
-def without(params: Params) -> Params:
-    """The parameters but for the table."""
-    return {name: leaf for name, leaf in params.items() if name not in (TABLE, SHARED)}
-
-
-def touch(table: jax.Array, ids: jax.Array, mesh: Mesh) -> Touched:
-    """The rows of `table` [R, D] that `ids` int32 [N] name; row 0 (padding) is always first."""
-    height = table.shape[0]
-    everything = jnp.concatenate([jnp.zeros(1, ids.dtype), ids])
-    unique, places = jnp.unique(
-        everything, size=everything.shape[0], fill_value=height, return_inverse=True
-    )
-    return Touched(unique, places[1:], take(table, unique, mesh))
-
-
-class Small(NamedTuple):
-    """A step's items as a table of their own.
-
-    touched: rows of the stored table; places: for every given id its row in `of_items`; of_items:
-    rows [N, D] of `touched` -> the table that the loss is given, row 0 padding.
-    """
-
-    touched: Touched
-    places: jax.Array
-    of_items: Callable[[jax.Array], jax.Array]
-
-
-def small(
-    table: jax.Array,
-    ids: jax.Array,
-    mesh: Mesh,
-    rows_of: Callable[[jax.Array], jax.Array] | None,
-) -> Small:
-    """What `ids` int32 [N] need of the table; rows_of: ids [...] ->
-    rows [..., J] of items that are sums of shared rows."""
-    if rows_of is None:
-        touched = touch(table, ids, mesh)
-        return Small(touched, touched.places, lambda rows: rows)
+def touch(config: ModelConfig, leaves: Rows, ids: jax.Array, mesh: Mesh) -> Touched:
+    """What the items `ids` int32 [M] need of the item table; row 0 (padding) is always first."""
+    chex.assert_rank(ids, 1)
+    if config.item_hash == "none":
+        height = leaves[table.EMBEDDING].shape[0]
+        numbers, places = _unique(ids, fill=height)
+        rows: Rows = {name: take(leaf, numbers, mesh) for name, leaf in leaves.items()}
+        return Touched(
+            numbers,
+            rows,
+            places,
+            lambda rows: ItemRows(rows[table.EMBEDDING], rows.get(table.BIAS)),
+        )
     # ids first: the loss must tell items from each other, not rows
-    everything = jnp.concatenate([jnp.zeros(1, ids.dtype), ids])
-    unique, places = jnp.unique(
-        everything, size=everything.shape[0], fill_value=0, return_inverse=True
-    )
-    rows = rows_of(unique)
-    touched = touch(table, rows.reshape(-1), mesh)
-    where = touched.places.reshape(rows.shape)
-    return Small(touched, places[1:], lambda rows: jnp.sum(rows[where], axis=1))
+    items, places = _unique(ids, fill=0)
+    shared = hashed.rows_of(config, items)
+    numbers, row_places = _unique(shared.reshape(-1), fill=leaves[table.SHARED].shape[0])
+    rows = {table.SHARED: take(leaves[table.SHARED], numbers, mesh)}
+    of_item = row_places.reshape(shared.shape)
+
+    def summed(rows: Rows) -> ItemRows:
+        return ItemRows(jnp.sum(rows[table.SHARED][of_item], axis=1))
+
+    return Touched(numbers, rows, places, summed)
 
 
-def take(table: jax.Array, ids: jax.Array, mesh: Mesh) -> jax.Array:
-    """Rows [N, ...] of a table split over `mesh.model`; zeros where `ids` lie outside."""
+def _unique(ids: jax.Array, fill: int) -> tuple[jax.Array, jax.Array]:
+    """(0 and the distinct ids, ascending, then `fill`: [M + 1]; place of every id in it: [M])."""
+    padded = jnp.concatenate([jnp.zeros(1, ids.dtype), ids])
+    unique, places = jnp.unique(padded, size=len(padded), fill_value=fill, return_inverse=True)
+    return unique, places[1:]
+
+
+@dataclasses.dataclass(frozen=True)
+class RowUpdate:
+    """An `Update` that reads and writes only the rows of the item table that a step touches.
+
+    negatives: draws them before the loss, from `sampling`: a sampler, None for uniform draws. The
+    loss is given `rows` and `negatives`, and ids that number these rows. optimizer: of everything
+    but the item table.
+
+    The optimizer's state is {"dense": that of `optimizer`, "rows": name of an accumulator -> its
+    values under the path of the leaf they belong to}.
+    """
+
+    loss: Loss
+    negatives: DrawNegatives
+    optimizer: optax.GradientTransformation
+    model_config: ModelConfig
+    config: TrainConfig
+    mesh: Mesh
+
+    @property
+    def batch_shardings(self) -> Tree:
+        return mesh_lib.batch_sharding(self.mesh)
+
+    @property
+    def rule(self) -> Rule:
+        return RULES[self.config.table_update]
+
+    def init(self, params: Params) -> Tree:
+        leaves, rest = table.split(params)
+        rows = _by_slot({name: self.rule.init(leaf) for name, leaf in leaves.items()})
+        return {"dense": self.optimizer.init(rest), "rows": rows}
+
+    def gradient(
+        self, params: Params, batch: Batch, rng: jax.Array, sampling: Sampler | None
+    ) -> Gradient:
+        drawn = self.negatives(rng, sampling)
+        leaves, rest = table.split(params)
+        ids = jnp.concatenate([batch.items.reshape(-1), drawn.ids])
+        ids = jax.lax.with_sharding_constraint(ids, mesh_lib.replicated(self.mesh))
+        touched = touch(self.model_config, leaves, ids, self.mesh)
+        count = batch.items.size
+        items = touched.places[:count].reshape(batch.items.shape)
+        items = jax.lax.with_sharding_constraint(items, mesh_lib.batch_sharding(self.mesh))
+        negatives = drawn._replace(ids=touched.places[count:])
+
+        def total(
+            params: Params, part: Batch, key: jax.Array
+        ) -> tuple[jax.Array, jax.Array, Metrics]:
+            rows, rest = table.split(params)
+            item_rows = touched.item_rows(rows)
+            return self.loss(rest, part, rng=key, train=True, negatives=negatives, rows=item_rows)
+
+        value, metrics, gradients = mean_gradient(
+            total,
+            table.join(touched.rows, rest),
+            batch._replace(items=items),
+            rng,
+            microbatches=self.config.grad_accum_steps,
+            mesh=self.mesh,
+        )
+        return Gradient(value, metrics, gradients, touched)
+
+    def apply(
+        self,
+        gradient: Gradient,
+        params: Params,
+        opt_state: Tree,
+        *,
+        step: jax.Array,
+        finite: jax.Array,
+    ) -> tuple[Params, Tree]:
+        leaves, rest = table.split(params)
+        row_gradients, rest_gradients = table.split(gradient.tree)
+        rest, dense = apply_optimizer(
+            self.optimizer, rest_gradients, rest, opt_state["dense"], finite=finite
+        )
+        slots = _by_leaf(opt_state["rows"])
+        for name, g in row_gradients.items():
+            leaves[name], slots[name] = self._updated(
+                name, leaves[name], slots[name], gradient.touched, g, step, finite
+            )
+        return table.join(leaves, rest), {"dense": dense, "rows": _by_slot(slots)}
+
+    def _updated(
+        self,
+        name: str,
+        leaf: Array,
+        slots: Slots,
+        touched: Touched,
+        gradients: Array,
+        step: jax.Array,
+        finite: jax.Array,
+    ) -> tuple[jax.Array, Slots]:
+        """A leaf and its accumulators; a row that no gradient reached (all zeros) stays too."""
+        rows = jnp.asarray(touched.rows[name], jnp.float32)
+        chex.assert_equal_shape([rows, gradients])
+        g = jnp.asarray(gradients, jnp.float32)
+        changed = finite & jnp.any(g != 0, axis=_columns(g))
+        old = {slot: take(value, touched.ids, self.mesh) for slot, value in slots.items()}
+        move, new = self.rule.step(g, old, step)
+        decayed = parameters.is_decayed(f"{table.ITEMS}/{name}")
+        decay = self.config.weight_decay if decayed else 0.0
+        moved = rows - optimizer_lib.schedule(self.config)(step) * (move + decay * rows)
+
+        def written(stored: Array, after: jax.Array, before: jax.Array) -> jax.Array:
+            values = jnp.where(_per_row(changed, after), after, before)
+            return put(stored, touched.ids, values, self.mesh)
+
+        slots = {slot: written(slots[slot], new[slot], old[slot]) for slot in slots}
+        return written(leaf, moved, rows), slots
+
+
+def _by_slot(leaves: dict[str, Slots]) -> Tree:
+    """Accumulators of leaves as a tree whose paths end in the paths of the leaves."""
+    names = next(iter(leaves.values()))
+    return {
+        slot: {table.ITEMS: {leaf: slots[slot] for leaf, slots in leaves.items()}} for slot in names
+    }
+
+
+def _by_leaf(tree: Tree) -> dict[str, Slots]:
+    """The inverse of `_by_slot`."""
+    names = next(iter(tree.values()))[table.ITEMS]
+    return {leaf: {slot: tree[slot][table.ITEMS][leaf] for slot in tree} for leaf in names}
+
+
+def _columns(x: jax.Array) -> tuple[int, ...]:
+    """All axes but the rows; none of a leaf with one number per row."""
+    return tuple(range(1, x.ndim))
+
+
+def _per_row(x: jax.Array, like: jax.Array) -> jax.Array:
+    """[N] with as many axes as `like` [N, ...]."""
+    return x.reshape(x.shape + (1,) * (like.ndim - 1))
+
+
+def take(leaf: Array, ids: jax.Array, mesh: Mesh) -> jax.Array:
+    """Rows [N, ...] of a leaf [R, ...] split over `mesh.model`; zeros where `ids` lie outside."""
     if mesh.shape["model"] == 1:
-        return table.at[ids].get(mode="fill", fill_value=0)
+        return jnp.asarray(leaf).at[ids].get(mode="fill", fill_value=0)
 
-    def own(part: jax.Array, ids: jax.Array) -> jax.Array:
-        rows = part.at[_local(ids, part)].get(mode="fill", fill_value=0)
+    def local(shard: jax.Array, ids: jax.Array) -> jax.Array:
+        rows = shard.at[_local(ids, shard)].get(mode="fill", fill_value=0)
         return jax.lax.psum(rows, "model")
 
     everywhere = PartitionSpec()
     return jax.shard_map(
-        own, mesh=mesh, in_specs=(PartitionSpec("model"), everywhere), out_specs=everywhere
-    )(table, ids)
+        local, mesh=mesh, in_specs=(PartitionSpec("model"), everywhere), out_specs=everywhere
+    )(jnp.asarray(leaf), ids)
 
 
-def put(table: jax.Array, ids: jax.Array, rows: jax.Array, mesh: Mesh) -> jax.Array:
-    """The table with `rows` [N, ...] in the places `ids` [N] (distinct, ascending; ids outside
-    are dropped)."""
+def put(leaf: Array, ids: jax.Array, rows: jax.Array, mesh: Mesh) -> jax.Array:
+    """The leaf [R, ...] with `rows` [N, ...] in the places `ids` [N].
 
-    def write(part: jax.Array, ids: jax.Array, rows: jax.Array) -> jax.Array:
-        return part.at[ids].set(rows.astype(part.dtype), mode="drop")
+    ids: distinct, ascending; ids outside the leaf are dropped.
+    """
+
+    def write(shard: jax.Array, ids: jax.Array, rows: jax.Array) -> jax.Array:
+        return shard.at[ids].set(rows.astype(shard.dtype), mode="drop")
 
     if mesh.shape["model"] == 1:
-        return write(table, ids, rows)
+        return write(jnp.asarray(leaf), ids, rows)
 
-    def own(part: jax.Array, ids: jax.Array, rows: jax.Array) -> jax.Array:
-        return write(part, _local(ids, part), rows)
+    def local(shard: jax.Array, ids: jax.Array, rows: jax.Array) -> jax.Array:
+        return write(shard, _local(ids, shard), rows)
 
     split, everywhere = PartitionSpec("model"), PartitionSpec()
-    return jax.shard_map(own, mesh=mesh, in_specs=(split, everywhere, everywhere), out_specs=split)(
-        table, ids, rows
-    )
+    return jax.shard_map(
+        local, mesh=mesh, in_specs=(split, everywhere, everywhere), out_specs=split
+    )(jnp.asarray(leaf), ids, rows)
 
 
-def _local(ids: jax.Array, part: jax.Array) -> jax.Array:
-    """Rows inside this device's part of a table; its height for those of others."""
-    height = part.shape[0]
+def _local(ids: jax.Array, shard: jax.Array) -> jax.Array:
+    """Rows inside this device's shard of a table; its height for those of others."""
+    height = shard.shape[0]
     local = ids - jax.lax.axis_index("model") * height
     return jnp.where((local >= 0) & (local < height), local, height)
-
-
-def update(
-    table: jax.Array,
-    state: Any,
-    touched: Touched,
-    gradients: jax.Array,
-    *,
-    config: TrainConfig,
-    rate: jax.Array,
-    count: jax.Array,
-    sound: jax.Array,
-    mesh: Mesh,
-) -> tuple[jax.Array, Any]:
-    """Table and row state after one step.
-
-    gradients: [N, D] of `touched.rows`; rate: learning rate; count: steps done before; sound:
-    False leaves everything as it is. A row that no gradient reached (all zeros) stays too.
-    """
-    changed = (sound & jnp.any(gradients != 0, axis=1))[:, None]
-    ids, rows = touched.ids, touched.rows.astype(jnp.float32)
-    g = gradients.astype(jnp.float32)
-    if config.table_update == "adagrad":
-        before = take(state["sum"][TABLE], ids, mesh)
-        after = before + jnp.mean(jnp.square(g), axis=1)
-        step = g / (jnp.sqrt(after) + ADAGRAD_EPS)[:, None]
-        after = jnp.where(changed[:, 0], after, before)
-        state = {"sum": {TABLE: put(state["sum"][TABLE], ids, after, mesh)}}
-    else:
-        mu, nu = (take(state[name][TABLE], ids, mesh) for name in ("mu", "nu"))
-        new_mu = BETA1 * mu + (1 - BETA1) * g
-        new_nu = BETA2 * nu + (1 - BETA2) * jnp.square(g)
-        time = (count + 1).astype(jnp.float32)
-        step = new_mu / (1 - BETA1**time)
-        step = step / (jnp.sqrt(new_nu / (1 - BETA2**time)) + ADAM_EPS)
-        state = {
-            name: {TABLE: put(state[name][TABLE], ids, jnp.where(changed, new, old), mesh)}
-            for name, new, old in (("mu", new_mu, mu), ("nu", new_nu, nu))
-        }
-    moved = rows - rate * (step + config.weight_decay * rows)
-    return put(table, ids, jnp.where(changed, moved, rows), mesh), state

@@ -1,12 +1,12 @@
 """The texts of a catalog for training the item tower: batches with their texts, tables made anew.
 
-    items = train_items(config, model, tower, columns, counts, folder, mesh)
-    fit(..., texts=items)
+    texts = make_text_items(config, model, tower, columns=columns, counts=counts, ...)
+    fit(config, workdir, Task(init, loss, texts=texts), batches=batches)
 
-The catalog is tokenised once. Of every batch, and of the negatives that its step compares with,
-the distinct texts are packed into rows, so that a step computes (almost) no padding and no text
-twice. Before a validation the whole catalog is encoded by the tower as it is; evaluation, states
-and serving use that table and never the tower.
+The catalog is tokenised once. The distinct texts of a batch, and of the negatives that its step
+compares with, are packed into rows, so that a step computes (almost) no padding and no text twice.
+Before a validation the whole catalog is encoded by the tower as it is; evaluation, states and
+serving use that table and never the tower.
 """
 
 import dataclasses
@@ -15,28 +15,29 @@ import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 
 from jaxrec.config import Config, TextsConfig
 from jaxrec.data import item_words
 from jaxrec.interop import towers
-from jaxrec.items import text_vectors
+from jaxrec.items import table, text_vectors
 from jaxrec.model.recommender import Model
 from jaxrec.nn.item_tower import TOWER, ItemTower
 from jaxrec.objective import sampling
+from jaxrec.objective.sampling import Negatives
 from jaxrec.runtime import distributed
-from jaxrec.training import text_step as text_steps
-from jaxrec.training.text_step import TABLE, TextBatch, TextItems
-from jaxrec.types import PAD, Batch, Params
+from jaxrec.training import text_step
+from jaxrec.training.text_step import TextBatch, TextItems
+from jaxrec.types import PAD, Batch, Params, Tree
 
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """rows: of a chunk, over all devices; row_length: positions; longest: words of a text."""
+    """rows: of a chunk, over all devices; row_length: positions; longest: tokens of a text."""
 
     rows: int
     row_length: int
@@ -44,10 +45,12 @@ class Shape:
 
     @classmethod
     def of(cls, texts: TextsConfig, tower: ItemTower, devices: int, longest: int = 0) -> "Shape":
-        """longest: of the catalog's texts (default: `texts.max_tokens`)."""
-        most = max(256, texts.max_tokens + 1)
-        behind = int(tower.end is not None)
-        return cls(texts.rows * devices, most, (longest or texts.max_tokens) + behind)
+        """longest: tokens of the catalog's longest text (default: `texts.max_tokens`)."""
+        row_length = max(256, texts.max_tokens + 1)
+        embedding_token = int(tower.end is not None)
+        return cls(
+            texts.rows * devices, row_length, (longest or texts.max_tokens) + embedding_token
+        )
 
     def chunks(self, texts: int) -> int:
         """Enough for any `texts` texts: a row that is not the last holds as many as surely fit."""
@@ -57,39 +60,42 @@ class Shape:
 
 def attach(
     batch: Batch,
-    negatives: sampling.Negatives,
-    which: np.ndarray,
-    words: item_words.Words,
+    negatives: Negatives,
+    *,
+    text_of_item: np.ndarray,
+    tokens: item_words.Words,
     shape: Shape,
     end: int | None,
 ) -> TextBatch:
     """A whole batch, as NumPy arrays, with the texts of its items and negatives.
 
-    which: int32 [V + 1] text of every item, -1: none. Sizes depend on those of `batch` and
-    `negatives` alone, so every batch of a run has the same.
+    text_of_item: int32 [V + 1] text of every item, -1: none. tokens: of all texts. end: the
+    embedding token put behind every text. Sizes depend on those of `batch` and `negatives` alone,
+    so every batch of a run has the same.
     """
     items, drawn = np.asarray(batch.items), np.asarray(negatives.ids)
-    named = np.concatenate([[PAD], items.reshape(-1), drawn]).astype(np.int64)
-    ids, places = np.unique(named, return_inverse=True)  # PAD is the smallest: row 0
-    text = np.full(len(named), -1, np.int64)
-    text[: len(ids)] = which[ids]
-    wanted = np.unique(text[text >= 0])
-    filled = item_words.fill_rows(words.lengths[wanted] + int(end is not None), shape.row_length)
-    chunks = shape.chunks(min(len(named) - 1, len(words)))
-    flat = (chunks * shape.rows, shape.row_length)
-    packed, order = item_words.lay_out(words, wanted, filled, flat, end)
-    number = np.zeros(len(words) + 1, np.int32)  # the last: no text
+    padded = np.concatenate([[PAD], items.reshape(-1), drawn]).astype(np.int64)
+    ids, places = np.unique(padded, return_inverse=True)  # PAD is the smallest: row 0
+    text = np.full(len(padded), -1, np.int64)
+    text[: len(ids)] = text_of_item[ids]
+    present = np.unique(text[text >= 0])
+    filled = item_words.fill_rows(tokens.lengths[present] + int(end is not None), shape.row_length)
+    chunks = shape.chunks(min(len(padded) - 1, len(tokens)))
+    packed, order = item_words.lay_out(
+        tokens, present, filled, (chunks * shape.rows, shape.row_length), end
+    )
+    number = np.zeros(len(tokens) + 1, np.int32)  # the last: no text
     number[order] = np.arange(1, len(order) + 1)
     rows = places.astype(np.int32)[1:]
     size = (chunks, shape.rows, shape.row_length)
     return TextBatch(
-        batch._replace(items=rows[: items.size].reshape(items.shape)),
-        negatives._replace(ids=rows[items.size :]),
-        number[text],
-        packed.words.reshape(size),
-        packed.owner.reshape(size),
-        packed.positions.reshape(size),
-        np.int32(-(-len(filled) // shape.rows)),
+        batch=batch._replace(items=rows[: items.size].reshape(items.shape)),
+        negatives=negatives._replace(ids=rows[items.size :]),
+        text_of_row=number[text],
+        tokens=packed.words.reshape(size),
+        owner=packed.owner.reshape(size),
+        positions=packed.positions.reshape(size),
+        used=np.asarray(-(-len(filled) // shape.rows), np.int32),
     )
 
 
@@ -99,43 +105,56 @@ def abstract(config: Config, batch: Batch, tower: ItemTower, mesh: Mesh) -> Text
     count, drawn = math.prod(batch.items.shape), config.loss.negatives
     packed = (shape.chunks(count + drawn), shape.rows, shape.row_length)
 
-    def of(*size: int, dtype: Any = np.int32) -> Any:
+    def of(*size: int, dtype: DTypeLike = np.int32) -> Tree:
         return jax.ShapeDtypeStruct(size, dtype)
 
-    negatives = sampling.Negatives(of(drawn), of(drawn, dtype=np.float32))
     whole = TextBatch(
-        batch, negatives, of(count + drawn + 1), of(*packed), of(*packed), of(*packed), of()
+        batch=batch,
+        negatives=Negatives(of(drawn), of(drawn, dtype=np.float32)),
+        text_of_row=of(count + drawn + 1),
+        tokens=of(*packed),
+        owner=of(*packed),
+        positions=of(*packed),
+        used=of(),
     )
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
         whole,
-        text_steps.shardings(mesh),
+        text_step.shardings(mesh),
     )
 
 
-class Known:
-    """Words of texts that are tokenised already, in place of `item_words.Tokenizer`."""
+def abstract_text_items(config: Config, tower: ItemTower, mesh: Mesh) -> TextItems:
+    """For compiling a step without texts: `put` gives shapes (`abstract`), tables stay."""
+    return TextItems(
+        tower, lambda step, batch: abstract(config, batch, tower, mesh), lambda params: params
+    )
 
-    def __init__(self, texts: Sequence[str], words: item_words.Words):
-        self.numbers = {text: number for number, text in enumerate(texts)}
-        self.all = words
+
+class KnownTexts:
+    """The tokens of texts that are tokenised already, in place of `item_words.Tokenizer`."""
+
+    def __init__(self, texts: Sequence[str], tokens: item_words.Words):
+        self._numbers = {text: number for number, text in enumerate(texts)}
+        self._tokens = tokens
 
     def words(self, texts: Sequence[str], longest: int) -> item_words.Words:
-        """Words of some of the texts; they are cut already."""
+        """Tokens of some of the texts; they are cut already."""
         del longest
-        every = self.all
-        parts = [
-            every.words[every.offsets[n] : every.offsets[n + 1]]
-            for n in (self.numbers[text] for text in texts)
+        known = self._tokens
+        pieces = [
+            known.words[known.offsets[n] : known.offsets[n + 1]]
+            for n in (self._numbers[text] for text in texts)
         ]
-        offsets = np.concatenate([[0], np.cumsum([len(part) for part in parts])]).astype(np.int64)
-        return item_words.Words(np.concatenate(parts), offsets, every.cut)
+        offsets = np.concatenate([[0], np.cumsum([len(piece) for piece in pieces])])
+        return item_words.Words(np.concatenate(pieces), offsets.astype(np.int64), known.cut)
 
 
-def train_items(
+def make_text_items(
     config: Config,
     model: Model,
     tower: ItemTower,
+    *,
     columns: Mapping[str, Sequence[str]] | None,
     counts: np.ndarray,
     folder: Path,
@@ -145,39 +164,35 @@ def train_items(
     """What `training.loop.fit` needs to train the item tower of a catalog.
 
     columns: texts of items 0..V (`Prepared.texts`); counts: [V + 1] training events per item;
-    folder: where words and vectors are kept. Raises DataError.
+    folder: where tokens and vectors are kept. Raises DataError.
     """
     texts = config.model.texts
     composed = item_words.compose(columns, texts.fields, texts.prompt)
-    distinct, which = item_words.distinct(composed)
+    distinct, text_of_item = item_words.distinct(composed)
     text_vectors.check(distinct)
     tokenizer = item_words.Tokenizer(texts.model, tower.text.vocabulary)
     tokenise = functools.partial(
         item_words.tokenised, tokenizer, distinct, texts.max_tokens, folder
     )
     distributed.leader_first(tokenise)
-    words = tokenise()
+    tokens = tokenise()
     say(
-        f"item texts: {len(words):,} of {len(composed) - 1:,} items, {words.cut:,} cut to "
-        f"{texts.max_tokens} words"
+        f"item texts: {len(tokens):,} of {len(composed) - 1:,} items, {tokens.cut:,} cut to "
+        f"{texts.max_tokens} tokens"
     )
-    shape = Shape.of(texts, tower, mesh.size, int(words.lengths.max()))
-    uniform = config.loss.sampling == "uniform"
-    sampler = None if uniform else sampling.make_sampler(counts)
-
-    @jax.jit
-    def draw(step: int) -> sampling.Negatives:
-        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 1), step)
-        return model.negatives(key, sampler)
+    shape = Shape.of(texts, tower, mesh.size, int(tokens.lengths.max()))
+    draw = _draw(config, model, counts)
 
     def put(step: int, batch: Batch) -> TextBatch:
         # all processes see the whole batch: they pack the same rows and hold their part of them
         whole = distributed.gather_rows(batch)
-        drawn = sampling.Negatives(*map(np.asarray, draw(step)))
-        found = attach(whole, drawn, which, words, shape, tower.end)
-        return distributed.spread(found, text_steps.shardings(mesh))
+        negatives = Negatives(*map(np.asarray, draw(step)))
+        with_texts = attach(
+            whole, negatives, text_of_item=text_of_item, tokens=tokens, shape=shape, end=tower.end
+        )
+        return distributed.spread(with_texts, text_step.shardings(mesh))
 
-    encoder, known = text_vectors.encoder(tower, mesh), Known(distinct, words)
+    encoder, known = text_vectors.encoder(tower, mesh), KnownTexts(distinct, tokens)
 
     def refresh(params: Params) -> Params:
         encoded = text_vectors.encode(
@@ -193,25 +208,41 @@ def train_items(
             run=encoder,
             say=say,
         )
-        table = towers.filled(encoded.vectors, np.asarray(params["item_mean"]))
-        table = distributed.spread(table, params[TABLE].sharding)
-        distributed.leader_first(lambda: _keep_alone(encoded.folder))
-        return {**params, TABLE: table}
+        items = params[table.ITEMS]
+        embedding = towers.filled(encoded.vectors, np.asarray(items[table.MEAN]))
+        embedding = distributed.spread(embedding, items[table.EMBEDDING].sharding)
+        distributed.leader_first(lambda: _remove_others(encoded.folder))
+        return {**params, table.ITEMS: {**items, table.EMBEDDING: embedding}}
 
     return TextItems(tower, put, refresh)
 
 
-def _keep_alone(folder: Path) -> None:
+def _draw(config: Config, model: Model, counts: np.ndarray) -> Callable[[int], Negatives]:
+    """step -> the negatives of a step, as it would draw them itself."""
+    uniform = config.loss.sampling == "uniform"
+    sampler = None if uniform else sampling.make_sampler(counts)
+
+    @jax.jit
+    def draw(step: int) -> Negatives:
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 1), step)
+        return model.negatives(key, sampler)
+
+    return draw
+
+
+def _remove_others(folder: Path) -> None:
     """Removes vectors of earlier parameters: a checkpoint has those it needs."""
     for other in folder.parent.iterdir():
         if other != folder:
             shutil.rmtree(other, ignore_errors=True)
 
 
-def with_tower(init: Callable[[jax.Array], Params], tower: ItemTower) -> Any:
+def with_tower(
+    init: Callable[[jax.Array], Params], tower: ItemTower
+) -> Callable[[jax.Array], Params]:
     """`init` with the tower's parameters beside those of the model."""
 
-    def both(rng: jax.Array) -> Params:
+    def init_both(rng: jax.Array) -> Params:
         return {**init(rng), TOWER: tower.init(jax.random.fold_in(rng, 1))}
 
-    return both
+    return init_both

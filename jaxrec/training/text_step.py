@@ -2,51 +2,58 @@
 
 The host names the distinct items of a batch and of its negatives and packs their distinct texts
 into rows (`jaxrec.training.text_batches`). The step encodes the rows, a chunk at a time, and the
-loss sees a table of these items alone, as in `row_updates`. What it says about the vectors goes
-back through the tower, chunk by chunk again and computed anew: memory is that of one chunk,
-whatever the batch. Chunks that hold no text are not computed.
+loss is given the rows of these items alone, as in `row_updates`. The gradient of their vectors goes
+back through the tower, chunk by chunk again and recomputed: memory is that of one chunk, whatever
+the batch. Chunks that hold no text are not computed.
 
-Dimension letters: S chunks, C rows of a chunk, T positions of a row, I rows of the table, D width.
+Dimension letters: S chunks, C rows of a chunk, T positions of a row, I item rows, D width.
 """
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
+import optax
 from jax.sharding import Mesh, NamedSharding
 
+from jaxrec.config import TrainConfig
+from jaxrec.items import table
+from jaxrec.items.table import ItemRows
 from jaxrec.nn.item_tower import TOWER, ItemTower
 from jaxrec.objective.sampling import Negatives
 from jaxrec.runtime import leaves
 from jaxrec.runtime import mesh as mesh_lib
-from jaxrec.training.gradient import mean_gradient
-from jaxrec.training.row_updates import TABLE
-from jaxrec.types import Array, Batch, Params
+from jaxrec.training.gradient import Metrics, mean_gradient
+from jaxrec.training.update import Gradient, Loss, apply_optimizer
+from jaxrec.types import Array, Batch, Params, Tree
 
 
 class TextBatch(NamedTuple):
-    """A batch whose items, and the negatives, name rows of a table made in the step.
+    """A batch whose items and negatives number rows [I] that the step makes from texts.
 
-    which: int32 [I], the text of every row of that table, 0 where it has none (padding is row 0).
-    words, owner, positions: int32 [S, C, T] texts 1, 2, ... packed as in
-    `data.item_words.Packed`; used: int32 [], chunks that hold texts, the first ones.
+    text_of_row: int32 [I], the text of every row, 0 where it has none (padding is row 0).
+    tokens, owner, positions: int32 [S, C, T] texts 1, 2, ... packed as in
+    `data.item_words.Packed`. used: int32 [], chunks that hold texts, the first ones.
     """
 
     batch: Batch
     negatives: Negatives
-    which: Array
-    words: Array
+    text_of_row: Array
+    tokens: Array
     owner: Array
     positions: Array
     used: Array
 
 
 class TextItems(NamedTuple):
-    """What `fit` needs to train an item tower.
+    """What training an item tower needs beside a loss.
 
-    put: (step, a process's rows of its batch) -> arrays on the mesh. refresh: parameters with the
-    item table that their tower makes now; it may be given up by an exception and called again.
+    put: (step, a process's rows of its batch) -> the batch with its texts, on the mesh.
+    refresh: parameters -> the same with the item table that their tower makes now; it may be
+    interrupted by an exception and called again.
     """
 
     tower: ItemTower
@@ -55,23 +62,25 @@ class TextItems(NamedTuple):
 
 
 def shardings(mesh: Mesh) -> TextBatch:
-    """Users, and the rows of every chunk, over all devices."""
-    everywhere, users = mesh_lib.replicated(mesh), mesh_lib.batch_sharding(mesh)
-    chunk = NamedSharding(mesh, mesh_lib.spec(None, "batch"))
+    """NamedShardings: users, and the rows of every chunk, over all devices."""
+    everywhere: Tree = mesh_lib.replicated(mesh)
+    users: Tree = mesh_lib.batch_sharding(mesh)
+    chunk: Tree = NamedSharding(mesh, mesh_lib.spec(None, "batch"))
     return TextBatch(
-        Batch(*[users] * len(Batch._fields)),
-        Negatives(everywhere, everywhere),
-        everywhere,
-        chunk,
-        chunk,
-        chunk,
-        everywhere,
+        batch=Batch(*[users] * len(Batch._fields)),
+        negatives=Negatives(everywhere, everywhere),
+        text_of_row=everywhere,
+        tokens=chunk,
+        owner=chunk,
+        positions=chunk,
+        used=everywhere,
     )
 
 
 def encode(tower: ItemTower, params: Params, batch: TextBatch) -> jax.Array:
     """float32 [I, D] vectors of the texts 1, 2, ...; zeros in row 0 and behind the last."""
-    count = len(batch.which)
+    chex.assert_rank([batch.tokens, batch.text_of_row], [3, 1])
+    count = len(batch.text_of_row)
 
     def add(chunk: jax.Array, total: jax.Array) -> jax.Array:
         # a text lies in one row alone, so the chunks add up
@@ -87,77 +96,113 @@ def pull_back(
     params: Params,
     batch: TextBatch,
     cotangent: jax.Array,
-    trained: Callable[[str], bool],
+    is_trained: Callable[[str], bool],
 ) -> Params:
-    """Gradients for the tower's parameters from those [I, D] for `encode`.
+    """Gradients for the tower's parameters from those [I, D] of `encode`.
 
-    trained: whether the leaf of a path below the tower has a gradient, others get zeros.
+    is_trained: whether the leaf of a path below the tower has a gradient, others get zeros.
     """
     flat, structure = jax.tree.flatten(params)
-    moving = [place for place, name in enumerate(leaves.flatten(params)) if trained(name)]
+    trained = [place for place, name in enumerate(leaves.flatten(params)) if is_trained(name)]
     cotangent = jnp.concatenate([cotangent[1:], jnp.zeros_like(cotangent[:1])])
 
     def add(chunk: jax.Array, total: list[jax.Array]) -> list[jax.Array]:
-        def vectors(given: list[jax.Array]) -> jax.Array:
+        def vectors(trained_leaves: list[jax.Array]) -> jax.Array:
             whole = list(flat)
-            for place, leaf in zip(moving, given, strict=True):
+            for place, leaf in zip(trained, trained_leaves, strict=True):
                 whole[place] = leaf
-            whole = jax.tree.unflatten(structure, whole)
-            return tower.vectors(whole, *_chunk(batch, chunk), len(batch.which))
+            params = jax.tree.unflatten(structure, whole)
+            return tower.vectors(params, *_chunk(batch, chunk), len(batch.text_of_row))
 
-        _, back = jax.vjp(vectors, [flat[place] for place in moving])
+        _, back = jax.vjp(vectors, [flat[place] for place in trained])
         return jax.tree.map(jnp.add, total, back(cotangent)[0])
 
-    zeros = [jnp.zeros_like(leaf) for leaf in flat]
-    found = jax.lax.fori_loop(0, batch.used, add, [zeros[place] for place in moving])
-    for place, leaf in zip(moving, found, strict=True):
-        zeros[place] = leaf
-    return jax.tree.unflatten(structure, zeros)
+    gradients = [jnp.zeros_like(leaf) for leaf in flat]
+    sums = jax.lax.fori_loop(0, batch.used, add, [gradients[place] for place in trained])
+    for place, leaf in zip(trained, sums, strict=True):
+        gradients[place] = leaf
+    return jax.tree.unflatten(structure, gradients)
 
 
-def _chunk(batch: TextBatch, number: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    return batch.words[number], batch.owner[number], batch.positions[number]
+def _chunk(batch: TextBatch, number: jax.Array) -> tuple[Array, Array, Array]:
+    return batch.tokens[number], batch.owner[number], batch.positions[number]
 
 
-def gradient_of(tower: ItemTower, trained: Callable[[str], bool]) -> Callable[..., Any]:
-    """`mean_gradient` for a `TextBatch`: the texts are encoded once, for all parts of the batch.
+@dataclasses.dataclass(frozen=True)
+class TextUpdate:
+    """An `Update` for a `TextBatch`: texts are encoded once, for all microbatches.
 
-    The loss gets a table of the batch's items in place of the catalog's, and `negatives`. An item
-    without text stands at `item_mean`, as in the catalog's table. trained: of parameter paths.
+    The loss is given the rows of the batch's items and its negatives. An item without text stands
+    at the mean of the item table. optimizer: of all parameters; frozen: paths that stay as they
+    are, the catalog's item table among them.
     """
 
+    loss: Loss
+    tower: ItemTower
+    optimizer: optax.GradientTransformation
+    frozen: frozenset[str]
+    config: TrainConfig
+    mesh: Mesh
+
+    @property
+    def batch_shardings(self) -> Tree:
+        return shardings(self.mesh)
+
+    def init(self, params: Params) -> Tree:
+        return self.optimizer.init(params)
+
     def gradient(
-        loss: Callable[..., Any],
-        params: Params,
-        batch: TextBatch,
-        rng: jax.Array,
-        parts: int,
-        mesh: Mesh,
-    ) -> tuple[jax.Array, dict[str, jax.Array], Params]:
-        rest = {k: v for k, v in params.items() if k not in (TOWER, TABLE)}
-        absent, everywhere = (batch.which == 0)[:, None], mesh_lib.replicated(mesh)
+        self, params: Params, batch: TextBatch, rng: jax.Array, sampling: Tree
+    ) -> Gradient:
+        del sampling  # negatives are part of the batch
+        catalog, rest = table.split({k: v for k, v in params.items() if k != TOWER})
+        mean, everywhere = rest[table.ITEMS][table.MEAN], mesh_lib.replicated(self.mesh)
+        without_text = (batch.text_of_row == 0)[:, None]
 
-        def table_of(vectors: jax.Array) -> jax.Array:
-            return jnp.where(absent, params["item_mean"][None], vectors[batch.which])
+        def rows_of(vectors: jax.Array) -> jax.Array:
+            return jnp.where(without_text, mean[None], vectors[batch.text_of_row])
 
-        vectors = encode(tower, params[TOWER], batch)
-        table, back = jax.vjp(table_of, jax.lax.with_sharding_constraint(vectors, everywhere))
+        vectors = encode(self.tower, params[TOWER], batch)
+        embedding, back = jax.vjp(rows_of, jax.lax.with_sharding_constraint(vectors, everywhere))
 
-        def given(params: Params, part: Batch, key: jax.Array) -> Any:
-            return loss(params, part, key, negatives=batch.negatives)
+        def total(
+            trained: tuple[Params, jax.Array], part: Batch, key: jax.Array
+        ) -> tuple[jax.Array, jax.Array, Metrics]:
+            params, embedding = trained
+            rows = ItemRows(embedding)
+            return self.loss(
+                params, part, rng=key, train=True, negatives=batch.negatives, rows=rows
+            )
 
-        value, metrics, found = mean_gradient(
-            given, {**rest, TABLE: table}, batch.batch, rng, parts, mesh
+        value, metrics, (gradients, of_rows) = mean_gradient(
+            total,
+            (rest, embedding),
+            batch.batch,
+            rng,
+            microbatches=self.config.grad_accum_steps,
+            mesh=self.mesh,
         )
-        (cotangent,) = back(found[TABLE])
+        (cotangent,) = back(of_rows)
         cotangent = jax.lax.with_sharding_constraint(cotangent, everywhere)
-        of_tower = pull_back(
-            tower, params[TOWER], batch, cotangent, lambda name: trained(f"{TOWER}/{name}")
-        )
-        present = jnp.sum(batch.owner > 0)
-        computed = batch.used * (batch.words[0].size)
-        metrics = {**metrics, "positions_per_word": computed / jnp.maximum(present, 1)}
-        nothing = jnp.zeros_like(params[TABLE])  # the table is no parameter of this step
-        return value, metrics, {**found, TOWER: of_tower, TABLE: nothing}
+        of_tower = pull_back(self.tower, params[TOWER], batch, cotangent, self._is_trained)
+        computed = jnp.asarray(batch.used) * batch.tokens[0].size
+        present = jnp.maximum(jnp.sum(batch.owner > 0), 1)
+        metrics = {**metrics, "positions_per_word": computed / present}
+        zeros: dict[str, Array] = {k: jnp.zeros_like(leaf) for k, leaf in catalog.items()}
+        return Gradient(value, metrics, {**table.join(zeros, gradients), TOWER: of_tower})
 
-    return gradient
+    def _is_trained(self, path: str) -> bool:
+        """path: below the tower."""
+        return f"{TOWER}/{path}" not in self.frozen
+
+    def apply(
+        self,
+        gradient: Gradient,
+        params: Params,
+        opt_state: Tree,
+        *,
+        step: jax.Array,
+        finite: jax.Array,
+    ) -> tuple[Params, Tree]:
+        del step  # the optimizer counts for itself
+        return apply_optimizer(self.optimizer, gradient.tree, params, opt_state, finite=finite)

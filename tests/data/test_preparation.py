@@ -228,7 +228,7 @@ def test_no_tensorflow():
         config = DataConfig(dataset="synthetic", synthetic=synthetic, min_item_events=1)
         with tempfile.TemporaryDirectory() as folder:
             data = jaxrec.data.prepare(config, folder)
-            next(train_batches(data, LayoutConfig(segment_size=4), 2, seed=0))
+            next(train_batches(data, LayoutConfig(segment_size=4), batch_size=2, seed=0))
         assert "tensorflow" not in sys.modules
         assert "pandas" not in sys.modules
     """

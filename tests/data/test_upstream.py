@@ -80,7 +80,7 @@ def test_describes_and_trains_one_step(name, tmp_path):
     found = description.describe(data)
     assert (found["users"], found["items"]) == (upstream.USERS, upstream.ITEMS)
     assert "events per user" in description.table(found)
-    batch = next(pipeline.train_batches(data, layout, 8, seed=0, workers=0))
+    batch = next(pipeline.train_batches(data, layout, batch_size=8, seed=0, workers=0))
     before, params = step(params, batch)
     after, _ = step(params, batch)
     assert np.isfinite(before)

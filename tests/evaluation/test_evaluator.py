@@ -53,7 +53,11 @@ def trained_model(prepared, config, seed=0):
 
     def batches(recent_only=False):
         return pipeline.eval_batches(
-            prepared, config.layout, "test", config.eval.batch_size, recent_only
+            prepared,
+            config.layout,
+            split="test",
+            batch_size=config.eval.batch_size,
+            recent_only=recent_only,
         )
 
     return evaluator.TrainedModel(
@@ -158,7 +162,7 @@ def test_figures_carry_protocol_cost_and_intervals(result):
 def test_targets_are_told_apart_by_when_the_user_had_them(prepared, result):
     value, _ = result
     config = make_config()
-    batches = pipeline.eval_batches(prepared, config.layout, "test", 4)
+    batches = pipeline.eval_batches(prepared, config.layout, split="test", batch_size=4)
     index = ItemIndex.of(ItemVectors(np.zeros((prepared.num_items + 1, 2), np.float32)))
     targets = model_ranks(
         lambda params, batch: Queries(np.zeros((*batch.items.shape, 2), np.float32)),
@@ -222,7 +226,7 @@ def test_ranks_of_a_known_predictor(prepared):
         x = wishes[np.maximum(batch.user, 0)]
         return Queries(np.repeat(x[:, None], batch.items.shape[1], axis=1))
 
-    batches = pipeline.eval_batches(prepared, config.layout, "test", 4)
+    batches = pipeline.eval_batches(prepared, config.layout, split="test", batch_size=4)
     ranks = model_ranks(predict, None, ItemIndex.of(ItemVectors(table)), batches)
     assert len(ranks.rank) == 36
     for user, position, item, rank in zip(

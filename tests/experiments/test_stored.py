@@ -23,7 +23,7 @@ def lab(tmp_path_factory):
 def aged(lab):
     """(session, subject, users, histories, what `aged_ranks` finds)."""
     session = lab.session(lab.base)
-    subject, users = session.subject(), lab.users(session.prepared)
+    subject, users = session.trained_model(), lab.users(session.prepared)
     histories = stored.newest(session, users)
     found = stored.aged_ranks(subject.model, subject.params, histories, AGES, LAST)
     return session, subject, users, histories, found

@@ -47,7 +47,7 @@ def test_a_recipe_is_planned_with_both_towers_trained(name, tmp_path, capsys):
     session = Session(config, tmp_path / "run", mesh)
     assert session.layout.length == length
     assert set(texts.fields) <= set(session.prepared.texts)
-    train.tell_dry_run(config, session, mesh)
+    train.print_dry_run(config, session, mesh)
     out = capsys.readouterr().out
     assert "rows of 256 positions" in out
     assert "memory per device" in out

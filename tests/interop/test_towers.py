@@ -23,6 +23,7 @@ from jaxrec.interop import hllm as published
 from jaxrec.interop import huggingface, towers
 from jaxrec.layout import SegmentLayout
 from jaxrec.model import recommender, states
+from jaxrec.model.parameters import has_item_rows
 from jaxrec.nn.text_model import TextModel
 from jaxrec.runtime import mesh as mesh_lib
 from jaxrec.training import optimizer as optimizer_lib
@@ -136,7 +137,7 @@ def test_new_items_are_scored_by_their_text(params):
 def test_given_leaves_arrive_on_every_device():
     mesh = mesh_lib.make_mesh(MeshConfig(data=8))
     init = towers.starting_from(build().init, towers.table_leaves(VECTORS))
-    like = mesh_lib.abstract(mesh, lambda: init(jax.random.key(0)))
+    like = mesh_lib.abstract(mesh, lambda: init(jax.random.key(0)), has_item_rows)
     placed = mesh_lib.create(lambda: init(jax.random.key(0)), like)
     assert len(placed["item_embedding"].addressable_shards) == 8
     for shard in placed["item_embedding"].addressable_shards:

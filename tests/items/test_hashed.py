@@ -8,13 +8,13 @@ import pytest
 from jaxrec.config import Config, LossConfig, MeshConfig, ModelConfig, validate
 from jaxrec.errors import ConfigError
 from jaxrec.evaluation import evaluator
-from jaxrec.items import hashed
+from jaxrec.items import hashed, table
 from jaxrec.layout import SegmentLayout
 from jaxrec.model import recommender
 from jaxrec.ranking import retrieval, sharded
 from jaxrec.runtime import mesh as mesh_lib
-from jaxrec.training import row_updates
 from jaxrec.training import step as step_lib
+from jaxrec.training.task import Task
 from tests.training import standin
 from tests.training.test_row_updates import LAYOUT, batch_at
 
@@ -69,10 +69,10 @@ def test_rows_of_an_item_do_not_depend_on_the_catalog():
 def plain(model, params):
     """The same model with a row per item."""
     config = model.network.config
-    table = hashed.vectors(config, params[row_updates.SHARED], np.arange(ITEMS + 1))
+    embedding = hashed.vectors(config, params[table.ITEMS][table.SHARED], np.arange(ITEMS + 1))
     unshared = ModelConfig(width=8, item_width=6, layers=1, heads=2)
     other = recommender.build(unshared, model.network.loss_config, LAYOUT, ITEMS)
-    return other, {**row_updates.without(params), row_updates.TABLE: table}
+    return other, table.join({table.EMBEDDING: embedding}, table.split(params)[1])
 
 
 @pytest.mark.parametrize(("kind", "rows"), [("quotient", 7), ("hash", 12)])
@@ -80,16 +80,19 @@ def plain(model, params):
 def test_loss_and_vectors_are_those_of_the_table_it_stands_for(kind, rows, loss):
     model = model_of(kind, rows, loss)
     params = jax.jit(model.init)(jax.random.key(0))
-    assert params[row_updates.SHARED].shape == (hashed.height(model.network.config, ITEMS), 6)
-    assert row_updates.TABLE not in params
+    assert params[table.ITEMS][table.SHARED].shape == (
+        hashed.height(model.network.config, ITEMS),
+        6,
+    )
+    assert table.EMBEDDING not in params[table.ITEMS]
     other, same = plain(model, params)
     batch, rng = batch_at(0), jax.random.key(1)
-    (found, table), (wanted, whole) = (
+    (found, vectors), (wanted, whole) = (
         jax.jit(lambda p, m=m: (m.loss(p, batch, rng=rng)[0], m.item_table(p)))(p)
         for m, p in ((model, params), (other, same))
     )
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
-    np.testing.assert_allclose(table, whole, atol=1e-6)
+    np.testing.assert_allclose(vectors, whole, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +106,7 @@ def test_a_step_moves_the_rows_that_its_items_share(update, shape):
     model = model_of("hash", 99)
     config.model = model.network.config
     mesh = mesh_lib.make_mesh(config.mesh)
-    parts = step_lib.assemble(config, model.init, model.loss, model.negatives, mesh)
+    parts = step_lib.assemble(config, Task(model.init, model.loss, model.negatives), mesh)
     before = mesh_lib.create(parts.new, parts.like)
     params = jax.device_get(before.params)
     state, metrics = parts.step(before, mesh_lib.put_batch(mesh, batch_at(0)), None)
@@ -115,16 +118,18 @@ def test_a_step_moves_the_rows_that_its_items_share(update, shape):
 
     value, gradients = jax.jit(jax.value_and_grad(mean))(params)
     np.testing.assert_allclose(metrics.scalars["loss"], value, rtol=1e-5)
-    g = np.asarray(gradients[row_updates.SHARED], np.float64)
+    g = np.asarray(gradients[table.ITEMS][table.SHARED], np.float64)
     rate = float(metrics.scalars["learning_rate"])
     scale = np.sqrt(np.mean(g**2, axis=1, keepdims=True)) if update == "adagrad" else np.abs(g)
-    wanted = params[row_updates.SHARED] - rate * g / (scale + 1e-8)
-    np.testing.assert_allclose(state.params[row_updates.SHARED], wanted, rtol=2e-3, atol=2e-4)
+    wanted = params[table.ITEMS][table.SHARED] - rate * g / (scale + 1e-8)
+    np.testing.assert_allclose(
+        state.params[table.ITEMS][table.SHARED], wanted, rtol=2e-3, atol=2e-4
+    )
     untouched = ~np.any(g != 0, axis=1)
     assert untouched.any()
     np.testing.assert_array_equal(
-        np.asarray(state.params[row_updates.SHARED])[untouched],
-        params[row_updates.SHARED][untouched],
+        np.asarray(state.params[table.ITEMS][table.SHARED])[untouched],
+        params[table.ITEMS][table.SHARED][untouched],
     )
 
 
@@ -132,7 +137,7 @@ def test_a_step_moves_the_rows_that_its_items_share(update, shape):
 def test_lists_and_ranks_without_a_table(shape):
     model = model_of("quotient", 7)
     params = jax.jit(model.init)(jax.random.key(0))
-    table = jax.jit(model.item_table)(params)
+    vectors = jax.jit(model.item_table)(params)
     rng = np.random.default_rng(0)
     x = rng.normal(size=(8, 8)).astype(np.float32)
     targets = rng.integers(1, ITEMS + 1, 8).astype(np.int32)
@@ -147,10 +152,10 @@ def test_lists_and_ranks_without_a_table(shape):
     asking = np.concatenate([x, np.ones((8, 2), np.float32)], axis=1)
     np.testing.assert_array_equal(
         rank(asking, made, targets, None, own, chunk=5),
-        retrieval.rank_of_targets(asking, table, targets, None, own),
+        retrieval.rank_of_targets(asking, vectors, targets, None, own),
     )
     np.testing.assert_array_equal(
-        top_k(x, made, 6, chunk=5)[1], retrieval.top_k(jnp.asarray(x), table, 6)[1]
+        top_k(x, made, 6, chunk=5)[1], retrieval.top_k(jnp.asarray(x), vectors, 6)[1]
     )
 
 

@@ -11,6 +11,7 @@ from jaxrec.items import popularity
 from jaxrec.layout import SegmentLayout
 from jaxrec.model import recommender
 from jaxrec.model.network import scale_at_start
+from jaxrec.model.parameters import has_item_rows
 from jaxrec.runtime import mesh as mesh_lib
 from jaxrec.session import Session
 
@@ -66,7 +67,7 @@ def test_biases_arrive_where_the_table_is_split():
     model = build()
     init = popularity.starting_from(model.init, COUNTS, scale_at_start(LOSSES["dot"]))
     mesh = mesh_lib.make_mesh(MeshConfig(data=2, model=4))
-    like = mesh_lib.abstract(mesh, lambda: init(jax.random.key(0)))
+    like = mesh_lib.abstract(mesh, lambda: init(jax.random.key(0)), has_item_rows)
     placed = mesh_lib.create(lambda: init(jax.random.key(0)), like)["item_embedding"]
     assert placed.sharding.spec[0] == "model"
     np.testing.assert_array_equal(placed[:, -1], popularity.log_popularity(COUNTS))

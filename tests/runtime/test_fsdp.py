@@ -9,6 +9,7 @@ from jaxrec.model import recommender
 from jaxrec.runtime import leaves, plan
 from jaxrec.runtime import mesh as mesh_lib
 from jaxrec.training import step as step_lib
+from jaxrec.training.task import Task
 from tests.training import standin
 from tests.training.test_row_updates import ITEMS, LAYOUT, USERS, batch_at
 
@@ -27,7 +28,7 @@ def two_steps(backbone, fsdp):
     mesh = mesh_lib.make_mesh(config.mesh)
     found = []
     with jax.set_mesh(mesh):
-        parts = step_lib.assemble(config, model.init, model.loss, None, mesh)
+        parts = step_lib.assemble(config, Task(model.init, model.loss), mesh)
         state = mesh_lib.create(parts.new, parts.like)
         step = parts.step.lower(state, mesh_lib.put_batch(mesh, batch_at(0)), None).compile()
         for number in range(2):

@@ -15,7 +15,11 @@ from jaxrec.types import Batch
 
 
 def params(rows=16, width=4):
-    return {"item_embedding": jnp.zeros((rows, width)), "encoder": {"kernel": jnp.zeros((4, 4))}}
+    return {"rows": jnp.zeros((rows, width)), "encoder": {"kernel": jnp.zeros((4, 4))}}
+
+
+def has_item_rows(path):
+    return path.rpartition("/")[2] == "rows"
 
 
 @pytest.mark.parametrize(
@@ -62,58 +66,62 @@ def test_unknown_logical_axis_raises():
 def test_tables_and_their_optimizer_state_are_split_alike():
     mesh = mesh_lib.make_mesh(MeshConfig(data=2, model=4))
     tree = {"params": params(), "opt_state": optax.adamw(1e-3).init(params())}
-    placed = leaves.flatten(mesh_lib.shardings(mesh, tree))
+    placed = leaves.flatten(mesh_lib.shardings(mesh, tree, has_item_rows))
     split = {name for name, sharding in placed.items() if sharding.spec == P("model")}
     assert split == {
-        "params/item_embedding",
-        "opt_state/0/mu/item_embedding",
-        "opt_state/0/nu/item_embedding",
+        "params/rows",
+        "opt_state/0/mu/rows",
+        "opt_state/0/nu/rows",
     }
     assert all(placed[name].spec == P() for name in placed if name not in split)
 
 
 def test_rows_that_do_not_divide_are_refused():
     mesh = mesh_lib.make_mesh(MeshConfig(data=2, model=4))
-    with pytest.raises(ConfigError, match=r"mesh.model=4.*item_embedding.*15 rows"):
-        mesh_lib.shardings(mesh, params(rows=15))
+    with pytest.raises(ConfigError, match=r"mesh.model=4.*dimension 0 of rows.*15 rows"):
+        mesh_lib.shardings(mesh, params(rows=15), has_item_rows)
 
 
 def test_a_model_axis_that_splits_nothing_is_refused():
     mesh = mesh_lib.make_mesh(MeshConfig(data=2, model=4))
-    with pytest.raises(ConfigError, match=r"mesh.model=4: splits nothing.*item_embedding"):
-        mesh_lib.shardings(mesh, {"table": jnp.zeros((16, 4))})
+    with pytest.raises(
+        ConfigError, match=r"mesh.model=4: splits nothing.*no parameter has a row per item"
+    ):
+        mesh_lib.shardings(mesh, {"table": jnp.zeros((16, 4))}, has_item_rows)
     one = mesh_lib.make_mesh(MeshConfig(data=8, model=1))
-    assert mesh_lib.shardings(one, {"table": jnp.zeros((15, 4))})["table"].spec == P()
+    assert (
+        mesh_lib.shardings(one, {"table": jnp.zeros((15, 4))}, has_item_rows)["table"].spec == P()
+    )
 
 
 def test_a_table_of_another_rank_than_its_rule_raises():
     mesh = mesh_lib.make_mesh(MeshConfig(data=2, model=4))
-    with pytest.raises(ValueError, match="item_embedding has shape"):
-        mesh_lib.shardings(mesh, {"item_embedding": jnp.zeros((16, 2, 2))})
-    per_row = mesh_lib.shardings(mesh, {"item_embedding": jnp.zeros(16)})
-    assert per_row["item_embedding"].spec == P("model")
+    with pytest.raises(ValueError, match="rows has shape"):
+        mesh_lib.shardings(mesh, {"rows": jnp.zeros((16, 2, 2))}, has_item_rows)
+    per_row = mesh_lib.shardings(mesh, {"rows": jnp.zeros(16)}, has_item_rows)
+    assert per_row["rows"].spec == P("model")
 
 
 def test_large_dense_parameters_are_split_over_fsdp():
     mesh = mesh_lib.make_mesh(MeshConfig(data=1, fsdp=4, model=2))
     tree = {
-        "item_embedding": jnp.zeros((16, 4)),
+        "rows": jnp.zeros((16, 4)),
         "layers": {"kernel": jnp.zeros((4, 64, 256)), "wide": jnp.zeros((512, 64))},
         "odd": jnp.zeros((255, 129)),
         "small": jnp.zeros((8, 8)),
     }
-    placed = leaves.flatten(mesh_lib.shardings(mesh, tree))
+    placed = leaves.flatten(mesh_lib.shardings(mesh, tree, has_item_rows))
     assert placed["layers/kernel"].spec == P(None, None, "fsdp")
     assert placed["layers/wide"].spec == P("fsdp")
     assert placed["odd"].spec == P()
     assert placed["small"].spec == P()
-    assert placed["item_embedding"].spec == P("model")
+    assert placed["rows"].spec == P("model")
 
 
 def test_an_fsdp_axis_that_splits_nothing_is_refused():
     mesh = mesh_lib.make_mesh(MeshConfig(data=2, fsdp=4))
     with pytest.raises(ConfigError, match=r"mesh.fsdp=4: splits nothing"):
-        mesh_lib.shardings(mesh, params())
+        mesh_lib.shardings(mesh, params(), has_item_rows)
 
 
 def test_batch_is_split_over_every_axis():
@@ -133,9 +141,9 @@ def test_created_where_it_lives():
     mesh = mesh_lib.make_mesh(MeshConfig(data=2, model=4))
 
     def make():
-        return {"item_embedding": jax.random.normal(jax.random.key(0), (16, 4))}
+        return {"rows": jax.random.normal(jax.random.key(0), (16, 4))}
 
-    like = mesh_lib.abstract(mesh, make)
-    made = mesh_lib.create(make, like)["item_embedding"]
+    like = mesh_lib.abstract(mesh, make, has_item_rows)
+    made = mesh_lib.create(make, like)["rows"]
     assert made.sharding.shard_shape(made.shape) == (4, 4)
-    np.testing.assert_array_equal(made, make()["item_embedding"])
+    np.testing.assert_array_equal(made, make()["rows"])

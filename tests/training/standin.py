@@ -16,6 +16,7 @@ import numpy as np
 from jaxrec.config import Config
 from jaxrec.runtime import checkpoint
 from jaxrec.training import loop
+from jaxrec.training.task import DataIdentity, Task
 from jaxrec.types import Batch
 
 ITEMS, WIDTH, SLOTS = 31, 8, 6
@@ -29,7 +30,7 @@ RATES = (
 def init(rng):
     table, kernel = jax.random.split(rng)
     return {
-        "item_embedding": 0.1 * jax.random.normal(table, (ITEMS + 1, WIDTH)),
+        "items": {"embedding": 0.1 * jax.random.normal(table, (ITEMS + 1, WIDTH))},
         "encoder": {
             "kernel": jax.random.normal(kernel, (WIDTH, WIDTH)) / WIDTH**0.5,
             "bias": jnp.zeros(WIDTH),
@@ -39,11 +40,12 @@ def init(rng):
 
 def loss(params, batch, *, rng, train, item_counts):
     """Cross entropy of the next item, from the item before it; dropout makes it random."""
-    x = params["item_embedding"][batch.items[:, :-1]]
+    table = params["items"]["embedding"]
+    x = table[batch.items[:, :-1]]
     h = jnp.tanh(x @ params["encoder"]["kernel"] + params["encoder"]["bias"][None, None])
     if train:
         h = h * jax.random.bernoulli(rng, 0.8, h.shape)
-    logits = h @ params["item_embedding"].T + jnp.log1p(item_counts)[None, None]
+    logits = h @ table.T + jnp.log1p(item_counts)[None, None]
     logp = jax.nn.log_softmax(logits)
     target = batch.items[:, 1:]
     nll = -jnp.take_along_axis(logp, target[..., None], -1)[..., 0]
@@ -106,16 +108,16 @@ def make_config(**train):
 
 
 def fit(folder, config=None, **overrides):
+    """`loop.fit` of the stand-in; overrides: fields of its `Task`, `digests`, or arguments."""
+    task = {"init": init, "loss": loss, "sampling": COUNTS}
+    task |= {name: overrides.pop(name) for name in [*task] if name in overrides}
     arguments = {
-        "init": init,
-        "loss": loss,
         "batches": batches,
         "evaluate": evaluate,
-        "item_counts": COUNTS,
-        "digests": DIGESTS,
+        "identity": DataIdentity(overrides.pop("digests", DIGESTS)),
         **overrides,
     }
-    return loop.fit(config or make_config(), pathlib.Path(folder), **arguments)
+    return loop.fit(config or make_config(), pathlib.Path(folder), Task(**task), **arguments)
 
 
 class Fault:

@@ -12,7 +12,8 @@ from jaxrec.model import cost
 from jaxrec.runtime import chips
 from jaxrec.runtime import mesh as mesh_lib
 from jaxrec.training.dry_run import dry_run
-from jaxrec.training.window import Work
+from jaxrec.training.task import Task
+from jaxrec.training.window import StepCost
 from tests.training import standin
 
 
@@ -20,29 +21,27 @@ def test_memory_work_and_traffic_of_the_step():
     config = standin.make_config()
     config.mesh.data, config.mesh.model = 4, 2
     mesh = mesh_lib.make_mesh(config.mesh)
-    found, lines = dry_run(
+    report, lines = dry_run(
         config,
-        init=standin.init,
-        loss=standin.loss,
+        Task(standin.init, standin.loss, sampling=standin.COUNTS),
         batch=standin.batch_at(0),
         mesh=mesh,
-        item_counts=standin.COUNTS,
         flops=1000.0,
     )
-    table = found["parameters"]["item_embedding"]
+    table = report["parameters"]["items/embedding"]
     assert table == {"shape": [32, 8], "per_device": [16, 8]}
-    assert found["layout_flops"] == 1000.0 * 8 / 8
+    assert report["layout_flops"] == 1000.0 * 8 / 8
     # parameters, two moments and an average of the table, half of it on a device
-    assert found["memory"]["arguments"] > 4 * 16 * 8 * 4
-    assert found["collectives"]["all-reduce"]["bytes"] > 0
+    assert report["memory"]["arguments"] > 4 * 16 * 8 * 4
+    assert report["collectives"]["all-reduce"]["bytes"] > 0
     text = "\n".join(lines)
     assert "mesh: data 4 x fsdp 1 x model 2" in text
-    assert "item_embedding: [32, 8], [16, 8] on each device" in text
+    assert "items/embedding: [32, 8], [16, 8] on each device" in text
 
 
 def test_rates_and_profile(tmp_path):
     config = standin.make_config(steps=4, log_every=2, profile_steps="1:3")
-    standin.fit(tmp_path, config, work=Work(positions=7, flops=50.0, peak=1000.0))
+    standin.fit(tmp_path, config, step_cost=StepCost(positions=7, flops=50.0, peak=1000.0))
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     row = next(line for line in lines if "train/loss" in line)
     assert row["tokens_per_s"] == pytest.approx(7 * row["examples_per_s"])
@@ -71,7 +70,7 @@ def test_flops_of_the_layout_are_about_those_of_the_compiler():
     model = recommender.build(model_config, loss, layout, 500)
     config = Config()
     config.mesh.data = 1
-    parts = step_lib.assemble(config, model.init, model.loss, None, mesh_lib.make_mesh(config.mesh))
+    parts = step_lib.assemble(config, Task(model.init, model.loss), mesh_lib.make_mesh(config.mesh))
     batch = batch_at(0, layout)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
     counted = parts.step.lower(parts.like, shapes, None).compile().cost_analysis()["flops"]

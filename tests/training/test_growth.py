@@ -6,9 +6,11 @@ import pytest
 
 from jaxrec.config import Config, MeshConfig, TrainConfig
 from jaxrec.errors import StructureError
+from jaxrec.model.parameters import has_item_rows
 from jaxrec.runtime import checkpoint
 from jaxrec.runtime import mesh as mesh_lib
 from jaxrec.training import growth, step
+from jaxrec.training.task import Task
 
 
 def states(rows, update, mesh, seed=0, other=0):
@@ -17,18 +19,18 @@ def states(rows, update, mesh, seed=0, other=0):
     def init(key):
         table, kernel = jax.random.split(key)
         return {
-            "item_embedding": jax.random.normal(table, (rows, 4)),
+            "items": {"embedding": jax.random.normal(table, (rows, 4))},
             "encoder": {"kernel": jax.random.normal(kernel, (4, other or rows))},
         }
 
     config = Config(seed=seed, train=TrainConfig(table_update=update, weight_decay=0.1))
-    parts = step.assemble(config, init, None, lambda *_: None, mesh)
+    parts = step.assemble(config, Task(init, None, lambda *_: None), mesh)
 
     def trees():
         state = parts.new()
         return {"params": state.params, "opt_state": state.opt_state}
 
-    return trees, mesh_lib.abstract(mesh, trees)
+    return trees, mesh_lib.abstract(mesh, trees, has_item_rows)
 
 
 @pytest.mark.parametrize("update", ["adamw", "adagrad", "adam"])
@@ -47,9 +49,9 @@ def test_rows_are_added_behind(update, split, tmp_path):
             tmp_path, 5, wanted, lambda stored, like: growth.as_stored(stored, like, {6}, mesh)
         )
     trees, wanted = states(8, update, mesh, other=6)
-    with pytest.raises(StructureError, match="item_embedding"):
+    with pytest.raises(StructureError, match="items/embedding"):
         checkpoint.restore(tmp_path, 5, wanted)
-    with pytest.raises(StructureError, match="item_embedding"):  # not a height of the data before
+    with pytest.raises(StructureError, match="items/embedding"):  # not a height of the data before
         checkpoint.restore(
             tmp_path, 5, wanted, lambda stored, like: growth.as_stored(stored, like, {7}, mesh)
         )
@@ -71,5 +73,5 @@ def test_rows_are_added_behind(update, split, tmp_path):
         np.testing.assert_array_equal(after[:6], before)
         np.testing.assert_array_equal(after[6:], new[6:])
     assert tables == (2 if update == "adagrad" else 3)
-    assert np.abs(grown["params"]["item_embedding"][6:]).min() > 0
+    assert np.abs(grown["params"]["items"]["embedding"][6:]).min() > 0
     assert growth.new_rows(grown, wanted) == 0

@@ -1,7 +1,5 @@
 """Steps that touch rows against the same with the whole table, by hand."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,12 +7,13 @@ import pytest
 
 from jaxrec.config import Config, LossConfig, MeshConfig, ModelConfig, validate
 from jaxrec.errors import ConfigError
+from jaxrec.items import table
 from jaxrec.layout import SegmentLayout
 from jaxrec.model import recommender
 from jaxrec.runtime import mesh as mesh_lib
 from jaxrec.training import optimizer as optimizer_lib
-from jaxrec.training import row_updates
 from jaxrec.training import step as step_lib
+from jaxrec.training.task import Task
 from jaxrec.types import Batch
 from tests.training import standin
 
@@ -22,8 +21,8 @@ ITEMS, USERS = 47, 8
 LAYOUT = SegmentLayout.stream(3, 1, 2, 1)
 
 
-def model_of(kind="sampled_softmax", similarity="cosine"):
-    config = ModelConfig(width=8, item_width=6, layers=1, heads=2, dropout=0.1)
+def model_of(kind="sampled_softmax", similarity="cosine", bias=False):
+    config = ModelConfig(width=8, item_width=6, layers=1, heads=2, dropout=0.1, item_bias=bias)
     loss = LossConfig(kind=kind, similarity=similarity, negatives=9, sampling="uniform")
     return recommender.build(config, loss, LAYOUT, ITEMS)
 
@@ -46,37 +45,37 @@ def train_config(update, **train):
         "table_update": update,
         **train,
     }
-    return standin.make_config(**values).train
+    return standin.make_config(**values)
+
+
+def assembled(config, model, mesh, loss=None):
+    return step_lib.assemble(config, Task(model.init, loss or model.loss, model.negatives), mesh)
 
 
 def run(config, model, mesh=None, steps=3, loss=None):
     mesh = mesh or mesh_lib.make_mesh(MeshConfig(data=1))
-    optimizer = row_updates.optimizer(config)
-    new = functools.partial(step_lib.init_state, model.init, optimizer, config, 0)
-    like = mesh_lib.abstract(mesh, new)
-    step = step_lib.make_table_step(
-        loss or model.loss,
-        model.negatives,
-        optimizer,
-        config,
-        0,
-        mesh,
-        jax.tree.map(lambda x: x.sharding, like),
-    )
-    state, trace = mesh_lib.create(new, like), []
+    training = assembled(config, model, mesh, loss)
+    state, trace = mesh_lib.create(training.new, training.like), []
     for number in range(steps):
-        state, metrics = step(state, mesh_lib.put_batch(mesh, batch_at(number)), None)
+        batch = mesh_lib.put_batch(mesh, batch_at(number))
+        state, metrics = training.step(state, batch, None)
         trace.append(jax.device_get(metrics))
     return state, trace
 
 
 def by_hand(config, model, steps=3):
-    """The table and losses when every row takes part in every step; only touched rows move."""
+    """The item table and losses when every row takes part in every step.
+
+    Only touched rows move, every leaf of the table by itself.
+    """
+    config = config.train
     params = jax.device_get(model.init(jax.random.fold_in(jax.random.key(0), 0)))
     dense, rate = optimizer_lib.adamw(config), optimizer_lib.schedule(config)
-    opt_state = dense.init(row_updates.without(params))
-    table = np.asarray(params[row_updates.TABLE], np.float64)
-    total, mu, nu = np.zeros(len(table)), np.zeros_like(table), np.zeros_like(table)
+    leaves, rest = table.split(params)
+    opt_state = dense.init(rest)
+    leaves = {name: np.asarray(leaf, np.float64) for name, leaf in leaves.items()}
+    total = {name: np.zeros(len(leaf)) for name, leaf in leaves.items()}
+    mu, nu = ({name: np.zeros_like(leaf) for name, leaf in leaves.items()} for _ in range(2))
     trace = []
 
     @jax.jit
@@ -87,52 +86,55 @@ def by_hand(config, model, steps=3):
 
     for number in range(steps):
         rng = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 1), number)
-        given = {**params, row_updates.TABLE: jnp.asarray(table, jnp.float32)}
-        value, gradients = mean(given, batch_at(number), rng)
+        single = {name: jnp.asarray(leaf, jnp.float32) for name, leaf in leaves.items()}
+        value, gradients = mean(table.join(single, rest), batch_at(number), rng)
         trace.append(float(value))
         norm = jnp.sqrt(jnp.sum(optimizer_lib.squared_norms(gradients)))
         gradients = jax.device_get(optimizer_lib.clip(gradients, norm, config.grad_clip_norm))
-        updates, opt_state = dense.update(
-            row_updates.without(gradients), opt_state, row_updates.without(params)
-        )
-        params = {
-            **jax.tree.map(np.add, row_updates.without(params), updates),
-            row_updates.TABLE: None,
-        }
-        g = np.asarray(gradients[row_updates.TABLE], np.float64)
-        rows = np.flatnonzero(np.any(g != 0, axis=1))
-        if config.table_update == "adagrad":
-            total[rows] += np.mean(g[rows] ** 2, axis=1)
-            move = g[rows] / (np.sqrt(total[rows]) + 1e-8)[:, None]
-        else:
-            mu[rows] = 0.9 * mu[rows] + 0.1 * g[rows]
-            nu[rows] = 0.999 * nu[rows] + 0.001 * g[rows] ** 2
-            t = number + 1
-            move = mu[rows] / (1 - 0.9**t) / (np.sqrt(nu[rows] / (1 - 0.999**t)) + 1e-8)
-        table[rows] -= float(rate(number)) * (move + 0.01 * table[rows])
-    return table, params, trace
+        row_gradients, rest_gradients = table.split(gradients)
+        updates, opt_state = dense.update(rest_gradients, opt_state, rest)
+        rest = jax.tree.map(np.add, rest, updates)
+        for name, gradient in row_gradients.items():
+            g = np.asarray(gradient, np.float64)
+            columns = tuple(range(1, g.ndim))
+            rows = np.flatnonzero(np.any(g != 0, axis=columns))
+            if config.table_update == "adagrad":
+                total[name][rows] += np.mean(g[rows] ** 2, axis=columns)
+                scale = np.sqrt(total[name][rows]) + 1e-8
+                move = g[rows] / scale.reshape(-1, *(1,) * len(columns))
+            else:
+                mu[name][rows] = 0.9 * mu[name][rows] + 0.1 * g[rows]
+                nu[name][rows] = 0.999 * nu[name][rows] + 0.001 * g[rows] ** 2
+                t = number + 1
+                move = mu[name][rows] / (1 - 0.9**t)
+                move /= np.sqrt(nu[name][rows] / (1 - 0.999**t)) + 1e-8
+            decay = 0.0 if name == table.BIAS else 0.01
+            leaves[name][rows] -= float(rate(number)) * (move + decay * leaves[name][rows])
+    return leaves, rest, trace
 
 
 @pytest.mark.parametrize(
-    ("update", "shape"),
+    ("update", "shape", "bias"),
     [
-        pytest.param("adagrad", (1, 1), marks=pytest.mark.slow),  # as on several devices
-        ("adam", (1, 1)),
-        ("adagrad", (2, 4)),
+        pytest.param("adagrad", (1, 1), False, marks=pytest.mark.slow),  # as on several devices
+        ("adam", (1, 1), True),
+        ("adagrad", (2, 4), False),
+        ("adagrad", (2, 4), True),
     ],
 )
-def test_touched_rows_equal_the_whole_table(update, shape):
-    config, model = train_config(update), model_of()
+def test_touched_rows_equal_the_whole_table(update, shape, bias):
+    config, model = train_config(update), model_of(bias=bias)
     mesh = mesh_lib.make_mesh(MeshConfig(data=shape[0], model=shape[1]))
     state, trace = run(config, model, mesh)
-    table, params, losses = by_hand(config, model)
+    expected, expected_rest, losses = by_hand(config, model)
     np.testing.assert_allclose([m.scalars["loss"] for m in trace], losses, rtol=1e-5)
-    found = state.params[row_updates.TABLE]
-    np.testing.assert_allclose(found, table, rtol=2e-3, atol=2e-5)
-    assert found.sharding.shard_shape(found.shape)[0] == (ITEMS + 1) // shape[1]
-    for name, leaf in row_updates.without(params).items():
-        for a, b in zip(jax.tree.leaves(state.params[name]), jax.tree.leaves(leaf), strict=True):
-            np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5)
+    leaves, rest = table.split(state.params)
+    assert set(leaves) == set(expected)
+    for name, leaf in leaves.items():
+        np.testing.assert_allclose(leaf, expected[name], rtol=2e-3, atol=2e-5)
+        assert leaf.sharding.shard_shape(leaf.shape)[0] == (ITEMS + 1) // shape[1]
+    for a, b in zip(jax.tree.leaves(rest), jax.tree.leaves(expected_rest), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5)
 
 
 @pytest.mark.parametrize("kind", [pytest.param("bce", marks=pytest.mark.slow), "gbce"])
@@ -146,9 +148,9 @@ def test_every_sampled_loss(kind):
 def test_other_rows_keep_every_bit():
     config, model = train_config("adam"), model_of()
     key = jax.random.fold_in(jax.random.key(0), 0)
-    before = np.asarray(jax.jit(model.init)(key)[row_updates.TABLE])
+    before = np.asarray(jax.jit(model.init)(key)[table.ITEMS][table.EMBEDDING])
     state, _ = run(config, model, steps=1)
-    after = np.asarray(state.params[row_updates.TABLE])
+    after = np.asarray(state.params[table.ITEMS][table.EMBEDDING])
     rng = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 1), 0)
     drawn = np.asarray(model.negatives(rng, None).ids)
     seen = np.union1d(batch_at(0).items, drawn)
@@ -167,10 +169,9 @@ def test_a_step_that_is_not_finite_changes_nothing():
 
     mesh = mesh_lib.make_mesh(MeshConfig(data=1))
     state, trace = run(config, model, mesh, steps=1, loss=broken)
-    assert not step_lib.is_sound(trace[0])
+    assert not step_lib.is_finite(trace[0])
     assert "the loss is inf" in step_lib.culprit(trace[0], state.params)
-    optimizer = row_updates.optimizer(config)
-    fresh = jax.jit(lambda: step_lib.init_state(model.init, optimizer, config, 0))()
+    fresh = jax.jit(assembled(config, model, mesh).new)()
     jax.tree.map(
         np.testing.assert_array_equal,
         jax.device_get(fresh._replace(step=0)),
@@ -180,7 +181,7 @@ def test_a_step_that_is_not_finite_changes_nothing():
 
 def test_a_step_does_not_read_the_whole_table():
     """By XLA's count: a hundred times the catalog, the same work and the same temporaries."""
-    found = []
+    costs = []
     for items in (10**4, 10**6):
         config = train_config("adagrad")
         model = recommender.build(
@@ -192,24 +193,13 @@ def test_a_step_does_not_read_the_whole_table():
             items,
         )
         mesh = mesh_lib.make_mesh(MeshConfig(data=1))
-        optimizer = row_updates.optimizer(config)
-        new = functools.partial(step_lib.init_state, model.init, optimizer, config, 0)
-        like = mesh_lib.abstract(mesh, new)
-        step = step_lib.make_table_step(
-            model.loss,
-            model.negatives,
-            optimizer,
-            config,
-            0,
-            mesh,
-            jax.tree.map(lambda x: x.sharding, like),
-        )
-        compiled = step.lower(like, mesh_lib.put_batch(mesh, batch_at(0)), None).compile()
+        training = assembled(config, model, mesh)
+        batch = mesh_lib.put_batch(mesh, batch_at(0))
+        compiled = training.step.lower(training.like, batch, None).compile()
         plan = compiled.memory_analysis()
-        table = items * 8 * 4
-        assert plan.alias_size_in_bytes >= table  # updated in place
-        found.append((compiled.cost_analysis()["flops"], plan.temp_size_in_bytes))
-    assert found[0] == pytest.approx(found[1], rel=0.02)
+        assert plan.alias_size_in_bytes >= items * 8 * 4  # updated in place
+        costs.append((compiled.cost_analysis()["flops"], plan.temp_size_in_bytes))
+    assert costs[0] == pytest.approx(costs[1], rel=0.02)
 
 
 @pytest.mark.parametrize(

@@ -11,19 +11,13 @@ from jaxrec.errors import ConfigError
 from jaxrec.runtime import mesh as mesh_lib
 from jaxrec.training import optimizer as optimizer_lib
 from jaxrec.training import step as step_lib
+from jaxrec.training.task import Task
 from tests.training import standin
 
 
 def build(config, mesh, loss=standin.loss):
-    optimizer = optimizer_lib.adamw(config.train)
-
-    def new():
-        return step_lib.init_state(standin.init, optimizer, config.train, config.seed)
-
-    like = mesh_lib.abstract(mesh, new)
-    shardings = jax.tree.map(lambda x: x.sharding, like)
-    step = step_lib.make_step(loss, optimizer, config.train, config.seed, mesh, shardings)
-    return mesh_lib.create(new, like), step
+    assembled = step_lib.assemble(config, Task(standin.init, loss), mesh)
+    return mesh_lib.create(assembled.new, assembled.like), assembled.step
 
 
 def run(config, mesh, steps=4, loss=standin.loss):
@@ -81,22 +75,22 @@ def test_every_mesh_computes_the_same(single, data, model):
     np.testing.assert_allclose(
         [m.scalars["loss"] for m in other_trace], [m.scalars["loss"] for m in trace], rtol=1e-5
     )
-    table = other.params["item_embedding"]
+    table = other.params["items"]["embedding"]
     assert table.sharding.shard_shape(table.shape)[0] == (standin.ITEMS + 1) // model
-    moments = other.opt_state[0].mu["item_embedding"]
+    moments = other.opt_state[0].mu["items"]["embedding"]
     assert moments.sharding == table.sharding
-    np.testing.assert_allclose(table, state.params["item_embedding"], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(table, state.params["items"]["embedding"], rtol=1e-4, atol=1e-5)
 
 
 def test_a_batch_without_targets_is_no_division_by_zero():
     def nothing(params, batch, **kwargs):
-        total = jnp.sum(params["item_embedding"]) * 0
+        total = jnp.sum(params["items"]["embedding"]) * 0
         return total, total, {}
 
     mesh = mesh_lib.make_mesh(MeshConfig(data=1))
     _, trace = run(standin.make_config(), mesh, 1, nothing)
     assert trace[0].scalars["loss"] == 0
-    assert step_lib.is_sound(trace[0])
+    assert step_lib.is_finite(trace[0])
 
 
 def bad_gradient(params, batch, **kwargs):
@@ -119,7 +113,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_named(loss, words):
     config = standin.make_config()
     before = jax.device_get(build(config, mesh)[0])
     state, trace = run(config, mesh, 1, loss)
-    assert not step_lib.is_sound(trace[0])
+    assert not step_lib.is_finite(trace[0])
     assert words in step_lib.culprit(trace[0], state.params)
     after = jax.device_get(state)
     jax.tree.map(np.testing.assert_array_equal, before._replace(step=0), after._replace(step=0))

@@ -1,7 +1,6 @@
 """Training the item tower: texts of a batch, gradients through them, the table made anew."""
 
 import dataclasses
-import functools
 import json
 
 import jax
@@ -13,16 +12,16 @@ from jaxrec import config as config_lib
 from jaxrec.config import Config, LlamaConfig, MeshConfig
 from jaxrec.data import item_words
 from jaxrec.interop import huggingface, towers
+from jaxrec.items import table
 from jaxrec.layout import SegmentLayout
-from jaxrec.model import recommender, states
+from jaxrec.model import parameters, recommender, states
 from jaxrec.nn.item_tower import TOWER
 from jaxrec.objective import sampling
 from jaxrec.runtime import checkpoint, leaves
 from jaxrec.runtime import mesh as mesh_lib
-from jaxrec.training import loop, text_batches
+from jaxrec.training import loop, text_batches, text_step
 from jaxrec.training import optimizer as optimizer_lib
-from jaxrec.training import text_step as text_steps
-from jaxrec.training.text_step import TABLE
+from jaxrec.training.task import Task
 from jaxrec.types import Batch
 from tests.interop.test_towers import tower_folder
 
@@ -85,8 +84,14 @@ class Run:
         self.init = towers.starting_from(
             text_batches.with_tower(self.model.init, self.tower), given
         )
-        self.items = text_batches.train_items(
-            config, self.model, self.tower, COLUMNS, COUNTS, work / "item_vectors", self.mesh
+        self.items = text_batches.make_text_items(
+            config,
+            self.model,
+            self.tower,
+            columns=COLUMNS,
+            counts=COUNTS,
+            folder=work / "item_vectors",
+            mesh=self.mesh,
         )
 
     def batches(self, start):
@@ -95,21 +100,14 @@ class Run:
             start += 1
 
     def fit(self, folder, **more):
-        table = jax.jit(self.model.item_table)
+        item_vectors = jax.jit(self.model.item_table)
 
         def evaluate(params):
-            return {"ndcg@10": float(jnp.abs(table(params)).sum())}
+            return {"ndcg@10": float(jnp.abs(item_vectors(params)).sum())}
 
         arguments = {"batches": self.batches, "evaluate": evaluate} | more
-        return loop.fit(
-            self.config,
-            folder,
-            init=self.init,
-            loss=self.model.loss,
-            mesh=self.mesh,
-            texts=self.items,
-            **arguments,
-        )
+        task = Task(self.init, self.model.loss, texts=self.items)
+        return loop.fit(self.config, folder, task, mesh=self.mesh, **arguments)
 
 
 @pytest.fixture(scope="module")
@@ -136,25 +134,25 @@ def alone(run, params, item):
 
 def test_a_batch_has_every_text_once_and_vectors_are_those_of_texts_alone(run, params):
     batch = batch_at(0, run.layout)
-    found = run.items.put(0, batch)
-    texts = np.unique(np.asarray(found.owner))
+    with_texts = run.items.put(0, batch)
+    texts = np.unique(np.asarray(with_texts.owner))
     assert len(texts) == 1 + 7  # padding, and the distinct texts of eight items
     # an item is the same row everywhere, two items with one text are two rows of one text
-    which = np.asarray(found.which)
-    rows = dict(zip(batch.items.flat, np.asarray(found.batch.items).flat, strict=True))
+    text_of_row = np.asarray(with_texts.text_of_row)
+    rows = dict(zip(batch.items.flat, np.asarray(with_texts.batch.items).flat, strict=True))
     assert len(set(rows.values())) == ITEMS
-    assert which[rows[1]] == which[rows[6]] > 0
-    assert which[rows[5]] == which[0] == 0
-    vectors = np.asarray(text_steps.encode(run.tower, params[TOWER], found))
+    assert text_of_row[rows[1]] == text_of_row[rows[6]] > 0
+    assert text_of_row[rows[5]] == text_of_row[0] == 0
+    vectors = np.asarray(text_step.encode(run.tower, params[TOWER], with_texts))
     for item in (1, 2, 3, 4, 6, 7, 8, 9):
         expected = alone(run, params[TOWER], item)
-        np.testing.assert_allclose(vectors[which[rows[item]]], expected, atol=1e-5)
+        np.testing.assert_allclose(vectors[text_of_row[rows[item]]], expected, atol=1e-5)
     assert not vectors[0].any()
     again = run.items.put(0, batch)
-    jax.tree.map(np.testing.assert_array_equal, found, again)  # a function of step and batch
+    jax.tree.map(np.testing.assert_array_equal, with_texts, again)  # a function of step and batch
     other = run.items.put(1, batch)
-    assert (np.asarray(other.negatives.ids) != np.asarray(found.negatives.ids)).any()
-    assert jax.tree.map(jnp.shape, other) == jax.tree.map(jnp.shape, found)
+    assert (np.asarray(other.negatives.ids) != np.asarray(with_texts.negatives.ids)).any()
+    assert jax.tree.map(jnp.shape, other) == jax.tree.map(jnp.shape, with_texts)
 
 
 def test_any_batch_fits_the_rows():
@@ -164,19 +162,21 @@ def test_any_batch_fits_the_rows():
         lengths = rng.integers(1, longest + 1, 60)
         lengths[::2] = longest
         offsets = np.concatenate([[0], np.cumsum(lengths)])
-        words = item_words.Words(np.ones(offsets[-1], np.int32), offsets, 0)
-        which = np.arange(-1, 60)
+        tokens = item_words.Words(np.ones(offsets[-1], np.int32), offsets, 0)
+        text_of_item = np.arange(-1, 60)
         items = rng.permutation(60)[:50].reshape(5, 10).astype(np.int32) + 1
         empty = np.zeros(0, np.int32)
         batch = Batch(items, items, items, items, empty, empty)
         drawn = sampling.Negatives(np.asarray([1, 60, 7], np.int32), np.zeros(3, np.float32))
         shape = text_batches.Shape(2, 32, longest + 1)
-        found = text_batches.attach(batch, drawn, which, words, shape, 99)
-        wanted = np.unique(np.concatenate([items.ravel(), drawn.ids])) - 1
-        assert (found.owner > 0).sum() == (lengths[wanted] + 1).sum()
-        assert (found.words == 99).sum() == len(wanted) == found.owner.max()
-        assert not found.owner[found.used :].any()
-        assert found.owner[: found.used].any(axis=(1, 2)).all()
+        packed = text_batches.attach(
+            batch, drawn, text_of_item=text_of_item, tokens=tokens, shape=shape, end=99
+        )
+        texts = np.unique(np.concatenate([items.ravel(), drawn.ids])) - 1
+        assert (packed.owner > 0).sum() == (lengths[texts] + 1).sum()
+        assert (packed.tokens == 99).sum() == len(texts) == packed.owner.max()
+        assert not packed.owner[packed.used :].any()
+        assert packed.owner[: packed.used].any(axis=(1, 2)).all()
 
 
 def test_gradients_are_those_of_encoding_inside_the_loss(run, params):
@@ -184,31 +184,37 @@ def test_gradients_are_those_of_encoding_inside_the_loss(run, params):
     batch = run.items.put(0, batch_at(0, run.layout))
     loss = run.model.loss
 
-    def total(params, part, key, **more):
-        return loss(params, part, rng=key, train=True, item_counts=None, **more)
-
     def whole(params):
-        flat = [x.reshape(-1, x.shape[-1]) for x in (batch.words, batch.owner, batch.positions)]
-        vectors = run.tower.vectors(params[TOWER], *flat, len(batch.which))
-        rows = jnp.concatenate([jnp.zeros_like(vectors[:1]), vectors])[batch.which]
-        small = {**{k: v for k, v in params.items() if k != TOWER}, TABLE: rows}
-        value, weight, _ = total(small, batch.batch, jax.random.key(3), negatives=batch.negatives)
+        flat = [x.reshape(-1, x.shape[-1]) for x in (batch.tokens, batch.owner, batch.positions)]
+        vectors = run.tower.vectors(params[TOWER], *flat, len(batch.text_of_row))
+        embedding = jnp.concatenate([jnp.zeros_like(vectors[:1]), vectors])[batch.text_of_row]
+        value, weight, _ = loss(
+            {k: v for k, v in params.items() if k != TOWER},
+            batch.batch,
+            rng=jax.random.key(3),
+            train=True,
+            negatives=batch.negatives,
+            rows=table.ItemRows(embedding),
+        )
         return value / weight
 
     value, expected = jax.jit(jax.value_and_grad(whole))(params)
-    gradient = text_steps.gradient_of(run.tower, lambda name: True)
+    train = dataclasses.replace(run.config.train, grad_accum_steps=2)
+    update = text_step.TextUpdate(
+        loss, run.tower, optimizer_lib.adamw(train), frozenset(), train, run.mesh
+    )
     with jax.set_mesh(run.mesh):
-        compute = jax.jit(functools.partial(gradient, total, parts=2, mesh=run.mesh))
-        found, metrics, gradients = compute(params, batch, jax.random.key(3))
-    np.testing.assert_allclose(found, value, rtol=1e-5)
-    assert metrics["positions_per_word"] >= 1
+        gradient = jax.jit(update.gradient)(params, batch, jax.random.key(3), None)
+    gradients = gradient.tree
+    np.testing.assert_allclose(gradient.loss, value, rtol=1e-5)
+    assert gradient.metrics["positions_per_word"] >= 1
     for name, leaf in leaves.flatten(gradients[TOWER]).items():
         theirs = leaves.flatten(expected[TOWER])[name]
         np.testing.assert_allclose(leaf, theirs, atol=2e-5, err_msg=name)
         assert np.asarray(leaf).any(), name  # it reaches every part of the tower
     tokens = (g["compressor"]["tokens"] for g in (gradients, expected))
     np.testing.assert_allclose(*tokens, atol=2e-5)
-    assert not np.asarray(gradients[TABLE]).any()
+    assert not np.asarray(gradients["items"]["embedding"]).any()
 
 
 @pytest.mark.slow
@@ -241,9 +247,11 @@ def test_training_resumes_and_leaves_a_table_of_its_tower(run, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, kept["whole"], kept["killed"])
     params, tower = kept["whole"]
     for item in (3, 7):
-        np.testing.assert_allclose(params[TABLE][item], alone(run, tower, item), atol=1e-5)
+        np.testing.assert_allclose(
+            params["items"]["embedding"][item], alone(run, tower, item), atol=1e-5
+        )
     # items without text stand at the mean; the equality of states holds as for ids
-    np.testing.assert_array_equal(params[TABLE][5], params["item_mean"])
+    np.testing.assert_array_equal(params["items"]["embedding"][5], params["items"]["mean"])
     batch = batch_at(11, run.layout)
     masked = run.model.predict(params, batch)
     cached = states.predict_cached(run.model, params, batch)
@@ -281,10 +289,8 @@ def test_adapters_leave_the_weights_of_the_tower_as_they_are(folder, tmp_path):
     assert len(adapters) == 7
     assert all(moved[name].any() for name in adapters)
     # the moments of what stands still take no memory
-    trains = optimizer_lib.moves(
-        dataclasses.replace(config.train, frozen=config_lib.frozen(config))
-    )
-    assert [n for n in leaves.flatten({TOWER: trained}) if trains(n)] == [
+    is_trained = parameters.is_trained(config)
+    assert [n for n in leaves.flatten({TOWER: trained}) if is_trained(n)] == [
         *(f"{TOWER}/decoder/{n}" for n in moved if "lora_" in n),
         f"{TOWER}/token",
     ]
@@ -300,9 +306,10 @@ def test_adapters_leave_the_weights_of_the_tower_as_they_are(folder, tmp_path):
     encoded = towers.encode_catalog(plain, COLUMNS, tmp_path / "vectors")
     like = jax.eval_shape(run.model.init, jax.random.key(0))
     _, params = checkpoint.load_params(tmp_path / "run" / "checkpoints", like, "latest")
-    np.testing.assert_allclose(encoded.vectors[1:5], params[TABLE][1:5], atol=1e-5)
+    np.testing.assert_allclose(encoded.vectors[1:5], params["items"]["embedding"][1:5], atol=1e-5)
     # a cold item gets its vector from the exported tower
     more = towers.append_items(
         params, towers.encode_catalog(plain, {"title": ["a b"]}, tmp_path / "vectors").vectors
     )
-    np.testing.assert_allclose(more[TABLE][-1], params[TABLE][3], atol=1e-5)
+    embedding = more["items"]["embedding"]
+    np.testing.assert_allclose(embedding[-1], params["items"]["embedding"][3], atol=1e-5)

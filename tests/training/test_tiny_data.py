@@ -10,6 +10,7 @@ from jaxrec.layout import SegmentLayout
 from jaxrec.model import recommender
 from jaxrec.runtime import mesh as mesh_lib
 from jaxrec.training import step as step_lib
+from jaxrec.training.task import Task
 
 USERS, ITEMS, EVENTS = 100, 40, 19
 
@@ -44,7 +45,7 @@ def test_hstu_learns_from_100_users(mode):
     layout = SegmentLayout.from_config(config.layout)
     model = recommender.build(config.model, config.loss, layout, ITEMS)
     mesh = mesh_lib.make_mesh(MeshConfig(), jax.devices()[:1])
-    run = step_lib.assemble(config, model.init, model.loss, None, mesh)
+    run = step_lib.assemble(config, Task(model.init, model.loss), mesh)
     batch = make_batch(config)
 
     @jax.jit

@@ -1,0 +1,111 @@
+"""What happens around the steps of a run beside training: logged lines, a profiler's trace."""
+
+import pathlib
+from collections.abc import Callable, Mapping
+
+import jax
+
+from jaxrec.config import TrainConfig
+from jaxrec.runtime.progress import Progress
+from jaxrec.runtime.writer import VALIDATION, MetricsWriter
+from jaxrec.training.step import StepMetrics, TrainState
+from jaxrec.training.window import Window
+from jaxrec.types import Batch, Params
+
+
+class Hook:
+    """Called around every step; the methods of this class do nothing.
+
+    `fit(..., hooks=[...])` takes more of them. A hook sees values and changes none: what a run
+    computes does not depend on its hooks.
+    """
+
+    def before_step(self, step: int, state: TrainState) -> None:
+        """`step` steps are done, the next one is about to be computed."""
+
+    def after_step(self, step: int, state: TrainState, metrics: StepMetrics) -> None:
+        """Step number `step` (1 is the first) was started; its values may not be there yet."""
+
+    def close(self, state: TrainState) -> None:
+        """The run is over, or was ended by an exception."""
+
+
+class Profiler(Hook):
+    """Writes a profiler trace of `train.profile_steps` (A:B is steps A + 1 to B) to a folder."""
+
+    def __init__(self, profile_steps: str, folder: pathlib.Path, say: Callable[[str], None]):
+        first, _, last = profile_steps.partition(":")
+        self._first, self._last = int(first), int(last)
+        self._folder, self._say = folder, say
+        self._running = self._done = False
+
+    def before_step(self, step: int, state: TrainState) -> None:
+        if not self._running and not self._done and self._first <= step < self._last:
+            jax.profiler.start_trace(str(self._folder))
+            self._running = True
+        elif self._running and step >= self._last:
+            self._stop(state)
+
+    def close(self, state: TrainState) -> None:
+        if self._running:
+            self._stop(state)
+
+    def _stop(self, state: TrainState) -> None:
+        jax.block_until_ready(state)
+        jax.profiler.stop_trace()
+        self._running, self._done = False, True
+        self._say(f"profiler trace in {self._folder}")
+
+
+class MetricsLog:
+    """Lines of metrics, to metrics.jsonl and to the progress shown.
+
+    A line is written one step late: its metrics are fetched while the next step runs. writer:
+    None on all processes but the first.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        window: Window,
+        progress: Progress,
+        writer: MetricsWriter | None,
+    ):
+        self.window, self.progress = window, progress
+        self._config, self._writer = config, writer
+        self._due: int | None = None  # step whose line waits to be written
+
+    def add(self, step: int, metrics: StepMetrics, batch: Batch, params: Params) -> None:
+        """The metrics of a step that was just started, `batch` being this process's rows."""
+        processes = jax.process_count()
+        examples, events = len(batch.user), int(batch.lengths.sum())
+        self.window.add(step, metrics, examples=examples * processes, events=events * processes)
+        self.progress.update(step)
+        self.write_due(params)
+        if step % self._config.log_every == 0 or step >= self._config.steps:
+            self._due = step
+
+    def write_due(self, params: Params) -> None:
+        """Writes the line that waits. Raises NonFiniteError."""
+        if self._due is None:
+            return
+        self.window.fetch(self._due, params)
+        line = self.window.line()
+        if self._writer is not None:
+            self._writer.write(self._due, line)
+        self.progress.log(self._due, line["train/loss"], line["steps_per_s"])
+        self._due = None
+
+    def flush(self, step: int, params: Params) -> None:
+        """Waits for all steps up to `step`. Raises NonFiniteError at the first bad one."""
+        self.write_due(params)
+        self.window.fetch(step, params)
+
+    def write_validation(self, step: int, values: Mapping[str, float]) -> None:
+        if self._writer is not None:
+            self._writer.write(step, {f"{VALIDATION}{k}": float(v) for k, v in values.items()})
+
+    def close(self) -> None:
+        self.progress.close()
+        if self._writer is not None:
+            self._writer.close()
