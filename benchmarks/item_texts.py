@@ -18,28 +18,30 @@ import jax
 import numpy as np
 
 from jaxrec.benchmark import timing
-from jaxrec.data import item_words
+from jaxrec.data import item_tokens
 from jaxrec.interop import huggingface
 from jaxrec.nn.item_tower import ItemTower
 
 CATALOG_ROWS = 8  # of a batch when a catalog is encoded (`model.texts.rows`)
 
 
-def padded(words: item_words.Words, rows: int) -> list[item_words.Packed]:
+def padded(words: item_tokens.TokenizedTexts, rows: int) -> list[item_tokens.PackedTexts]:
     """The texts one a row, every row as long as the longest text."""
     longest, batches = int(words.lengths.max()), []
     for start in range(0, len(words), rows):
-        batch = item_words.Packed(*(np.zeros((rows, longest), np.int32) for _ in range(3)))
+        batch = item_tokens.PackedTexts(*(np.zeros((rows, longest), np.int32) for _ in range(3)))
         for row, text in enumerate(range(start, min(start + rows, len(words)))):
-            content = words.words[words.offsets[text] : words.offsets[text + 1]]
-            batch.words[row, : len(content)] = content
+            content = words.tokens[words.offsets[text] : words.offsets[text + 1]]
+            batch.tokens[row, : len(content)] = content
             batch.owner[row, : len(content)] = row + 1
             batch.positions[row, : len(content)] = np.arange(len(content))
         batches.append(batch)
     return batches
 
 
-def packing(words: item_words.Words, rows: int, row_length: int, part: int = 512) -> dict[str, Any]:
+def packing(
+    words: item_tokens.TokenizedTexts, rows: int, row_length: int, part: int = 512
+) -> dict[str, Any]:
     """Positions computed per word of a whole catalog, in the batches of `item_table.encode`.
 
     Nothing is encoded. padded: one text a row, as long as the longest.
@@ -47,7 +49,7 @@ def packing(words: item_words.Words, rows: int, row_length: int, part: int = 512
     order, computed = np.random.default_rng(0).permutation(len(words)), 0
     for first in range(0, len(words), part):
         chosen = np.sort(order[first : first + part])
-        computed += sum(b.words.size for b, _ in item_words.pack(words, chosen, rows, row_length))
+        computed += sum(b.tokens.size for b, _ in item_tokens.pack(words, chosen, rows, row_length))
     present = int(words.offsets[-1])
     return {
         "texts": len(words),
@@ -58,13 +60,13 @@ def packing(words: item_words.Words, rows: int, row_length: int, part: int = 512
 
 
 def measure(
-    tower: ItemTower, params: Any, words: item_words.Words, args: argparse.Namespace
+    tower: ItemTower, params: Any, words: item_tokens.TokenizedTexts, args: argparse.Namespace
 ) -> dict[str, Any]:
     """Both ways over the same texts: seconds, words per second, positions computed."""
-    packed = [b for b, _ in item_words.pack(words, range(len(words)), args.rows, args.row_length)]
+    packed = [b for b, _ in item_tokens.pack(words, range(len(words)), args.rows, args.row_length)]
     ways = {"packed": packed, "padded": padded(words, args.padded_rows)}
     texts = max(int(b.owner.max()) for batches in ways.values() for b in batches)
-    run = jax.jit(lambda p, b: tower.vectors(p, b.words, b.owner, b.positions, texts))
+    run = jax.jit(lambda p, b: tower.vectors(p, b.tokens, b.owner, b.positions, texts))
     present = int(words.offsets[-1])
     total = {}
     for name, batches in ways.items():
@@ -82,8 +84,8 @@ def measure(
         "longest": int(words.lengths.max()),
         "ways": {
             name: {
-                "positions": sum(b.words.size for b in batches),
-                "computed_per_word": sum(b.words.size for b in batches) / present,
+                "positions": sum(b.tokens.size for b in batches),
+                "computed_per_word": sum(b.tokens.size for b in batches) / present,
                 "words_per_s": present / times[name]["median_s"],
                 **times[name],
             }
@@ -103,7 +105,7 @@ def read_texts(path: str, columns: list[str], prompt: str) -> list[str]:
 
         table = pl.read_parquet(path).select(columns).fill_null("")
         fields = {name: [str(value) for value in table[name].to_list()] for name in columns}
-    return item_words.distinct(item_words.compose(fields, columns, prompt))[0]
+    return item_tokens.distinct(item_tokens.compose(fields, columns, prompt))[0]
 
 
 def main() -> None:
@@ -126,19 +128,19 @@ def main() -> None:
     args = parser.parse_args()
     model, decoder = huggingface.load(args.model)
     decoder = jax.device_put(decoder)
-    tokenizer = item_words.Tokenizer(args.model, model.vocabulary)
-    prompt = tokenizer.words([args.say], model.context - args.count).words
+    tokenizer = item_tokens.Tokenizer(args.model, model.vocabulary)
+    prompt = tokenizer.tokenize([args.say], model.context - args.count).tokens
     start = time.monotonic()
-    text = tokenizer.text(model.generate(decoder, prompt, args.count).tolist())
+    text = tokenizer.decode(model.generate(decoder, prompt, args.count).tolist())
     spoken = {"prompt": args.say, "continuation": text, "seconds": time.monotonic() - start}
     print(f"{args.say!r} -> {text!r}", flush=True)
     rows = []
     if args.items:
         texts = read_texts(args.items, args.columns, args.prompt)
-        whole = packing(tokenizer.words(texts, args.longest), CATALOG_ROWS, args.row_length)
+        whole = packing(tokenizer.tokenize(texts, args.longest), CATALOG_ROWS, args.row_length)
         print(f"all texts: {whole['packed_per_word']:.3f} positions computed per word", flush=True)
         chosen = np.random.default_rng(0).permutation(len(texts))[: args.texts]
-        words = tokenizer.words([texts[i] for i in chosen], args.longest)
+        words = tokenizer.tokenize([texts[i] for i in chosen], args.longest)
         print(f"encoding {len(words):,} of {len(texts):,} texts both ways", file=sys.stderr)
         row = measure(ItemTower(model, "mean"), {"decoder": decoder}, words, args)
         row["catalog"] = whole

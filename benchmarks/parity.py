@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec.benchmark import timing
-from jaxrec.data import item_words
+from jaxrec.data import item_tokens
 from jaxrec.interop import huggingface
 from jaxrec.nn.text_model import Cache, TextModel
 from jaxrec.types import Params
@@ -122,9 +122,9 @@ def main() -> None:
     parser.add_argument("--output", default="", help="JSON file of the result")
     args = parser.parse_args()
     model, params = huggingface.load(args.model)
-    tokenizer = item_words.Tokenizer(args.model, model.vocabulary)
-    words = tokenizer.words(TEXTS, model.context)
-    texts = np.split(words.words, words.offsets[1:-1])
+    tokenizer = item_tokens.Tokenizer(args.model, model.vocabulary)
+    tokenized = tokenizer.tokenize(TEXTS, model.context)
+    texts = np.split(tokenized.tokens, tokenized.offsets[1:-1])
     truth, placed, rows = expected(args.model, texts), jax.device_put(params), []
     for name, way in WAYS.items():
         rows.append({"way": name, **compare(way(model, placed, texts), truth)})

@@ -26,7 +26,7 @@ import numpy as np
 
 from jaxrec.benchmark import timing
 from jaxrec.config import Config
-from jaxrec.data.schema import Vocabulary
+from jaxrec.data.vocabulary import Vocabulary
 from jaxrec.layout import SegmentLayout
 from jaxrec.model import recommender, states
 from jaxrec.model.recommender import Model

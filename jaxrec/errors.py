@@ -31,7 +31,7 @@ class CheckpointError(JaxrecError, RuntimeError):
 
 
 class StructureError(CheckpointError):
-    """A sound checkpoint of other names or shapes than the model's."""
+    """An intact checkpoint of another model or of an earlier layout: lists what differs."""
 
 
 class NonFiniteError(JaxrecError, RuntimeError):

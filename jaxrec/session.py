@@ -10,17 +10,18 @@ from jax.sharding import Mesh
 
 from jaxrec import data
 from jaxrec.config import Config, digest, validate
-from jaxrec.data import pipeline, progress
+from jaxrec.data import pipeline
 from jaxrec.data.catalog import Catalog
 from jaxrec.errors import ConfigError
 from jaxrec.evaluation import evaluator
-from jaxrec.interop import towers
+from jaxrec.evaluation.ranks import model_ranks
+from jaxrec.interop import item_towers
 from jaxrec.layout import SegmentLayout
 from jaxrec.model import recommender
 from jaxrec.model.parameters import has_item_rows
 from jaxrec.nn.item_tower import ItemTower
 from jaxrec.objective import sampling
-from jaxrec.runtime import checkpoint, distributed, workdir
+from jaxrec.runtime import checkpoint, distributed, progress, workdir
 from jaxrec.runtime import mesh as mesh_lib
 from jaxrec.runtime.preemption import Preemption
 from jaxrec.runtime.workdir import CHECKPOINTS
@@ -157,7 +158,7 @@ class Session:
     def tower(self) -> ItemTower | None:
         """The item tower, where it is trained."""
         texts = self.config.model.texts
-        return None if texts.train == "frozen" else towers.tower_of(self.config.model)
+        return None if texts.train == "frozen" else item_towers.tower_of(self.config.model)
 
     def fresh_params(self, rng: jax.Array) -> Params:
         """Parameters drawn from a key: of the model, and of the item tower where it is trained."""
@@ -242,20 +243,19 @@ class Session:
         """params -> metrics on (a fixed sample of) the validation users, by masked forwards."""
         config, users = self.config, self._validation_users()
         predict = evaluator.predictor("masked", self.model, self.mesh)
-        history_items = evaluator.own_items(self.model, self.mesh)
+        history_items = evaluator.history_items(self.model, self.mesh)
         name, _, k = config.train.metric.partition("@")
         metrics = sorted({("recall", 10), ("ndcg", 10), (name, int(k))})
 
         def evaluate(params: Params) -> dict[str, float]:
-            ranks = evaluator.model_ranks(
+            ranks = model_ranks(
                 predict,
                 params,
-                self.model.candidates(params),
+                self.model.item_index(params, self.mesh),
                 self.eval_batches(users, "validation"),
                 chunk=config.eval.chunk,
-                own=history_items,
+                history_items=history_items,
                 lists=False,
-                mesh=self.mesh,
             )
             return {
                 f"{metric}@{top}": float(evaluator.per_user(ranks, metric, top)[1].mean())
@@ -274,7 +274,7 @@ class Session:
         order = np.random.default_rng(self.config.seed).permutation(with_targets)
         return np.sort(order[:size])
 
-    def trained_model(self) -> evaluator.Subject:
+    def trained_model(self) -> evaluator.TrainedModel:
         """The model with the parameters of the run's best checkpoint."""
         key = jax.random.key(0)
         if self.mesh is None:
@@ -283,7 +283,7 @@ class Session:
             like = mesh_lib.abstract(self.mesh, lambda: self.model.init(key), has_item_rows)
         _, params = checkpoint.load_params(self.folder / CHECKPOINTS, like)
         recent = functools.partial(self.eval_batches, recent_only=True)
-        return evaluator.Subject(self.model, params, self.eval_batches, recent, self.mesh)
+        return evaluator.TrainedModel(self.model, params, self.eval_batches, recent, self.mesh)
 
     def evaluate(self, say: evaluator.Say) -> Json:
         """All rows of `eval.mode`."""
@@ -297,7 +297,7 @@ class Session:
             say=say,
         )
 
-    def _full_model(self) -> evaluator.Subject:
+    def _full_model(self) -> evaluator.TrainedModel:
         """The full-history model of `eval.full_workdir`. Raises ConfigError."""
         folder = pathlib.Path(self.config.eval.full_workdir)
         config = workdir.load_config(folder)

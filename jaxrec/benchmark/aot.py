@@ -24,7 +24,7 @@ from jax.sharding import Mesh, NamedSharding
 from jaxrec.benchmark import timing
 from jaxrec.config import Config, MeshConfig, validate
 from jaxrec.errors import ConfigError
-from jaxrec.interop import towers
+from jaxrec.interop import item_towers
 from jaxrec.items import table
 from jaxrec.layout import SegmentLayout
 from jaxrec.model import cost, recommender, states, token_memory
@@ -118,7 +118,7 @@ def lower_train(config: Config, model: recommender.Model, mesh: Mesh) -> Any:
         counts = shapes(_sampler(model) if by_rows else whole, mesh_lib.replicated(mesh))
     batch = batch_shape(model.layout, config.train.batch_size)
     if config.model.texts.train != "frozen":
-        tower = towers.tower_of(config.model)
+        tower = item_towers.tower_of(config.model)
         texts = text_batches.abstract_text_items(config, tower, mesh)
         init = text_batches.with_tower(model.init, tower)
         parts = step_lib.assemble(config, Task(init, loss, texts=texts), mesh)
@@ -197,7 +197,7 @@ def _text_flops(config: Config, layout: SegmentLayout, mesh: Mesh) -> float:
     """Of a trained item tower in a step whose texts are all different and as long as may be."""
     if config.model.texts.train == "frozen":
         return 0.0
-    tower = towers.tower_of(config.model)
+    tower = item_towers.tower_of(config.model)
     batch = batch_shape(layout, config.train.batch_size)
     chunks, rows, length = text_batches.abstract(config, batch, tower, mesh).tokens.shape
     row = cost.forward_flops(tower.text.config, SegmentLayout.full(length))

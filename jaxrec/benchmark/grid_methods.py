@@ -18,7 +18,7 @@ from benchmarks.serving import last_query, random_events
 from benchmarks.step import random_batch
 from jaxrec.benchmark.grid_config import WITH_TOKENS, GridConfig
 from jaxrec.config import Config, MeshConfig
-from jaxrec.data.schema import Vocabulary
+from jaxrec.data.vocabulary import Vocabulary
 from jaxrec.layout import SegmentLayout
 from jaxrec.model import cost, recommender, states
 from jaxrec.model.network import Network

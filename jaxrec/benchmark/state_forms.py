@@ -18,10 +18,10 @@ import numpy as np
 
 from jaxrec import data
 from jaxrec.benchmark import timing
-from jaxrec.data.progress import track
 from jaxrec.model import states
 from jaxrec.model.recommender import Model
 from jaxrec.ranking import retrieval
+from jaxrec.runtime.progress import track
 from jaxrec.serving import Recommender, build, rows
 from jaxrec.serving.rows import Events
 from jaxrec.state_store.forms import FORMS, decode_state, encode_state

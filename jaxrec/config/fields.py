@@ -31,7 +31,6 @@ __all__ = [
     "SyntheticConfig",
     "TextsConfig",
     "TrainConfig",
-    "frozen",
 ]
 
 

@@ -1,19 +1,18 @@
 """Later events added to prepared data without reading, checking or sorting the old ones again.
 
-Users and items keep their numbers: new items come after the old ones, so a trained item table and
-stored user states stay valid; new users come after the old ones. Events of one time keep the old
-before the new.
+Users and items keep their numbers and new ones come after them, so a trained item table and stored
+user states stay valid. At one time old events come before new ones.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxrec.data import filters, sorting
 from jaxrec.data.ingest import Spilled
 from jaxrec.data.records import RecordSource
-from jaxrec.data.schema import Vocabulary
 from jaxrec.data.sorting import Events, Sorted
+from jaxrec.data.vocabulary import Vocabulary
 from jaxrec.errors import DataError
 
 
@@ -43,11 +42,11 @@ def number(
     limits: filters.Limits,
     source: str,
 ) -> Later:
-    """Gives sorted new events the numbers of what is prepared.
+    """Numbers sorted new events as the prepared data does.
 
-    Events of items that are new and have fewer than `min_item_events` new events are dropped, then
-    those of new users with fewer than `min_user_events`. All new events are held in memory (16
-    bytes each). Raises DataError when ids are of another kind, or no event is left.
+    New items with fewer than `min_item_events` new events are dropped, then new users with fewer
+    than `min_user_events`. All new events are held in memory (16 bytes each). Raises DataError when
+    ids are of another type, or no event is left.
     """
     for what, ids, known in (
         ("items", spilled.items.ids, vocabulary.ids),
@@ -58,10 +57,10 @@ def number(
                 f"{source}: ids of {what} are {ids.dtype}, those of the prepared data "
                 f"{known.dtype}. Convert them"
             )
-    parts = [buckets.load(bucket) for bucket in range(len(buckets))]
-    counts = np.concatenate([part.counts for part in parts])
-    rank = np.concatenate([part.items for part in parts])
-    times = np.concatenate([part.times for part in parts]).astype(np.int64) + spilled.first
+    loaded = [buckets.load(bucket) for bucket in range(len(buckets))]
+    counts = np.concatenate([events.counts for events in loaded])
+    rank = np.concatenate([events.items for events in loaded])
+    times = np.concatenate([events.times for events in loaded]).astype(np.int64) + spilled.first
     owner = np.repeat(np.arange(len(counts)), counts)
     dense = vocabulary.encode(spilled.items.ids)
     seen = np.bincount(rank, minlength=len(dense))
@@ -85,7 +84,7 @@ def number(
     event = None
     if types:
         kinds = np.asarray([types.index(name) for name in spilled.event_types], np.uint8)
-        event = kinds[np.concatenate([np.asarray(part.event) for part in parts])][kept][order]
+        event = kinds[np.concatenate([np.asarray(events.event) for events in loaded])][kept][order]
     return Later(
         Vocabulary(np.concatenate([vocabulary.ids, spilled.items.ids[fresh]])),
         np.concatenate([users, spilled.users.ids[newcomers]]),
@@ -98,7 +97,7 @@ def number(
 
 
 def parts_of(lengths: np.ndarray) -> list[int]:
-    """Users of each shard: consecutive ones with about `sorting.BUCKET` events."""
+    """Users of each shard: consecutive users with about `sorting.BUCKET` events."""
     start = np.cumsum(lengths) - lengths
     bounds = np.flatnonzero(np.diff(start // sorting.BUCKET, prepend=-1))
     return np.diff(np.append(bounds, len(lengths))).tolist()
@@ -110,7 +109,7 @@ def merge(source: RecordSource, old_users: int, origin: int, later: Later, users
     old_counts = np.zeros(len(users), np.int64)
     old_counts[: len(old)] = [len(record.items) for record in old]
     first, stop = np.searchsorted(later.user, [users.start, users.stop])
-    nothing: list[Any] = [np.zeros(0, np.int32)]
+    nothing = [np.zeros(0, np.int32)]
     user = np.concatenate(
         [np.repeat(np.arange(len(users)), old_counts), later.user[first:stop] - users.start]
     )

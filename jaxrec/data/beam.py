@@ -1,18 +1,18 @@
-"""The preparation on Apache Beam workers, for tables that one machine cannot read in time.
+"""Preparation of data on Apache Beam workers, for tables that one machine cannot read in time.
 
     python -m jaxrec.cli.prepare --config=... --workdir=... --beam="--runner=FnApiRunner"
 
-The same functions as in `jaxrec.data.building`, run by other means, give the same bytes:
+Runs the functions of `jaxrec.data.building` and gives the same bytes:
 
-  read    a task for each file checks its rows and writes them, with dictionaries of their ids,
-          into chunk files; the ids of all files are merged in a tree (CombinePerKey)
-  sort    a task for each chunk deals its rows to buckets of whole users, GroupByKey brings a
-          bucket together, and a task sorts it
-  filter, write    a task for each bucket (`Pool.each`)
+  read    a task per file checks its rows and writes them, with dictionaries of their ids, into
+          chunk files; the ids of all files are merged in a tree (CombinePerKey)
+  sort    a task per chunk distributes its rows to buckets of whole users, GroupByKey collects each
+          bucket, and a task sorts it
+  filter, write    a task per bucket (`Pool.each`)
 
-Workers and the launching process share the scratch folder (a disk that all of them see, below
-`data.cache_dir`) and the input files. One worker holds one chunk or one bucket at a time; every
-worker of `sort` and the launching process hold the distinct ids.
+Workers and the launching process share the input files and the scratch folder, which is below
+`data.cache_dir` on a shared disk. A worker holds one chunk or one bucket at a time; workers of
+`sort` and the launching process also hold the distinct ids.
 """
 
 import functools
@@ -21,26 +21,36 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
 from jaxrec.config import DataConfig
 from jaxrec.data import datasets, sorting
 from jaxrec.data.ingest import EventTypes, Read, check, check_whole
-from jaxrec.data.progress import say
 from jaxrec.data.raw import Raw
 from jaxrec.data.sorting import Sorted
 from jaxrec.errors import DataError
+from jaxrec.runtime.progress import say
 
+if TYPE_CHECKING:
+    import apache_beam as beam
+
+T = TypeVar("T")
+IdCounts: TypeAlias = tuple[np.ndarray, np.ndarray]  # distinct ids, sorted, and their counts
+Rows: TypeAlias = tuple[int, int, dict[str, np.ndarray]]  # (part, chunk, columns)
 IDS = ("user", "item")
-RUNNER = "--runner=FnApiRunner"  # in this process; DirectRunner first asks the net for another one
+RUNNER = "--runner=FnApiRunner"  # in this process; DirectRunner first looks for another on the net
 
 
 class Part(NamedTuple):
-    """What was read of one file. kinds: types of its columns in words; sizes: rows of its chunk
-    files; columns: their dtypes; names: event types in the order in which they came up; found: all
-    types that occur."""
+    """What was read of one file.
+
+    source: its name. kinds: its columns and their types as text. sizes: rows of its chunk files.
+    columns: dtypes of the chunk files. ids: dtype kind of users and items. rows: how many were
+    read; dropped: incomplete ones. names: event types in order of appearance. seen: all types that
+    occur. first, last: earliest and latest time.
+    """
 
     source: str
     kinds: str
@@ -50,16 +60,16 @@ class Part(NamedTuple):
     rows: int
     dropped: int
     names: tuple[str, ...]
-    found: frozenset[str]
+    seen: frozenset[str]
     first: int
     last: int
 
 
 @dataclass
 class Pool:
-    """An `Engine` of `jaxrec.data.building`. options: flags of Beam's pipelines.
+    """An `Engine` of `jaxrec.data.building` that runs Beam pipelines.
 
-    scratch: folder of results that tasks hand over; set by `sort`.
+    options: flags of the pipelines. scratch: folder of the tasks' results; set by `sort`.
     """
 
     options: Sequence[str] = (RUNNER,)
@@ -75,24 +85,24 @@ class Pool:
             folder.mkdir(parents=True)
         parts = datasets.parts(config)
         say(f"data: reading {len(parts)} files with Beam")
-        found: list[Part] = list(self._read(_Read(parts, downloads, chunks), len(parts)))
-        _check_columns([part for part in found if part.rows])
+        files: list[Part] = list(self._read(_Read(parts, downloads, chunks), len(parts)))
+        _check_columns([file for file in files if file.rows])
         types = EventTypes(config.event_types)
-        for part in found:
-            for name in part.names:
-                types.known.setdefault(name, len(types.known))
-            types.found |= part.found
-        rows, kept = sum(part.rows for part in found), sum(sum(part.sizes) for part in found)
-        first, last = min(part.first for part in found), max(part.last for part in found)
-        check_whole(raw, types, rows, sum(part.dropped for part in found), kept, first, last)
+        for file in files:
+            for name in file.names:
+                types.numbers.setdefault(name, len(types.numbers))
+            types.seen |= file.seen
+        rows, kept = sum(file.rows for file in files), sum(sum(file.sizes) for file in files)
+        first, last = min(file.first for file in files), max(file.last for file in files)
+        check_whole(raw, types, rows, sum(file.dropped for file in files), kept, first, last)
         types.check_number(raw.source, raw.names.event)
-        _check_ids([part for part in found if part.sizes], raw)
+        _check_ids([file for file in files if file.sizes], raw)
         (users, counts), (items, _) = (_merged(chunks, name) for name in IDS)
         columns: dict[str, type] = {}
-        for part in found:
-            columns |= part.columns
+        for file in files:
+            columns |= file.columns
         bounds = sorting.bounds_of(counts)
-        deal = _Deal(chunks, [part.sizes for part in found], [part.names for part in found])
+        deal = _Deal(chunks, [file.sizes for file in files], [file.names for file in files])
         deal = replace(deal, types=types.names, columns=columns, first=first, bounds=bounds)
         arrange = _Arrange(buckets, bounds, config.duplicates, config.repeats)
         dropped = np.asarray(list(self._shuffle(deal, arrange)))
@@ -102,9 +112,9 @@ class Pool:
         return read, Sorted(buckets, bounds, copies, repeats)
 
     def each(
-        self, function: Callable[[int], Any], count: int, workers: int, label: str, events: int = 0
-    ) -> Iterator[Any]:
-        """`function(0..count-1)` by tasks of a pipeline, results in order. workers: Beam's own."""
+        self, function: Callable[[int], T], count: int, workers: int, label: str, events: int = 0
+    ) -> Iterator[T]:
+        """`function(0..count-1)` in tasks, results in order; Beam decides on `workers`."""
         import apache_beam as beam
 
         place = self._place(function)
@@ -148,14 +158,14 @@ class Pool:
             )
         return _results(arranged, len(arrange.bounds) - 1)
 
-    def _pipeline(self) -> Any:
+    def _pipeline(self) -> "beam.Pipeline":
         import apache_beam as beam
         from apache_beam.options.pipeline_options import PipelineOptions
 
         return beam.Pipeline(options=PipelineOptions(list(self.options)))
 
-    def _place(self, function: Any) -> Path:
-        """A folder with the function: arrays it needs do not travel in the pipeline's graph."""
+    def _place(self, function: Callable[..., object]) -> Path:
+        """A folder with the function, so that its arrays are not part of the pipeline's graph."""
         import cloudpickle
 
         place = self.scratch / f"tasks-{uuid.uuid4().hex}"
@@ -168,19 +178,19 @@ class Pool:
 
 
 @functools.lru_cache(maxsize=2)  # one while the next is loaded
-def _function(place: str) -> Any:
+def _function(place: str) -> Callable[..., Any]:
     return pickle.loads((Path(place) / "function").read_bytes())
 
 
-def _keep(place: str, index: int, value: Any) -> None:
-    """A result for the launching process; a task that is run twice writes the same twice."""
+def _keep(place: str, index: int, value: object) -> None:
+    """Writes a result for the launching process; a repeated task writes the same again."""
     draft = Path(place) / f".{index}-{uuid.uuid4().hex}"
     draft.write_bytes(pickle.dumps(value))
     draft.rename(Path(place) / str(index))
 
 
 def _results(place: Path, count: int) -> Iterator[Any]:
-    """In order; a DataError of a task is raised here, as Beam would hide its message."""
+    """Results in order; a task's DataError is raised here, since Beam would hide its message."""
     for index in range(count):
         value = pickle.loads((place / str(index)).read_bytes())
         if isinstance(value, DataError):
@@ -196,28 +206,28 @@ def _call(index: int, place: str) -> None:
     _keep(place, index, value)
 
 
-def _call_for_ids(index: int, place: str) -> Iterator[Any]:
+def _call_for_ids(index: int, place: str) -> Iterator[tuple[str, IdCounts]]:
     try:
         part, ids = _function(place)(index)
     except DataError as error:
         part, ids = error, {}
     _keep(place, index, part)
-    # text and numbers do not meet in one array: a table with both is refused behind the merge
+    # texts and numbers are merged apart: a table with both is refused after the merge
     for name, (values, counts) in ids.items():
         yield f"{name}-{values.dtype.kind}", (values, counts)
 
 
-def _call_each(chunk: tuple[int, int], place: str) -> Iterator[Any]:
+def _call_each(chunk: tuple[int, int], place: str) -> Iterator[tuple[int, Rows]]:
     yield from _function(place)(*chunk)
 
 
-def _call_bucket(group: tuple[int, Iterable[Any]], place: str) -> None:
+def _call_bucket(group: tuple[int, Iterable[Rows]], place: str) -> None:
     bucket, rows = group
     _keep(place, bucket, _function(place)(bucket, rows))
 
 
-def merge_ids(parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """Distinct ids of all parts, sorted, and the sums of their counts."""
+def merge_ids(parts: Iterable[IdCounts]) -> IdCounts:
+    """Distinct ids of all parts, sorted, and the sums of their counts, int64 [K] each."""
     pairs = [(ids, counts) for ids, counts in parts if len(ids)]
     if not pairs:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
@@ -227,20 +237,20 @@ def merge_ids(parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarra
     return ids, counts
 
 
-def _save_ids(found: tuple[str, Any], folder: str) -> None:
-    name, (ids, counts) = found
+def _save_ids(merged: tuple[str, IdCounts], folder: str) -> None:
+    name, (ids, counts) = merged
     np.savez(Path(folder) / f"ids-{name}.npz", ids=ids, counts=counts)
 
 
-def _merged(chunks: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Distinct ids of all files, sorted, and how many rows each has."""
+def _merged(chunks: Path, name: str) -> IdCounts:
+    """Distinct ids of all files, sorted, and the rows of each."""
     [file] = chunks.glob(f"ids-{name}-*.npz")
     with np.load(file, allow_pickle=False) as saved:
         return saved["ids"], saved["counts"]
 
 
 def _check_columns(parts: list[Part]) -> None:
-    """What a reader of all files checks while it reads."""
+    """Raises DataError unless all files have the same columns and types."""
     for part in parts[1:]:
         if part.kinds != parts[0].kinds:
             raise DataError(
@@ -250,38 +260,39 @@ def _check_columns(parts: list[Part]) -> None:
 
 
 def _check_ids(parts: list[Part], raw: Raw) -> None:
+    """Raises DataError unless all files have integers, or all have text, in a column of ids."""
     for name in IDS:
         first = parts[0].ids[name]
         other = next((part for part in parts if part.ids[name] != first), None)
         if other is not None:
-            found, before = ("integers", "text") if first == "U" else ("text", "integers")
+            here, before = ("integers", "text") if first == "U" else ("text", "integers")
             raise DataError(
-                f"{other.source}: ids of column {getattr(raw.names, name)!r} are {found}, those of "
+                f"{other.source}: ids of column {getattr(raw.names, name)!r} are {here}, those of "
                 f"the files before it {before}. Convert one of them"
             )
 
 
 @dataclass(frozen=True)
 class _Read:
-    """Reads part `index`: chunk files `<part>.<chunk>.npz` and what `Part` says."""
+    """Reads part `index` into chunk files `<part>.<chunk>.npz`; returns its `Part` and its ids."""
 
     parts: Sequence[DataConfig]
     downloads: Path
     chunks: Path
 
-    def __call__(self, index: int) -> tuple[Part, dict[str, Any]]:
+    def __call__(self, index: int) -> tuple[Part, dict[str, IdCounts]]:
         config = self.parts[index]
         raw = datasets.read(config, self.downloads)
         types, sizes, kinds = EventTypes(config.event_types), list[int](), dict[str, str]()
-        words = ""
+        column_kinds = ""
         columns: dict[str, type] = {}
-        ids: dict[str, list[Any]] = {name: [] for name in IDS}
+        ids: dict[str, list[IdCounts]] = {name: [] for name in IDS}
         rows, dropped, first, last = 0, 0, 2**63 - 1, -1
         for chunk in raw.chunks():
             if not len(chunk.frame):
                 continue
             rows += len(chunk.frame)
-            words = words or chunk.kinds
+            column_kinds = column_kinds or chunk.kinds
             spill, missing = check(chunk, raw, types, config.incomplete)
             dropped += missing
             if not len(spill["time"]):
@@ -305,16 +316,28 @@ class _Read:
             columns |= {name: values.dtype.type for name, values in plain.items()}
             np.savez(self.chunks / f"{index}.{len(sizes)}.npz", **spill)
             sizes.append(len(spill["time"]))
-        names, found = types.names, frozenset(types.found)
-        found_here = rows, dropped, names, found, first, last
-        part = Part(config.path, words, sizes, columns, kinds, *found_here)
+        part = Part(
+            source=config.path,
+            kinds=column_kinds,
+            sizes=sizes,
+            columns=columns,
+            ids=kinds,
+            rows=rows,
+            dropped=dropped,
+            names=types.names,
+            seen=frozenset(types.seen),
+            first=first,
+            last=last,
+        )
         return part, {name: merge_ids(pairs) for name, pairs in ids.items() if pairs}
 
 
 @dataclass(frozen=True)
 class _Deal:
-    """The rows of a chunk file by bucket: (bucket, (part, chunk, columns)). `names`: event types of
-    each part's numbers; `types`: those of all."""
+    """The rows of a chunk file by bucket.
+
+    names: event types of each part, in the order of its numbers. types: those of all parts.
+    """
 
     chunks: Path
     sizes: list[list[int]]
@@ -324,7 +347,7 @@ class _Deal:
     first: int = 0
     bounds: np.ndarray | None = None
 
-    def __call__(self, part: int, chunk: int) -> Iterator[tuple[int, Any]]:
+    def __call__(self, part: int, chunk: int) -> Iterator[tuple[int, Rows]]:
         bounds, kinds = self.bounds, self.columns
         assert bounds is not None
         assert kinds is not None
@@ -337,14 +360,14 @@ class _Deal:
         if "event" in rows and self.names[part]:
             numbers = np.asarray([self.types.index(n) for n in self.names[part]], np.uint8)
             rows["event"] = numbers[rows["event"]]
-        for name, kind in kinds.items():  # what other files have
+        for name, kind in kinds.items():  # columns that only other files have
             rows.setdefault(name, np.zeros(len(rows["time"]), kind))
         bucket = np.searchsorted(bounds[1:-1], rows["user"], side="right")
         order = np.argsort(bucket, kind="stable")
         ends = np.cumsum(np.bincount(bucket, minlength=len(bounds) - 1))
         for target in np.unique(bucket).tolist():
-            chosen = order[(ends[target - 1] if target else 0) : ends[target]]
-            yield target, (part, chunk, {name: values[chosen] for name, values in rows.items()})
+            members = order[(ends[target - 1] if target else 0) : ends[target]]
+            yield target, (part, chunk, {name: values[members] for name, values in rows.items()})
 
 
 @dataclass(frozen=True)
@@ -356,17 +379,17 @@ class _Arrange:
     duplicates: str
     repeats: str
 
-    def __call__(self, bucket: int, groups: Iterable[Any]) -> tuple[int, int]:
+    def __call__(self, bucket: int, groups: Iterable[Rows]) -> tuple[int, int]:
         parts = sorted(groups, key=lambda group: group[:2])  # input order
         rows = {n: np.concatenate([columns[n] for _, _, columns in parts]) for n in parts[0][2]}
         first, stop = int(self.bounds[bucket]), int(self.bounds[bucket + 1])
         rows["user"] = rows["user"].astype(np.int32) - np.int32(first)
-        found = sorting.arrange(rows, stop - first, self.duplicates, self.repeats)
-        sorting.save(found[0], self.folder, bucket)
-        return found[1], found[2]
+        events, copies, dropped = sorting.arrange(rows, stop - first, self.duplicates, self.repeats)
+        sorting.save(events, self.folder, bucket)
+        return copies, dropped
 
 
-@functools.lru_cache(maxsize=2)  # of a worker: users and items
+@functools.lru_cache(maxsize=2)  # per worker: users and items
 def _known(chunks: str, name: str) -> np.ndarray:
     """All distinct ids, sorted."""
     return _merged(Path(chunks), name)[0]

@@ -1,11 +1,10 @@
-"""The files of a prepared folder: made of a whole source, or of a folder and later events."""
+"""The files of a prepared folder, from a whole source or from prepared data and later events."""
 
 import itertools
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -13,26 +12,27 @@ from jaxrec.config import DataConfig
 from jaxrec.data import append, filters, joins, records, sorting
 from jaxrec.data.ingest import Read, ingest
 from jaxrec.data.prepared import Prepared
-from jaxrec.data.progress import say
 from jaxrec.data.raw import Raw
-from jaxrec.data.schema import INT32_MAX, Vocabulary
+from jaxrec.data.schema import INT32_MAX
+from jaxrec.data.vocabulary import Vocabulary
 from jaxrec.errors import DataError
+from jaxrec.runtime.progress import say
+from jaxrec.types import Json
 
 
 class Engine(Protocol):
-    """What reads, sorts and writes: all engines give the same bytes."""
+    """Reads, sorts and writes a data set; every engine gives the same bytes."""
+
+    each: sorting.Each
 
     def sort(
         self, raw: Raw, config: DataConfig, scratch: Path, downloads: Path
     ) -> tuple[Read, sorting.Sorted]:
-        """The whole source in sorted buckets below `scratch`."""
-
-    def each(self, function: Any, count: int, workers: int, label: str) -> Iterator[Any]:
-        """As `sorting.each`."""
+        """The whole source in sorted buckets below `scratch`. Raises DataError."""
 
 
 class Threads:
-    """The threads of this process."""
+    """The engine of one process: its threads."""
 
     each = staticmethod(sorting.each)
 
@@ -46,13 +46,11 @@ class Threads:
         return Read(users, items, spilled.rows, spilled.event_types, spilled.first), buckets
 
 
-def build(
-    raw: Raw, config: DataConfig, draft: Path, engine: Engine, downloads: Path
-) -> dict[str, Any]:
-    """Everything but the marker, which is returned."""
+def build(raw: Raw, config: DataConfig, draft: Path, engine: Engine, downloads: Path) -> Json:
+    """Writes a prepared folder, all but its marker, and returns the marker. Raises DataError."""
     workers = config.prepare_workers
     if raw.texts is not None:
-        next(raw.texts(), None)  # a table of items that cannot be used fails before the long part
+        next(raw.texts(), None)  # an unusable table of items fails before the long work
     scratch = draft / "scratch"
     read, buckets = engine.sort(raw, config, scratch, downloads)
     if buckets.duplicates:
@@ -71,7 +69,7 @@ def build(
     members = [
         kept.users[first:stop] for first, stop in itertools.pairwise(buckets.bounds.tolist())
     ]
-    parts = [bucket for bucket, chosen in enumerate(members) if chosen.any()]
+    parts = [bucket for bucket, kept_users in enumerate(members) if kept_users.any()]
 
     def load(part: int) -> sorting.Events:
         events = buckets.load(parts[part])
@@ -85,16 +83,16 @@ def build(
     if raw.texts is not None:
         _save_texts(draft, joins.join(raw.texts(), vocabulary, config.items_path or raw.source))
     shutil.rmtree(scratch)
-    done = {"rows": read.rows, "duplicates": buckets.duplicates, "repeats": buckets.repeats}
+    rows = {"rows": read.rows, "duplicates": buckets.duplicates, "repeats": buckets.repeats}
     return {
         "time_origin": read.first,
         "event_types": list(read.event_types),
-        "report": done | _numbers(users, vocabulary, lengths),
+        "report": rows | _numbers(users, vocabulary, lengths),
     }
 
 
-def extend(raw: Raw, config: DataConfig, base: Prepared, draft: Path) -> dict[str, Any]:
-    """As `build`, for `base` and the later events of `raw`."""
+def extend(raw: Raw, config: DataConfig, base: Prepared, draft: Path) -> Json:
+    """As `build`, for the data of `base` and the later events of `raw`."""
     workers = config.prepare_workers
     scratch = draft / "scratch"
     spilled = ingest(raw, scratch / "chunks", config.event_types, config.incomplete)
@@ -123,7 +121,7 @@ def extend(raw: Raw, config: DataConfig, base: Prepared, draft: Path) -> dict[st
     _save(draft, later.vocabulary, later.users, lengths)
     if raw.texts is not None:
         joined = joins.join(raw.texts(), later.vocabulary, config.items_path or raw.source)
-        for name, known in (base.texts or {}).items():  # what an item was called first stays
+        for name, known in (base.texts or {}).items():  # the first text of an item stays
             column = joined.setdefault(name, [""] * (len(later.vocabulary) + 1))
             column[: len(known)] = [a or b for a, b in zip(known, column, strict=False)]
         _save_texts(draft, joined)
@@ -157,7 +155,7 @@ def _save_texts(draft: Path, columns: dict[str, list[str]]) -> None:
     (draft / "texts.json").write_text(text, encoding="utf-8")
 
 
-def _numbers(users: np.ndarray, vocabulary: Vocabulary, lengths: np.ndarray) -> dict[str, Any]:
+def _numbers(users: np.ndarray, vocabulary: Vocabulary, lengths: np.ndarray) -> Json:
     return {
         "users": len(users),
         "items": len(vocabulary),

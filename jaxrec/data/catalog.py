@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from jaxrec.config import digest
-from jaxrec.data.schema import INT32_MAX, Vocabulary
+from jaxrec.data.schema import INT32_MAX
+from jaxrec.data.vocabulary import Vocabulary
 from jaxrec.errors import DataError, WorkdirError
 
 FILE = "catalog.npz"

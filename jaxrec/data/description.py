@@ -1,14 +1,15 @@
-"""What a prepared data set holds, and what in it would spoil a sequential evaluation."""
+"""Statistics of a prepared data set, and warnings about what spoils a sequential evaluation."""
 
 import datetime
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxrec.data import splits
 from jaxrec.data.prepared import Prepared
-from jaxrec.data.progress import track
+from jaxrec.runtime.progress import track
+from jaxrec.types import Json
 
 QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 LONG = (200, 500, 1000)  # events
@@ -20,7 +21,10 @@ LATER_EVENTS = 0.05  # of training events after the middle test target
 
 
 class _Part(NamedTuple):
-    """Some users' events: user int64, items, times [N], place of an event in its history."""
+    """Events of some users.
+
+    user, items, times: int64 [N]. place: int64 [N], index of the event in its history.
+    """
 
     user: np.ndarray
     items: np.ndarray
@@ -28,12 +32,12 @@ class _Part(NamedTuple):
     place: np.ndarray
 
 
-def describe(prepared: Prepared) -> dict[str, Any]:
-    """Numbers of a data set and its split as a JSON value; one pass over the records.
+def describe(prepared: Prepared) -> Json:
+    """Statistics of a data set and its split as a JSON value; one pass over the records.
 
     `warnings` is a list of sentences, each about something that makes results look better or worse
-    than they are: ties sorted by item id, an order that tells the next item, targets that do not
-    follow their history, training on events after the test targets, targets never trained on.
+    than they are: ties sorted by item id, an order that leaks the next item, targets at the time of
+    their history, training on events after the test targets, targets that never occur in training.
     """
     counts = np.zeros(prepared.num_items + 1, np.int64)
     tally: dict[str, int] = dict.fromkeys(
@@ -67,7 +71,7 @@ def describe(prepared: Prepared) -> dict[str, Any]:
         cold += int((prepared.counts[part.items[target]] == 0).sum())
         trained = part.place < prepared.boundaries.train_end[part.user]
         train_times.append(part.times[trained].astype(np.int32))
-    found = {
+    numbers = {
         **_sizes(prepared),
         **_shares(tally, int(counts.sum())),
         "first_time": _date(prepared, low),
@@ -76,7 +80,7 @@ def describe(prepared: Prepared) -> dict[str, Any]:
         **_tail(counts[1:]),
         **_split(np.concatenate(target_times), np.concatenate(train_times), tied_targets, cold),
     }
-    return {**found, "warnings": _warnings(prepared, found)}
+    return {**numbers, "warnings": _warnings(prepared, numbers)}
 
 
 def _parts(prepared: Prepared) -> Iterator[_Part]:
@@ -94,7 +98,7 @@ def _parts(prepared: Prepared) -> Iterator[_Part]:
         )
 
 
-def _sizes(prepared: Prepared) -> dict[str, Any]:
+def _sizes(prepared: Prepared) -> Json:
     lengths = prepared.lengths
     quantiles = np.quantile(lengths, QUANTILES, method="higher")
     return {
@@ -110,9 +114,12 @@ def _sizes(prepared: Prepared) -> dict[str, Any]:
     }
 
 
-def _shares(tally: dict[str, int], events: int) -> dict[str, Any]:
-    """ties: events at the time of the user's event before. repeats: items the user had before;
-    again: right before. rising: pairs of neighbours in the order of raw ids."""
+def _shares(tally: dict[str, int], events: int) -> Json:
+    """Shares of all events.
+
+    ties: events at the time of the user's event before. repeats: items that the user had before;
+    again: right before. rising: neighbouring events in the order of their raw ids.
+    """
     return {
         "tie_share": tally["ties"] / events,
         "repeat_share": tally["repeats"] / events,
@@ -128,7 +135,7 @@ def _over(part: int, whole: int) -> float | None:
     return part / whole if whole else None
 
 
-def _tail(counts: np.ndarray) -> dict[str, Any]:
+def _tail(counts: np.ndarray) -> Json:
     """Share of events that fall on the most frequent items, and rare items."""
     ranked = np.sort(counts)[::-1]
     total = int(ranked.sum())
@@ -141,16 +148,16 @@ def _tail(counts: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _split(targets: np.ndarray, train: np.ndarray, tied: int, cold: int) -> dict[str, Any]:
-    found: dict[str, Any] = {"train_events": len(train), "test_targets": len(targets)}
+def _split(targets: np.ndarray, train: np.ndarray, tied: int, cold: int) -> Json:
+    numbers: Json = {"train_events": len(train), "test_targets": len(targets)}
     if len(targets):
         middle = np.median(targets)
-        found |= {
+        numbers |= {
             "tied_target_share": tied / len(targets),
             "cold_target_share": cold / len(targets),
             "train_after_middle_target_share": float((train > middle).mean()) if len(train) else 0,
         }
-    return found
+    return numbers
 
 
 def _date(prepared: Prepared, seconds: int) -> str:
@@ -158,82 +165,85 @@ def _date(prepared: Prepared, seconds: int) -> str:
     return moment.isoformat().replace("+00:00", "Z")
 
 
-def _warnings(prepared: Prepared, found: dict[str, Any]) -> list[str]:
+def _warnings(prepared: Prepared, numbers: Json) -> list[str]:
     lines = []
-    share = found["tied_pairs_rising"]
-    if found["tied_pairs"] >= SORTED_PAIRS and not 1 - SORTED_SHARE < share < SORTED_SHARE:
+    share = numbers["tied_pairs_rising"]
+    if numbers["tied_pairs"] >= SORTED_PAIRS and not 1 - SORTED_SHARE < share < SORTED_SHARE:
         lines.append(
-            f"ties are sorted by item id: of {found['tied_pairs']:,} neighbours at one time "
+            f"ties are sorted by item id: of {numbers['tied_pairs']:,} neighbours at one time "
             f"{share:.0%} have rising ids (half is chance), so a basket's order tells its next "
             "item. Shuffle events of one time before preparing, or predict whole baskets"
         )
-    share = found["pairs_rising"]
-    if found["pairs"] >= SORTED_PAIRS and not 1 - SORTED_SHARE < share < SORTED_SHARE:
+    share = numbers["pairs_rising"]
+    if numbers["pairs"] >= SORTED_PAIRS and not 1 - SORTED_SHARE < share < SORTED_SHARE:
         lines.append(
-            f"the order leaks the next item: {share:.0%} of {found['pairs']:,} successive events "
+            f"the order leaks the next item: {share:.0%} of {numbers['pairs']:,} successive events "
             "have rising item ids (half is chance), as in a table sorted by item whose times were "
             "made up. Check the time column"
         )
-    tied = found.get("tied_target_share", 0)
+    tied = numbers.get("tied_target_share", 0)
     if tied > TIED_TARGETS:
         lines.append(
             f"targets do not follow their history: {tied:.1%} of the test targets happened at the "
             "time of the event before them, so input and target may stand in either order. Use "
             "finer times, or hold whole baskets out"
         )
-    later = found.get("train_after_middle_target_share", 0)
+    later = numbers.get("train_after_middle_target_share", 0)
     if later > LATER_EVENTS:
         lines.append(
             f"time travel between splits: {later:.0%} of the training events come after the middle "
             "test target, so the model has seen the future of most targets. Use data.split=time "
             "for figures that hold in production"
         )
-    cold = found.get("cold_target_share", 0)
+    cold = numbers.get("cold_target_share", 0)
     if cold > 0.1:
         lines.append(
             f"{cold:.0%} of the test targets are items without any training event: no model of "
             "item ids can rank them. Report them apart, or use item texts"
         )
-    if found["duplicates"] > found["rows"] / 100:
+    if numbers["duplicates"] > numbers["rows"] / 100:
         lines.append(
-            f"{found['duplicates']:,} of {found['rows']:,} rows repeat an earlier one. Set "
+            f"{numbers['duplicates']:,} of {numbers['rows']:,} rows repeat an earlier one. Set "
             "data.duplicates=drop unless each of them is an event"
         )
-    if not found["test_targets"]:
+    if not numbers["test_targets"]:
         lines.append("no user has a test target: lower data.holdout or give longer histories")
     return lines
 
 
-def table(found: dict[str, Any]) -> str:
+def table(numbers: Json) -> str:
     """The description as lines of text."""
-    quantiles = ", ".join(f"{q} {n:,}" for q, n in found["events_quantiles"].items())
+    quantiles = ", ".join(f"{q} {n:,}" for q, n in numbers["events_quantiles"].items())
     users = ", ".join(
-        f">= {n}: {count:,} ({count / found['users']:.1%})"
-        for n, count in found["users_with_events"].items()
+        f">= {n}: {count:,} ({count / numbers['users']:.1%})"
+        for n, count in numbers["users_with_events"].items()
     )
-    top = ", ".join(f"top {q}: {share:.1%}" for q, share in found["top_items_share"].items())
-    rare = ", ".join(f"< {n} events: {count:,}" for n, count in found["items_below_events"].items())
+    top = ", ".join(f"top {q}: {share:.1%}" for q, share in numbers["top_items_share"].items())
+    rare = ", ".join(
+        f"< {n} events: {count:,}" for n, count in numbers["items_below_events"].items()
+    )
     lines = [
-        ("rows", f"{found['rows']:,}, {found['duplicates']:,} repeat an earlier one"),
-        ("events", f"{found['events']:,}"),
-        ("users", f"{found['users']:,}"),
-        ("items", f"{found['items']:,}"),
-        ("events per user", f"{quantiles}, mean {found['mean_events']:.1f}"),
+        ("rows", f"{numbers['rows']:,}, {numbers['duplicates']:,} repeat an earlier one"),
+        ("events", f"{numbers['events']:,}"),
+        ("users", f"{numbers['users']:,}"),
+        ("items", f"{numbers['items']:,}"),
+        ("events per user", f"{quantiles}, mean {numbers['mean_events']:.1f}"),
         ("long users", users),
-        ("time", f"{found['first_time']} to {found['last_time']}, {found['days']:.0f} days"),
-        ("ties", f"{found['tie_share']:.1%} of events at the time of the one before"),
+        ("time", f"{numbers['first_time']} to {numbers['last_time']}, {numbers['days']:.0f} days"),
+        ("ties", f"{numbers['tie_share']:.1%} of events at the time of the one before"),
         (
             "repeats",
-            f"{found['repeat_share']:.1%} of events, {found['repeat_at_once_share']:.1%} at once",
+            f"{numbers['repeat_share']:.1%} of events, "
+            f"{numbers['repeat_at_once_share']:.1%} at once",
         ),
         ("events on items", top),
         ("rare items", rare),
-        ("split", f"{found['train_events']:,} train, {found['test_targets']:,} test targets"),
+        ("split", f"{numbers['train_events']:,} train, {numbers['test_targets']:,} test targets"),
     ]
-    if found["event_types"]:
-        lines.append(("event types", ", ".join(found["event_types"])))
+    if numbers["event_types"]:
+        lines.append(("event types", ", ".join(numbers["event_types"])))
     text = [f"{name:<16} {value}" for name, value in lines]
-    return "\n".join([*text, *(f"warning: {line}" for line in found["warnings"])])
+    return "\n".join([*text, *(f"warning: {line}" for line in numbers["warnings"])])
 
 
 def plot(prepared: Prepared, path: str) -> None:

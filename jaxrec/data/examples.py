@@ -1,9 +1,8 @@
-"""Histories <-> serialized `tf.train.Example` records, many at once and always the same bytes.
+"""Histories <-> serialized `tf.train.Example` records, vectorized and byte for byte reproducible.
 
-TFDS reads the records as it reads its own (and is several times slower at it). Protocol buffers
-leave the order of map entries open and their Python library varies it from run to run; here
-entries come sorted by name, so equal histories give equal files. Whole buckets are encoded with
-NumPy, a record takes microseconds.
+TFDS can read the records too, several times slower. Protocol buffers leave the order of map entries
+open and their Python library varies it from run to run; here entries are sorted by name, so equal
+histories give equal files. Whole buckets are encoded with NumPy: a record takes microseconds.
 
 The message, from tensorflow/core/example/{example,feature}.proto: Example{1: Features}, Features{1:
 map<string, Feature>}, Feature{1: BytesList | 3: Int64List}, BytesList{1: repeated bytes},
@@ -11,7 +10,7 @@ Int64List{1: packed varints}.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import cast
 
 import numpy as np
 
@@ -53,7 +52,7 @@ def encode(
 
 
 def varints(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Bytes of each value int64 [N] and all of them in a row, uint8: base-128 varints."""
+    """Base-128 varints of values [N]: (bytes of each, int64 [N]; all bytes in a row, uint8)."""
     rest = np.asarray(values).astype(np.uint64)
     size = np.ones(len(rest), np.int64)
     bound = 7
@@ -74,12 +73,12 @@ def varints(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _varint(value: int) -> bytes:
     value &= 2**64 - 1  # negative integers take ten bytes
-    parts = bytearray()
+    content = bytearray()
     while value > 0x7F:
-        parts.append(value & 0x7F | 0x80)
+        content.append(value & 0x7F | 0x80)
         value >>= 7
-    parts.append(value)
-    return bytes(parts)
+    content.append(value)
+    return bytes(content)
 
 
 def _field(number: int, content: bytes) -> bytes:
@@ -94,33 +93,33 @@ def _bytes_list(text: str) -> bytes:
     return _field(1, _field(1, text.encode()))
 
 
-def decode(records: Sequence[bytes]) -> list[dict[str, np.ndarray | bytes]]:
-    """Features of serialized examples: int64 [N] lists, and bytes of text features.
+def decode(records: Sequence[bytes]) -> list[dict[str, np.ndarray]]:
+    """Features of serialized examples: int64 [N] lists, and texts as bytes objects.
 
     Raises ValueError for bytes that are no such message.
     """
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, np.ndarray]] = []
     lists: dict[str, list[tuple[int, bytes]]] = {}
     for number, record in enumerate(records):
-        row: dict[str, Any] = {}
+        row: dict[str, np.ndarray] = {}
         for entry in _fields(_only(record, 1), 1):
             key, feature = _pair(entry)
             name = key.decode()
             if feature[:1] == LENGTH_DELIMITED[3]:
                 lists.setdefault(name, []).append((number, _only(_only(feature, 3), 1)))
             else:
-                row[name] = _only(_only(feature, 1), 1)
+                row[name] = cast(np.ndarray, _only(_only(feature, 1), 1))
         rows.append(row)
-    for name, parts in lists.items():
-        values, counts = _integers([content for _, content in parts])
-        pieces = np.split(values, np.cumsum(counts)[:-1])
-        for (number, _), piece in zip(parts, pieces, strict=True):
-            rows[number][name] = piece
+    for name, contents in lists.items():
+        values, counts = _integers([content for _, content in contents])
+        columns = np.split(values, np.cumsum(counts)[:-1])
+        for (number, _), column in zip(contents, columns, strict=True):
+            rows[number][name] = column
     return rows
 
 
 def _integers(contents: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
-    """All varints of all contents int64, and how many each content holds."""
+    """The varints of all contents, int64 [N], and how many each content holds."""
     buffer = np.frombuffer(b"".join(contents), np.uint8)
     last = buffer < 0x80
     stops = np.cumsum([len(content) for content in contents])
@@ -140,7 +139,7 @@ def _integers(contents: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _length(message: bytes, place: int) -> tuple[int, int]:
-    """A length at `place` and where its content begins."""
+    """The length that is stored at `place`, and the place of its content."""
     value = shift = 0
     while True:
         if place >= len(message) or shift > 63:
@@ -167,11 +166,11 @@ def _fields(message: bytes, number: int) -> Iterator[bytes]:
 
 
 def _only(message: bytes, number: int) -> bytes:
-    """The content of a message of one field; empty when it is absent."""
-    found = list(_fields(message, number))
-    if len(found) > 1:
-        raise ValueError(f"field {number} occurs {len(found)} times")
-    return found[0] if found else b""
+    """The content of a message of one field; empty without the field."""
+    contents = list(_fields(message, number))
+    if len(contents) > 1:
+        raise ValueError(f"field {number} occurs {len(contents)} times")
+    return contents[0] if contents else b""
 
 
 def _pair(entry: bytes) -> tuple[bytes, bytes]:

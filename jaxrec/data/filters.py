@@ -1,4 +1,4 @@
-"""Which users and items stay: counted over sorted buckets, one pass for each filter."""
+"""Filters of users and items, counted over sorted buckets, one pass for each filter."""
 
 import dataclasses
 from typing import NamedTuple
@@ -11,8 +11,12 @@ from jaxrec.errors import DataError
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """min_item_events, min_user_events: fewer are dropped; max_user_events: more are dropped (0:
-    no limit); core: both again and again until nothing changes (k-core)."""
+    """Limits of the filters.
+
+    min_item_events, min_user_events: items and users with fewer events are dropped.
+    max_user_events: users with more events are dropped; 0 for no limit. core: both filters are
+    repeated until nothing changes (k-core).
+    """
 
     min_item_events: int = 1
     min_user_events: int = 1
@@ -21,8 +25,10 @@ class Limits:
 
 
 class Kept(NamedTuple):
-    """What stays: item counts int64 [I] (0: dropped) among the events of the users that stay,
-    and bool [U] users, both by rank."""
+    """Users and items that stay, by rank.
+
+    items: int64 [I] events of each item among the kept users, 0 for dropped items. users: bool [U].
+    """
 
     items: np.ndarray
     users: np.ndarray
@@ -31,11 +37,12 @@ class Kept(NamedTuple):
 def choose(
     buckets: Sorted, num_items: int, limits: Limits, source: str, workers: int, run: Each = each
 ) -> Kept:
-    """Items with fewer than `min_item_events` events go first, then users by the number of their
-    remaining events. Without `core` each filter runs once: an item may end below its bound when
-    its users are dropped, and leaves only when no event is left.
+    """The users and items that pass `limits`.
 
-    run: does the work of all buckets, by default in threads. Raises DataError when nothing is left.
+    Items are filtered first, then users by the number of their remaining events. Without `core`
+    each filter runs once: an item may end below its limit when its users are dropped, and is
+    dropped only when no event is left. run: does the work of all buckets, by default in threads.
+    Raises DataError when nothing is left.
     """
     users = np.ones(int(buckets.bounds[-1]), bool)
     counts = _item_counts(buckets, num_items, users, None, workers, run)
@@ -90,23 +97,22 @@ def _item_counts(
 ) -> np.ndarray:
     """int64 [I], events of each item (kept ones, else 0) of the kept users."""
 
-    def one(bucket: int) -> np.ndarray:
+    def count(bucket: int) -> np.ndarray:
         events = buckets.load(bucket)
-        chosen = users[buckets.bounds[bucket] : buckets.bounds[bucket + 1]]
-        found = events.items[np.repeat(chosen, events.counts)]
-        return np.bincount(found, minlength=num_items)
+        kept = users[buckets.bounds[bucket] : buckets.bounds[bucket + 1]]
+        return np.bincount(events.items[np.repeat(kept, events.counts)], minlength=num_items)
 
     total = np.zeros(num_items, np.int64)
-    for part in run(one, len(buckets), workers, "data: counting items"):
-        total += part
+    for counts in run(count, len(buckets), workers, "data: counting items"):
+        total += counts
     return total if items is None else np.where(items, total, 0)
 
 
 def _user_counts(buckets: Sorted, items: np.ndarray, workers: int, run: Each) -> np.ndarray:
     """int64 [U], events of kept items of each user."""
 
-    def one(bucket: int) -> np.ndarray:
+    def count(bucket: int) -> np.ndarray:
         events = buckets.load(bucket)
         return events.select(items[events.items]).counts
 
-    return np.concatenate(list(run(one, len(buckets), workers, "data: counting users")))
+    return np.concatenate(list(run(count, len(buckets), workers, "data: counting users")))

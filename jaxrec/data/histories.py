@@ -1,4 +1,4 @@
-"""All events of a prepared data set in memory."""
+"""All events of a prepared data set, in memory."""
 
 import dataclasses
 

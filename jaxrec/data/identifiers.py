@@ -1,12 +1,12 @@
 """Raw ids of an event stream -> their rank among all ids of the stream, in bounded memory.
 
-Ids arrive chunk by chunk. `add` notes them and returns codes to keep with the events; after
-`finish` all distinct ids are known in sorted order, and `order` and `rank` say where a code stands.
-Integers are their own codes; texts get numbers from a dictionary that is held once.
+Ids arrive chunk by chunk. `add` counts them and returns codes to keep with the events; after
+`finish` all distinct ids are known in sorted order, and `order` and `rank` give the place of a code
+among them. Integers are their own codes; texts get numbers from one dictionary.
 """
 
 import uuid
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -15,18 +15,23 @@ if TYPE_CHECKING:
 
 
 class Ids(Protocol):
-    """ids: all distinct raw ids, sorted [K]. counts: int64 [K], how often each was added."""
+    """The distinct ids of a stream.
 
-    dtype: type  # of codes
+    ids: all distinct raw ids, sorted [K]. counts: int64 [K], how often each was added.
+    """
+
+    dtype: type[np.signedinteger]  # of codes
     ids: np.ndarray
     counts: np.ndarray
 
-    def add(self, values: Any) -> np.ndarray: ...
+    def add(self, values: "np.ndarray | pl.Series") -> np.ndarray:
+        """Codes [N] of raw ids [N]."""
 
-    def finish(self) -> None: ...
+    def finish(self) -> None:
+        """Completes `ids` and `counts`; call it after the last `add`."""
 
     def order(self, codes: np.ndarray) -> np.ndarray:
-        """Keys that sort as the raw ids do: what `first` of a range is compared with."""
+        """Keys of codes that sort as their raw ids do, comparable with `key`."""
 
     def rank(self, codes: np.ndarray, first: int = 0, stop: int | None = None) -> np.ndarray:
         """int32 positions in `ids[first:stop]`, where all codes must lie."""
@@ -48,9 +53,9 @@ class IntIds:
 
     def add(self, values: "np.ndarray | pl.Series") -> np.ndarray:
         codes = np.asarray(values, np.int64)
-        found = np.unique(codes, return_counts=True)
-        self._pending.append(found)
-        self._size += len(found[0])
+        distinct, counts = np.unique(codes, return_counts=True)
+        self._pending.append((distinct, counts))
+        self._size += len(distinct)
         if self._size > max(1 << 20, len(self.ids)):  # merging costs what is already known
             self.finish()
         return codes
@@ -84,7 +89,7 @@ class IntIds:
 
 
 class TextIds:
-    """Text ids, sorted by code point as NumPy and Python do; each is held once."""
+    """Text ids, sorted by code point as in NumPy and Python; each is held once."""
 
     dtype = np.int32
 

@@ -1,27 +1,29 @@
-"""The first pass over a source: every row checked, event types filtered, columns spilled to disk.
+"""The first pass over a source: checks every row, filters event types, writes columns to disk.
 
 Chunk k of the input becomes the files `k.user.npy`, `k.item.npy`, ... of a scratch folder; ids are
-kept as codes of `jaxrec.data.identifiers`, so no text is stored twice.
+stored as codes of `jaxrec.data.identifiers`, so no text is stored twice.
 """
 
 import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from jaxrec.data.identifiers import Ids, IntIds, TextIds
-from jaxrec.data.progress import say
 from jaxrec.data.raw import Chunk, Raw
 from jaxrec.data.schema import INT32_MAX, check_ids, null_ids, seconds
 from jaxrec.errors import DataError
+from jaxrec.runtime.progress import say
 
 if TYPE_CHECKING:
     import polars as pl
 
-REPORT_SECONDS = 10.0
+REPORT_SECONDS = 10.0  # between two lines of progress
+Column: TypeAlias = "np.ndarray | pl.Series"
+Columns: TypeAlias = dict[str, Any]  # name -> Column: text ids are polars series, all else NumPy
 
 
 @dataclasses.dataclass
@@ -31,7 +33,7 @@ class Spilled:
     folder: of the chunk files. sizes: rows of each chunk. users, items: the ids, finished.
     columns: dtypes of the spilled columns: user, item, time (int64 seconds since 1970) and,
         where any row has them, fraction (int32 nanoseconds), event (uint8), returning (bool).
-    rows: read from the source; events of other types than the wanted ones are not spilled.
+    rows: read from the source; events of types that are filtered out are not spilled.
     event_types: names of the values of `event`. first, last: earliest and latest time.
     """
 
@@ -59,8 +61,11 @@ class Spilled:
 
 
 class Read(NamedTuple):
-    """What is known of a source when it is read: users and items are all distinct raw ids, sorted;
-    rows were read; event_types name the values of `event`; first is the earliest time."""
+    """What is known of a source after it was read.
+
+    users, items: all distinct raw ids, sorted. rows: how many were read. event_types: names of the
+    values of `event`. first: the earliest time, in seconds since 1970.
+    """
 
     users: np.ndarray
     items: np.ndarray
@@ -118,8 +123,11 @@ def ingest(
 def check_whole(
     raw: Raw, types: "EventTypes", rows: int, dropped: int, kept: int, first: int, last: int
 ) -> None:
-    """What only the whole source tells: raises DataError when nothing is left of it, wanted event
-    types do not occur, or its times span too much; says how many rows were dropped."""
+    """Checks what only the whole source shows, and prints how many rows were dropped.
+
+    Raises DataError when no row is left, requested event types do not occur, or the times span more
+    than int32 seconds.
+    """
     if not rows:
         raise DataError(f"{raw.source}: no rows. Give a table with at least one event")
     if not kept:
@@ -127,7 +135,7 @@ def check_whole(
         raise DataError(
             f"{raw.source}: no rows are left, {what}. Change data.event_types or repair the table"
         )
-    types.check_found(raw.source, raw.names.event)
+    types.check_seen(raw.source, raw.names.event)
     if last - first > INT32_MAX:
         raise DataError(
             f"{raw.source}: times span {last - first} seconds "
@@ -139,19 +147,23 @@ def check_whole(
 
 
 class EventTypes:
-    """Names of event types, numbered as they come up: 0, 1, ..."""
+    """Event types of a source, numbered in order of appearance: 0, 1, ...
 
-    def __init__(self, wanted: Sequence[str]) -> None:
-        self.wanted = tuple(wanted)
-        self.known: dict[str, int] = {name: i for i, name in enumerate(self.wanted)}
-        self.found: set[str] = set()
+    requested: the types to keep; empty: all. numbers: name -> number. seen: all types that occur.
+    """
+
+    def __init__(self, requested: Sequence[str]) -> None:
+        self.requested = tuple(requested)
+        self.numbers: dict[str, int] = {name: i for i, name in enumerate(self.requested)}
+        self.seen: set[str] = set()
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(self.known)
+        """Names in the order of their numbers."""
+        return tuple(self.numbers)
 
     def encode(self, series: "pl.Series", source: str, column: str) -> np.ndarray:
-        """int16 [N], -1 for types that are not wanted."""
+        """int16 [N] numbers, -1 for types that were not requested. Raises DataError for nulls."""
         import polars as pl
 
         if series.null_count():
@@ -160,42 +172,46 @@ class EventTypes:
             )
         texts = series.cast(pl.String)
         for name in texts.unique(maintain_order=True).to_list():
-            self.found.add(name)
-            if not self.wanted:
-                self.known.setdefault(name, len(self.known))
+            self.seen.add(name)
+            if not self.requested:
+                self.numbers.setdefault(name, len(self.numbers))
         self.check_number(source, column)
-        return texts.replace_strict(self.known, default=-1, return_dtype=pl.Int16).to_numpy()
+        return texts.replace_strict(self.numbers, default=-1, return_dtype=pl.Int16).to_numpy()
 
     def check_number(self, source: str, column: str) -> None:
-        if len(self.known) > 255:
+        """Raises DataError for more types than uint8 can number."""
+        if len(self.numbers) > 255:
             raise DataError(
                 f"{source}: column {column!r} has more than 255 different values, such as "
-                f"{sorted(self.known)[:3]}: event types are a few. Choose another "
+                f"{sorted(self.numbers)[:3]}: event types are a few. Choose another "
                 "data.event_column"
             )
 
-    def check_found(self, source: str, column: str) -> None:
-        missing = [name for name in self.wanted if name not in self.found]
+    def check_seen(self, source: str, column: str) -> None:
+        """Raises DataError when a requested type does not occur."""
+        missing = [name for name in self.requested if name not in self.seen]
         if missing:
             raise DataError(
                 f"{source}: data.event_types names {missing[0]!r}, but no event is of this type. "
-                f"Column {column!r} holds: {', '.join(sorted(self.found)) or 'nothing'}"
+                f"Column {column!r} holds: {', '.join(sorted(self.seen)) or 'nothing'}"
             )
 
 
 def check(
     chunk: Chunk, raw: Raw, types: EventTypes, incomplete: str = "refuse"
-) -> tuple[dict[str, Any], int]:
-    """Checked columns of the wanted events, ids as int64 arrays or polars texts; and how many
-    incomplete rows were dropped. Raises DataError."""
+) -> tuple[Columns, int]:
+    """(checked columns of the events to keep, number of incomplete rows that were dropped).
+
+    Ids are int64 arrays or polars texts, all other columns are arrays. Raises DataError.
+    """
     whole = chunk.frame.drop_nulls() if incomplete == "drop" else chunk.frame
     columns = _columns(chunk._replace(frame=whole), raw, types)
     return columns, len(chunk.frame) - len(whole)
 
 
-def _columns(chunk: Chunk, raw: Raw, types: EventTypes) -> dict[str, Any]:
+def _columns(chunk: Chunk, raw: Raw, types: EventTypes) -> Columns:
     frame, source, row = chunk.frame, chunk.source, chunk.first_row
-    spill: dict[str, Any] = {}
+    spill: Columns = {}
     for name in ("user", "item"):
         spill[name] = _ids(frame[name], getattr(raw.names, name), source, row)
     moment = to_numpy(frame["time"])
@@ -215,7 +231,7 @@ def _columns(chunk: Chunk, raw: Raw, types: EventTypes) -> dict[str, Any]:
     return {name: column[rows] for name, column in spill.items()}
 
 
-def _ids(series: "pl.Series", name: str, source: str, first_row: int) -> "np.ndarray | pl.Series":
+def _ids(series: "pl.Series", name: str, source: str, first_row: int) -> Column:
     import polars as pl
 
     if series.dtype in (pl.Categorical, pl.Enum):
@@ -228,16 +244,14 @@ def _ids(series: "pl.Series", name: str, source: str, first_row: int) -> "np.nda
     return series
 
 
-def _encode(
-    ids: dict[str, Ids], which: str, values: "np.ndarray | pl.Series", name: str, source: str
-) -> np.ndarray:
+def _encode(ids: dict[str, Ids], which: str, values: Column, name: str, source: str) -> np.ndarray:
     """Codes of one column; its first chunk decides whether ids are integers or texts."""
-    kind: Any = IntIds if isinstance(values, np.ndarray) else TextIds
+    kind: type[IntIds | TextIds] = IntIds if isinstance(values, np.ndarray) else TextIds
     known = ids.setdefault(which, kind())
     if not isinstance(known, kind):
-        found, before = ("integers", "text") if kind is IntIds else ("text", "integers")
+        here, before = ("integers", "text") if kind is IntIds else ("text", "integers")
         raise DataError(
-            f"{source}: ids of column {name!r} are {found}, those of the files before it {before}. "
+            f"{source}: ids of column {name!r} are {here}, those of the files before it {before}. "
             "Convert one of them"
         )
     return known.add(values)

@@ -1,4 +1,4 @@
-"""Item texts joined to the vocabulary by id, frame by frame."""
+"""Item texts joined to the vocabulary by raw id, frame by frame."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxrec.data.ingest import to_numpy
-from jaxrec.data.progress import say
-from jaxrec.data.schema import Vocabulary, check_ids
+from jaxrec.data.schema import check_ids
+from jaxrec.data.vocabulary import Vocabulary
 from jaxrec.errors import DataError
+from jaxrec.runtime.progress import say
 
 if TYPE_CHECKING:
     import polars as pl
@@ -17,12 +18,11 @@ if TYPE_CHECKING:
 def join(
     frames: "Iterator[pl.DataFrame]", vocabulary: Vocabulary, source: str = "items"
 ) -> dict[str, list[str]]:
-    """Column -> text of dense ids 0..V; a missing text or item is empty, the first row wins.
+    """Column -> texts of dense ids 0..V; empty for missing texts and items, the first row wins.
 
-    frames: a column `item` of raw ids and text columns, the same in every frame. Values that are
-    no texts are written as Python does; lists are joined with commas. source: name for messages.
-
-    Says how many items of the vocabulary have no row. Memory is that of the joined texts.
+    frames: a column `item` of raw ids and text columns, the same in every frame. Lists are joined
+    with commas; other values become text as by `str`. source: name for messages. Prints how many
+    items of the vocabulary have no row. Raises DataError for ids of another type.
     """
     size = len(vocabulary) + 1
     columns: dict[str, list[str]] = {}
@@ -43,14 +43,14 @@ def join(
                 f"{kinds[1]}. Convert one of them"
             )
         dense = vocabulary.encode(ids)
-        wanted, rows = np.unique(dense, return_index=True)
-        new = ~seen[wanted]
-        wanted, rows = wanted[new], rows[new]
-        seen[wanted] = True
+        items, rows = np.unique(dense, return_index=True)
+        new = ~seen[items]
+        items, rows = items[new], rows[new]
+        seen[items] = True
         for name in names:
             texts = _as_text(frame[name].gather(rows))
             column = columns[name]
-            for item, text in zip(wanted.tolist(), texts, strict=True):
+            for item, text in zip(items.tolist(), texts, strict=True):
                 column[item] = text
     missing = int((~seen).sum())
     if missing:

@@ -1,4 +1,4 @@
-"""Prepared data: read once, filtered, cut into users, cached in a folder named by its settings.
+"""Prepared data: read once, filtered, grouped by user, cached in a folder named by its settings.
 
     <root>/<dataset>-<digest>/
         complete.json     settings, numbers, sizes of the files: written last
@@ -9,8 +9,8 @@
         records/          one array_record record per user (`jaxrec.data.records`)
         split-<digest>.npz  boundaries and training counts of one split
 
-A preparation happens in a folder of its own and is renamed when complete, so an interrupted
-one is never taken for data. Other settings get another folder.
+Data is prepared in a temporary folder, which is renamed when it is complete, so an interrupted
+preparation is never taken for data. Other settings get another folder.
 """
 
 import contextlib
@@ -22,36 +22,36 @@ import uuid
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from jaxrec.config import DataConfig, digest
 from jaxrec.data import building, datasets, records, splits
 from jaxrec.data.prepared import Ancestor, Prepared, read_all
-from jaxrec.data.progress import say, track
-from jaxrec.data.schema import Vocabulary
 from jaxrec.data.splits import Boundaries
+from jaxrec.data.vocabulary import Vocabulary
 from jaxrec.errors import DataError
+from jaxrec.runtime.progress import say, track
+from jaxrec.types import Json
 
 FORMAT = 2  # of the folder; raise it when its content changes
 MARKER = "complete.json"
-# settings that say how data is kept, loaded or found, not what it is
-ELSEWHERE = ("cache_dir", "workers", "worker_processes", "prepare_workers", "path", "items_path")
+# settings of where data lies and how it is read, not of what it is
+PLACE_KEYS = ("cache_dir", "workers", "worker_processes", "prepare_workers", "path", "items_path")
 SPLIT_KEYS = ("split", "holdout", "validation_time", "test_time")
 
 
 def prepare(
     config: DataConfig, folder: str | os.PathLike[str], engine: building.Engine | None = None
 ) -> Prepared:
-    """Prepares the data set of `config`, or loads it when it already is.
+    """Prepares the data set of `config`, or loads it when it is prepared already.
 
     folder: where prepared data is kept when `config.cache_dir` is empty (`<workdir>/data`).
-    engine: what does the work (`jaxrec.data.beam`), default: threads of this process. Appended
-        files are always read by this process.
+    engine: does the work (`jaxrec.data.beam`), default: threads of this process. Appended files
+        are always read by this process.
 
-    Raises DataError when the source cannot be used or the prepared folder is damaged, naming
-    the file, what was found and what to do.
+    Raises DataError when the source cannot be used or the prepared folder is damaged, naming the
+    file, the problem and the remedy.
     """
     root = Path(config.cache_dir or folder)
     base: Prepared | None = None
@@ -66,14 +66,14 @@ def prepare(
             with _lock(root / f".lock-{key}"):
                 if not target.exists():  # another process may have prepared it meanwhile
                     _write(stage, settings, target, base, engine)
-        found = _load(stage, key, target)
-        base = found if base is None else _behind(base, found)
+        prepared = _load(stage, key, target)
+        base = prepared if base is None else _with_ancestor(base, prepared)
     assert base is not None
     return base
 
 
-def _behind(base: Prepared, data: Prepared) -> Prepared:
-    """`data` with its ancestors; raises DataError unless it continues `base`."""
+def _with_ancestor(base: Prepared, data: Prepared) -> Prepared:
+    """`data` with `base` as its last ancestor. Raises DataError unless it continues `base`."""
     users, items = base.num_users, base.num_items
     same = (
         np.array_equal(data.users[:users], base.users)
@@ -90,10 +90,10 @@ def _behind(base: Prepared, data: Prepared) -> Prepared:
     return dataclasses.replace(data, ancestors=(*base.ancestors, before))
 
 
-def _settings(config: DataConfig) -> dict[str, Any]:
-    """What decides the content of the folder."""
+def _settings(config: DataConfig) -> Json:
+    """The settings that decide the content of the folder."""
     settings = dataclasses.asdict(config)
-    for name in ELSEWHERE + SPLIT_KEYS:
+    for name in PLACE_KEYS + SPLIT_KEYS:
         del settings[name]
     if config.dataset != "synthetic":
         del settings["synthetic"]
@@ -118,7 +118,7 @@ def _lock(path: Path) -> Iterator[None]:
 
 def _write(
     config: DataConfig,
-    settings: dict[str, Any],
+    settings: Json,
     target: Path,
     base: Prepared | None,
     engine: building.Engine | None,
@@ -147,7 +147,7 @@ def _write(
         raise
 
 
-def seal(draft: Path, target: Path, marker: dict[str, Any]) -> None:
+def seal(draft: Path, target: Path, marker: Json) -> None:
     """Writes the marker with the sizes of all files and renames the folder."""
     sizes = {
         str(file.relative_to(draft)): file.stat().st_size
@@ -180,9 +180,9 @@ def _load(config: DataConfig, key: str, folder: Path) -> Prepared:
         raise DataError(f"{folder / MARKER}: missing or damaged ({error!r}). {again}") from error
     for name, size in files.items():
         file = folder / name
-        found = file.stat().st_size if file.is_file() else None
-        if found != size:
-            state = "is missing" if found is None else f"has {found} bytes"
+        actual = file.stat().st_size if file.is_file() else None
+        if actual != size:
+            state = "is missing" if actual is None else f"has {actual} bytes"
             raise DataError(f"{file} {state}, it was written with {size} bytes. {again}")
     try:
         vocabulary = Vocabulary.load(folder / "vocabulary.json")
@@ -218,13 +218,13 @@ def _load(config: DataConfig, key: str, folder: Path) -> Prepared:
 
 
 def _split(
-    split: dict[str, Any],
+    split: Json,
     folder: Path,
     source: records.RecordSource,
     offsets: np.ndarray,
     num_items: int,
 ) -> tuple[Boundaries, np.ndarray]:
-    """Boundaries and training counts of a split; computed once and kept beside the data."""
+    """Boundaries and training counts of a split, cached beside the data."""
     file = folder / f"split-{digest(split)}.npz"
     if file.exists():
         try:

@@ -1,22 +1,23 @@
-"""A prepared data set as a value: who had what and when, read from disk on demand."""
+"""A prepared data set: users, items and events, read from disk on demand."""
 
 import dataclasses
 import functools
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxrec.data import records
 from jaxrec.data.histories import Histories
-from jaxrec.data.schema import Vocabulary
 from jaxrec.data.splits import Boundaries
+from jaxrec.data.vocabulary import Vocabulary
+from jaxrec.types import Json
 
 
 class Ancestor(NamedTuple):
-    """A data set that later files were added to: its digest and how much of each it had."""
+    """A data set that later files were added to: its digest and how many users and items it had."""
 
     digest: str
     users: int
@@ -27,10 +28,10 @@ class Ancestor(NamedTuple):
 class Prepared:
     """A data set ready for training and evaluation; users are 0..U-1, items 1..V.
 
-    folder: where it lies. digest: 12 hex digits that identify content and split.
+    folder: of its files. digest: 12 hex digits that identify content and split.
     vocabulary: raw item ids. users: raw user ids [U].
     offsets: int64 [U + 1], events before each user.
-    boundaries: which events train, validate, test.
+    boundaries: of training, validation and test events.
     counts: int64 [V + 1], training events per item.
     time_origin: seconds since 1970 that event times count from.
     source: the users' records, read from disk on demand; picklable.
@@ -49,7 +50,7 @@ class Prepared:
     counts: np.ndarray
     time_origin: int
     source: records.RecordSource
-    report: dict[str, Any]
+    report: Json
     event_types: tuple[str, ...] = ()
     ancestors: tuple[Ancestor, ...] = ()
 
@@ -89,7 +90,9 @@ class Prepared:
         return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
 
 
-def read_all(source: records.RecordSource, users: int, chunk: int = 1024) -> Iterator[Any]:
+def read_all(
+    source: records.RecordSource, users: int, chunk: int = 1024
+) -> Iterator[records.Record]:
     """The records of users 0..users-1, read in chunks."""
     for start in range(0, users, chunk):
         yield from source.__getitems__(range(start, min(start + chunk, users)))

@@ -1,4 +1,4 @@
-"""What a reader gives: a stream of chunks of events, in input order, and texts of items."""
+"""What a reader returns: chunks of events in input order, and texts of items."""
 
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     import polars as pl
 
-CHUNK = 1 << 20  # rows that readers hand over at once, about
+CHUNK = 1 << 20  # rows of a chunk, about
 
 
 class Names(NamedTuple):
-    """Names of the columns in the source; `event` is the type of an event, empty: none."""
+    """Names of the columns in the source; event: the column of event types, empty for none."""
 
     user: str = "user_id"
     item: str = "item_id"
@@ -23,9 +23,9 @@ class Chunk(NamedTuple):
 
     frame: columns `user`, `item` (integers or text), `time` (integers, floats, datetimes) and,
         where the source has them, `event` (text) and `returning` (bool).
-    source: how messages call where the rows come from (a file name).
-    first_row: number of the first row there.
-    kinds: types of the file's columns in words, the same for all files of a source.
+    source: name of the file in messages.
+    first_row: number of the first row in the file.
+    kinds: the file's columns and their types as text, the same for all files of a source.
     """
 
     frame: "pl.DataFrame"
@@ -37,12 +37,12 @@ class Chunk(NamedTuple):
 class Raw(NamedTuple):
     """A source of events.
 
-    chunks: starts reading; the same rows in the same order each time it is called.
+    chunks: starts reading; every call gives the same rows in the same order.
     names: of the columns, for messages.
-    source: name of the whole, for messages.
-    time_unit: what number times count: s, ms, us, ns.
-    texts: starts reading item texts: frames of a column `item` and text columns, or None. The
-        first row of an item wins.
+    source: name of the source, for messages.
+    time_unit: unit of numeric times: s, ms, us, ns.
+    texts: starts reading item texts: frames with a column `item` and text columns; the first row
+        of an item wins. None: the source has no texts.
     """
 
     chunks: Callable[[], Iterator[Chunk]]

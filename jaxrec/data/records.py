@@ -1,13 +1,14 @@
-"""Histories on disk: one array_record record per user, written and read through TFDS.
+"""Histories on disk: one array_record record per user, readable by TFDS.
 
-No TensorFlow: shards are written directly, described by a builder's own DatasetInfo with plain
-tensor features, so that TFDS reads them as a random-access data source; so does `RecordSource`.
+Shards are written directly, without TensorFlow, and described by a builder's own DatasetInfo with
+plain tensor features, so that TFDS can read them as a random-access data source. `RecordSource`
+reads the same files.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -15,14 +16,33 @@ from jaxrec.data import examples
 from jaxrec.data.sorting import Each, Events, each
 from jaxrec.errors import DataError
 
+if TYPE_CHECKING:
+    from array_record.python.array_record_data_source import ArrayRecordDataSource
+    from tensorflow_datasets.core import DatasetInfo
+
 VERSION = "1.0.0"  # of the record format
 SPLIT = "users"
 NAME = "user_histories"
 
 
+class Shard(NamedTuple):
+    """A written shard.
+
+    size: bytes of its records. features: names of their lists. counts: int64 [U], events of each
+    user.
+    """
+
+    size: int
+    features: tuple[str, ...]
+    counts: np.ndarray
+
+
 class Record(NamedTuple):
-    """One user's events, oldest first: int32 items and times [N], bool returning [N] or None,
-    uint8 types of events [N] or None."""
+    """One user's events, oldest first.
+
+    items, times: int32 [N]. returning: bool [N], planted returns, or None. event: uint8 [N], types
+    of events, or None.
+    """
 
     items: np.ndarray
     times: np.ndarray
@@ -40,41 +60,40 @@ def write(
     numbers: np.ndarray | None = None,
     run: Each = each,
 ) -> list[np.ndarray]:
-    """Writes one record per user, in order, and the description TFDS reads, below `folder`.
-
-    Returns the events of each user, part by part.
+    """Writes one record per user, in order, and TFDS's description of them, below `folder`.
 
     parts: users of each part, > 0; part p becomes shard p. users: raw ids [U].
     load: events of a part, items 1..V; called from `workers` threads, which write a shard each.
     numbers: int [U] dense user indices, default 0..U-1. run: does the work of all parts.
+    Returns the events of each user, part by part.
     """
     target = folder / NAME / VERSION
     target.mkdir(parents=True)
     ends = np.cumsum(parts)
     numbers = np.arange(len(users)) if numbers is None else numbers
 
-    def one(part: int) -> tuple[int, tuple[str, ...], np.ndarray]:
+    def write_part(part: int) -> Shard:
         events = load(part)
-        chosen = slice(int(ends[part]) - parts[part], int(ends[part]))
+        members = slice(int(ends[part]) - parts[part], int(ends[part]))
         lists = {"items": events.items, "times": events.times}
         if events.event is not None:
             lists["event"] = events.event
         if events.returning is not None:
             lists["returning"] = events.returning
         name = f"{NAME}-{SPLIT}.array_record-{part:05d}-of-{len(parts):05d}"
-        raw = users[chosen].tolist()
+        raw = users[members].tolist()
         size = _write_shard(
-            target / name, examples.encode(numbers[chosen], raw, events.counts, lists)
+            target / name, examples.encode(numbers[members], raw, events.counts, lists)
         )
-        return size, tuple(lists), events.counts
+        return Shard(size, tuple(lists), events.counts)
 
-    written = list(run(one, len(parts), workers, label))
-    _describe(target, parts, written, users.dtype.kind == "U")
-    return [counts for _, _, counts in written]
+    shards = list(run(write_part, len(parts), workers, label))
+    _describe(target, parts, shards, users.dtype.kind == "U")
+    return [shard.counts for shard in shards]
 
 
-def _write_shard(path: Path, serialized: Any) -> int:
-    """Bytes of all records."""
+def _write_shard(path: Path, serialized: Iterable[bytes]) -> int:
+    """Writes the records; returns their bytes."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
     writer = ArrayRecordWriter(str(path), "group_size:1")
@@ -86,16 +105,16 @@ def _write_shard(path: Path, serialized: Any) -> int:
     return size
 
 
-def _describe(target: Path, parts: Sequence[int], written: Sequence[Any], text_ids: bool) -> None:
-    """The dataset_info.json and features.json of TFDS."""
+def _describe(target: Path, parts: Sequence[int], shards: Sequence[Shard], text_ids: bool) -> None:
+    """Writes the dataset_info.json and features.json of TFDS."""
     import tensorflow_datasets as tfds
 
     tensor = tfds.features.Tensor
     kinds = {"items": np.int32, "times": np.int32, "event": np.uint8, "returning": np.bool_}
-    features: dict[str, Any] = {
+    features = {
         "user": np.int32,
         "raw_id": tfds.features.Text() if text_ids else np.int64,
-        **{name: tensor(shape=(None,), dtype=kinds[name]) for name in written[0][1]},
+        **{name: tensor(shape=(None,), dtype=kinds[name]) for name in shards[0].features},
     }
 
     class UserHistories(  # type: ignore[call-arg]
@@ -105,17 +124,17 @@ def _describe(target: Path, parts: Sequence[int], written: Sequence[Any], text_i
 
         VERSION = tfds.core.Version(VERSION)
 
-        def _info(self) -> Any:
+        def _info(self) -> "DatasetInfo":
             return tfds.core.DatasetInfo(
                 builder=self,
                 features=tfds.features.FeaturesDict(features),
                 disable_shuffling=True,  # record number = dense user index
             )
 
-        def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        def _split_generators(self, dl_manager: object) -> dict[str, object]:
             raise NotImplementedError("records are written by jaxrec.data.records.write")
 
-        def _generate_examples(self) -> Any:
+        def _generate_examples(self) -> object:
             raise NotImplementedError("records are written by jaxrec.data.records.write")
 
     builder = UserHistories(data_dir=target.parent.parent, file_format="array_record")
@@ -125,7 +144,7 @@ def _describe(target: Path, parts: Sequence[int], written: Sequence[Any], text_i
     info = tfds.core.SplitInfo(
         name=SPLIT,
         shard_lengths=[int(part) for part in parts],
-        num_bytes=sum(size for size, _, _ in written),
+        num_bytes=sum(shard.size for shard in shards),
         filename_template=template,
     )
     builder.info.set_splits(tfds.core.splits.SplitDict([info]))
@@ -135,14 +154,15 @@ def _describe(target: Path, parts: Sequence[int], written: Sequence[Any], text_i
 class RecordSource:
     """Random access to the users' records: `len`, `[user]`, `__getitems__(users)`.
 
-    Opened on first use in each process, so it travels to grain's workers as a path.
+    Opened on first use in each process, so it is sent to grain's workers as a path. Raises
+    DataError for missing and damaged records.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
-        self._source: Any = None
+        self._source: ArrayRecordDataSource | None = None
 
-    def _open(self) -> Any:
+    def _open(self) -> "ArrayRecordDataSource":
         if self._source is None:
             from array_record.python.array_record_data_source import ArrayRecordDataSource
 
@@ -161,8 +181,8 @@ class RecordSource:
     def __getitems__(self, users: Sequence[int]) -> list[Record]:
         users = [int(user) for user in users]
         try:
-            found = examples.decode(self._open().__getitems__(users)) if users else []
-            return [self._record(*pair) for pair in zip(users, found, strict=True)]
+            rows = examples.decode(self._open().__getitems__(users)) if users else []
+            return [self._record(*pair) for pair in zip(users, rows, strict=True)]
         except (ValueError, KeyError) as error:
             if isinstance(error, DataError):
                 raise
@@ -171,18 +191,18 @@ class RecordSource:
                 "data is damaged. Remove the folder to prepare it again"
             ) from error
 
-    def _record(self, user: int, found: dict[str, Any]) -> Record:
-        if int(found["user"][0]) != user:
+    def _record(self, user: int, row: Mapping[str, np.ndarray]) -> Record:
+        if int(row["user"][0]) != user:
             raise DataError(
-                f"{self.folder}: record {user} holds user {int(found['user'][0])}: the prepared "
+                f"{self.folder}: record {user} holds user {int(row['user'][0])}: the prepared "
                 "data is damaged. Remove the folder to prepare it again"
             )
         return Record(
-            found["items"].astype(np.int32),
-            found["times"].astype(np.int32),
-            found["returning"].astype(bool) if "returning" in found else None,
-            found["event"].astype(np.uint8) if "event" in found else None,
+            row["items"].astype(np.int32),
+            row["times"].astype(np.int32),
+            row["returning"].astype(bool) if "returning" in row else None,
+            row["event"].astype(np.uint8) if "event" in row else None,
         )
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {"folder": self.folder, "_source": None}

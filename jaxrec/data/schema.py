@@ -1,18 +1,15 @@
-"""Raw interactions: columns, validation, id vocabulary.
+"""Raw interactions: columns and their validation.
 
 The columns of every reader in `jaxrec.data.datasets` and of every request pass `check_ids` and
-`seconds`, so bad input is refused in one place and with one kind of message: the table, the
-column, what was found, what to do.
+`seconds`, so bad input is refused in one place and with one kind of message: the table, the column,
+the bad value, the remedy.
 """
 
 import dataclasses
-import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from jaxrec.errors import DataError
 
@@ -20,7 +17,7 @@ INT64_MAX = 2**63 - 1
 INT32_MAX = 2**31 - 1
 # Seconds since 1970 reach 1e11 in the year 5138: anything above counts smaller units.
 LARGEST_SECOND = 10**11
-# and what is told to be a smaller unit but falls before March 1973 counts larger ones.
+# A smaller unit that falls before March 1973 is really a larger one.
 SMALLEST_SECOND = 10**8
 UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}  # ticks per second
 UNIT_NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
@@ -50,7 +47,7 @@ class Interactions:
 
 
 def check(
-    columns: Mapping[str, Any],
+    columns: Mapping[str, ArrayLike],
     source: str,
     user: str = "user_id",
     item: str = "item_id",
@@ -66,10 +63,11 @@ def check(
     times in milliseconds or smaller units, no rows.
     """
     require(columns, (user, item, time), source)
-    if all(not len(columns[name]) for name in (user, item, time)):
+    arrays = {name: np.asarray(columns[name]) for name in (user, item, time)}
+    if all(not len(array) for array in arrays.values()):
         raise DataError(f"{source}: no rows. Give a table with at least one event")
-    users, items = check_ids(columns[user], user, source), check_ids(columns[item], item, source)
-    moments, fraction = seconds(np.asarray(columns[time]), time, source)
+    users, items = check_ids(arrays[user], user, source), check_ids(arrays[item], item, source)
+    moments, fraction = seconds(arrays[time], time, source)
     if not len(users) == len(items) == len(moments):
         raise DataError(
             f"{source}: columns differ in length: {user!r} {len(users)}, {item!r} {len(items)}, "
@@ -94,10 +92,11 @@ def require(columns: Iterable[str], needed: Sequence[str], source: str, hint: st
         )
 
 
-def check_ids(values: Any, name: str, source: str, first_row: int = 0) -> np.ndarray:
-    """Ids of column `name` as an int64 or `U` array; DataError for anything that is no id.
+def check_ids(values: ArrayLike, name: str, source: str, first_row: int = 0) -> np.ndarray:
+    """Ids of column `name` as an int64 or `U` array [N].
 
-    first_row: number of the first value's row, where the values are a part of a table.
+    first_row: row number of the first value, where the values are a part of a table. Raises
+    DataError for nulls and for anything but integers and text.
     """
     array = np.asarray(values)
     _single_values(array, name, source)
@@ -148,7 +147,7 @@ def _single_values(array: np.ndarray, name: str, source: str) -> None:
 
 
 def null_ids(source: str, name: str, rows: int, first: int) -> DataError:
-    """The error about ids that are not there."""
+    """The error about missing ids."""
     return DataError(
         f"{source}: column {name!r} is null in {rows} rows, first in row {first}. Remove these rows"
     )
@@ -164,20 +163,20 @@ def _beyond_int64(source: str, name: str, value: int) -> DataError:
 def seconds(
     array: np.ndarray, name: str, source: str, unit: str = "s", first_row: int = 0
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """int64 [N] seconds since 1970 and int32 [N] nanoseconds beyond them (None: none anywhere).
+    """int64 [N] seconds since 1970 and int32 [N] nanoseconds beyond them (None: all are 0).
 
     array: integers or floats that count `unit` (s, ms, us, ns) since 1970, or datetime64.
     first_row: as in `check_ids`.
 
-    Raises DataError: another type, nulls, negative times, and numbers that cannot be what `unit`
-    says (seconds above 1e11 are smaller units; smaller units that fall before March 1973 are
-    seconds), so a column that mixes units is refused whatever `unit` is.
+    Raises DataError: another type, nulls, negative times, and numbers that cannot count `unit`
+    (seconds above 1e11 are smaller units; smaller units that fall before March 1973 are seconds),
+    so a column that mixes units is refused whatever `unit` is.
     """
     _single_values(array, name, source)
     if array.dtype.kind not in "iufM":
-        found = f", for example {array.tolist()[0]!r}" if len(array) else ""
+        example = f", for example {array.tolist()[0]!r}" if len(array) else ""
         raise DataError(
-            f"{source}: column {name!r} has type {array.dtype}{found}. Times must be seconds "
+            f"{source}: column {name!r} has type {array.dtype}{example}. Times must be seconds "
             "since 1970 or datetimes: convert the column"
         )
     bad = np.isnat(array) if array.dtype.kind == "M" else ~np.isfinite(array)
@@ -219,15 +218,18 @@ def seconds(
 
 
 def _check_unit(array: np.ndarray, name: str, source: str, unit: str) -> None:
-    """Compared before any cast: a float or uint64 beyond int64 must not wrap around."""
+    """Raises DataError unless the times can count `unit`.
+
+    Compared before any cast: a float or uint64 beyond int64 must not wrap around.
+    """
     if not len(array):
         return
     if array.max() > LARGEST_SECOND * UNITS[unit]:
         larger = [u for u, ticks in UNITS.items() if array.max() <= LARGEST_SECOND * ticks]
-        found = UNIT_NAMES[larger[0]] if larger else "no unit of time"
+        likely = UNIT_NAMES[larger[0]] if larger else "no unit of time"
         raise DataError(
             f"{source}: column {name!r} reaches {array.max()}, more than {UNIT_NAMES[unit]} since "
-            f"1970 can be: these look like {found}. Divide by 1000 "
+            f"1970 can be: these look like {likely}. Divide by 1000 "
             "(milliseconds), 1e6 (microseconds) or 1e9 (nanoseconds), or set data.time_unit"
         )
     if unit != "s" and array.min() < SMALLEST_SECOND * UNITS[unit]:
@@ -236,88 +238,3 @@ def _check_unit(array: np.ndarray, name: str, source: str, unit: str) -> None:
             "before March 1973: these look like seconds or larger units. Set data.time_unit to "
             "what the column counts, and convert columns that mix units"
         )
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Vocabulary:
-    """Raw item ids <-> dense ids 1..V; 0 is padding and every unknown item.
-
-    ids: int64 or str [V], raw id of dense ids 1..V.
-    """
-
-    ids: np.ndarray
-
-    def __post_init__(self) -> None:
-        kind = self.ids.dtype.kind
-        if self.ids.ndim != 1 or kind not in "iU":
-            raise DataError(f"vocabulary: ids must be one int or text column, not {self.ids.dtype}")
-        order = np.argsort(self.ids, kind="stable")
-        ranked = self.ids[order]
-        if (ranked[1:] == ranked[:-1]).any():
-            twice = ranked[1:][ranked[1:] == ranked[:-1]][0]
-            raise DataError(f"vocabulary: item id {twice.item()!r} occurs twice")
-        object.__setattr__(self, "_order", order)
-        object.__setattr__(self, "_ranked", ranked)
-
-    @classmethod
-    def by_frequency(cls, items: np.ndarray) -> "Vocabulary":
-        """The distinct values of `items`, most frequent first, ties by raw id."""
-        ids, counts = np.unique(items, return_counts=True)
-        return cls(ids[np.argsort(-counts, kind="stable")])
-
-    def __len__(self) -> int:
-        """V: items without padding."""
-        return len(self.ids)
-
-    def encode(self, raw: Any) -> np.ndarray:
-        """int32 dense ids of raw ids, 0 for unknown ones, shape of `raw`."""
-        raw = np.asarray(raw)
-        if raw.size == 0:
-            return np.zeros(raw.shape, np.int32)
-        if (raw.dtype.kind in "iu") != (self.ids.dtype.kind == "i") or raw.dtype.kind not in "iuU":
-            raise DataError(
-                f"vocabulary: its item ids are {self._kind}, the given ones {raw.dtype}. "
-                f"Convert them to {self._kind}"
-            )
-        if not len(self):
-            return np.zeros(raw.shape, np.int32)
-        order, ranked = self.__dict__["_order"], self.__dict__["_ranked"]
-        place = np.minimum(np.searchsorted(ranked, raw), len(self) - 1)
-        return np.where(ranked[place] == raw, order[place] + 1, 0).astype(np.int32)
-
-    def decode(self, ids: Any) -> np.ndarray:
-        """Raw ids of dense ids 1..V; DataError for 0 and anything beyond V."""
-        ids = np.asarray(ids)
-        if ids.size and (ids.min() < 1 or ids.max() > len(self)):
-            raise DataError(
-                f"vocabulary: dense ids are 1..{len(self)}, found {ids.min()}..{ids.max()}"
-            )
-        return self.ids[ids - 1]
-
-    @property
-    def _kind(self) -> str:
-        return "integers" if self.ids.dtype.kind == "i" else "text"
-
-    def to_json(self) -> str:
-        kind = "int" if self.ids.dtype.kind == "i" else "str"
-        return json.dumps({"kind": kind, "ids": self.ids.tolist()}, ensure_ascii=False)
-
-    @classmethod
-    def from_json(cls, text: str) -> "Vocabulary":
-        value = json.loads(text)
-        return cls(np.asarray(value["ids"], np.int64 if value["kind"] == "int" else np.str_))
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the vocabulary as JSON; the file appears complete or not at all."""
-        path = Path(path)
-        draft = path.with_name(path.name + ".partial")
-        draft.write_text(self.to_json(), encoding="utf-8")
-        os.replace(draft, path)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> "Vocabulary":
-        """Raises DataError naming the file when it is not a saved vocabulary."""
-        try:
-            return cls.from_json(Path(path).read_text(encoding="utf-8"))
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{path}: not a saved vocabulary ({error!r})") from error

@@ -8,19 +8,25 @@ buckets, however many events there are.
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
 from jaxrec.data.ingest import REPORT_SECONDS, Spilled
-from jaxrec.data.progress import say
+from jaxrec.runtime.progress import say
 
 T = TypeVar("T")
-# (function of 0..count-1, count, workers, label) -> its results in order; see `each`
-Each = Callable[..., Iterator[Any]]
-BUCKET = 1 << 21  # events; also decides the shards of the records
+BUCKET = 1 << 21  # events of a bucket; also decides the shards of the records
+
+
+class Each(Protocol):
+    """Runs a function for 0..count-1 and yields its results in order, such as `each`."""
+
+    def __call__(
+        self, function: Callable[[int], T], count: int, workers: int, label: str, events: int = 0
+    ) -> Iterator[T]: ...
 
 
 class Events(NamedTuple):
@@ -38,7 +44,7 @@ class Events(NamedTuple):
     returning: np.ndarray | None = None
 
     def select(self, rows: np.ndarray) -> "Events":
-        """The events of a mask; every user stays, some perhaps with none."""
+        """The events of a mask [N]; users without any stay."""
         user = np.repeat(np.arange(len(self.counts)), self.counts)
         return Events(
             np.bincount(user[rows], minlength=len(self.counts)),
@@ -49,7 +55,7 @@ class Events(NamedTuple):
         )
 
     def of_users(self, chosen: np.ndarray) -> "Events":
-        """The users of a mask."""
+        """The users of a mask [U] with their events."""
         kept = self.select(np.repeat(chosen, self.counts))
         return kept._replace(counts=kept.counts[chosen])
 
@@ -72,14 +78,16 @@ class Sorted:
 
     def load(self, bucket: int) -> Events:
         """The events of one bucket; items are ranks."""
-        values: list[Any] = []
-        for field in Events._fields:
-            file = self.folder / f"{bucket}.{field}.npy"
-            values.append(np.load(file) if file.exists() else None)
-        return Events(*values)
+        columns = {
+            field: np.load(file)
+            for field in Events._fields
+            if (file := self.folder / f"{bucket}.{field}.npy").exists()
+        }
+        return Events(**columns)
 
 
 def save(events: Events, folder: Path, bucket: int) -> None:
+    """Writes the files that `Sorted.load` reads."""
     for field, values in events._asdict().items():
         if values is not None:
             np.save(folder / f"{bucket}.{field}.npy", values)
@@ -89,7 +97,7 @@ def sort(spilled: Spilled, folder: Path, duplicates: str, repeats: str, workers:
     """Sorts all events, stably: events of one time keep input order; frees `spilled`.
 
     duplicates: `keep` or `drop` rows equal to an earlier one in user, item, time and type.
-    repeats: `keep`, or drop events whose item is that of the event before (`consecutive`), or
+    repeats: `keep`, or drop events whose item is that of the event before (`consecutive`) or one
         that the user had before (`first`).
     workers: threads; the result does not depend on their number.
     """
@@ -98,7 +106,7 @@ def sort(spilled: Spilled, folder: Path, duplicates: str, repeats: str, workers:
     bounds = bounds_of(users.counts)
     _scatter(spilled, folder, bounds)
 
-    def one(bucket: int) -> tuple[int, int]:
+    def sort_bucket(bucket: int) -> tuple[int, int]:
         first, stop = int(bounds[bucket]), int(bounds[bucket + 1])
         columns = {
             name: _take(folder, bucket, name, kind) for name, kind in spilled.columns.items()
@@ -111,9 +119,9 @@ def sort(spilled: Spilled, folder: Path, duplicates: str, repeats: str, workers:
         return copies, dropped
 
     count = len(bounds) - 1
-    found = list(each(one, count, workers, "data: sorting", int(users.counts.sum())))
-    total = np.asarray(found).sum(0)
-    return Sorted(folder, bounds, int(total[0]), int(total[1]))
+    dropped = each(sort_bucket, count, workers, "data: sorting", int(users.counts.sum()))
+    copies, repeated_items = np.asarray(list(dropped)).sum(0).tolist()
+    return Sorted(folder, bounds, copies, repeated_items)
 
 
 def bounds_of(counts: np.ndarray) -> np.ndarray:
@@ -126,8 +134,7 @@ def bounds_of(counts: np.ndarray) -> np.ndarray:
 def arrange(
     columns: dict[str, np.ndarray], users: int, duplicates: str, repeats: str
 ) -> tuple[Events, int, int]:
-    """The sorted events of a bucket, how many rows repeat an earlier one, and how many the repeat
-    rule dropped.
+    """(sorted events of a bucket, rows equal to an earlier one, rows that the repeat rule dropped).
 
     columns: rows in input order: user (0..users - 1), item (ranks), time (int32) and perhaps
         fraction, event, returning.
@@ -156,11 +163,11 @@ def arrange(
 def each(
     function: Callable[[int], T], count: int, workers: int, label: str, events: int = 0
 ) -> Iterator[T]:
-    """`function(0..count-1)` by threads, results in order; says how far it is, with rates."""
+    """`function(0..count-1)` in threads, results in order; prints progress and the rate."""
     begin = shown = time.monotonic()
     with ThreadPoolExecutor(max(workers, 1)) as pool:
         # no more than a few waiting results at once: they may be large
-        waiting: list[Any] = []
+        waiting: list[Future[T]] = []
         ahead = max(workers, 1) + 1
         try:
             for bucket in range(count + ahead):
@@ -194,10 +201,10 @@ def _scatter(spilled: Spilled, folder: Path, bounds: np.ndarray) -> None:
         ends = np.cumsum(np.bincount(bucket, minlength=len(bounds) - 1))
         for name in spilled.columns:
             column = spilled.load(chunk, name)[rows]
-            for target, part in enumerate(np.split(column, ends[:-1])):
-                if len(part):
+            for target, values in enumerate(np.split(column, ends[:-1])):
+                if len(values):
                     with (folder / f"{target}.{name}").open("ab") as stream:
-                        part.tofile(stream)
+                        values.tofile(stream)
         spilled.drop(chunk)
 
 
@@ -223,7 +230,7 @@ def _owners(events: Events) -> np.ndarray:
 
 
 def repeated(events: Events) -> np.ndarray:
-    """bool [N]: rows whose (user, time, item, type) an earlier row has."""
+    """bool [N]: rows with the user, time, item and type of an earlier row."""
     user, times = _owners(events), events.times
     tied = (user[1:] == user[:-1]) & (times[1:] == times[:-1])
     rows = np.flatnonzero(np.append(tied, False) | np.insert(tied, 0, False))
@@ -239,7 +246,7 @@ def repeated(events: Events) -> np.ndarray:
 
 
 def moves(events: Events) -> np.ndarray:
-    """bool [N]: rows whose item is not that of the user's row before."""
+    """bool [N]: rows with another item than the user's row before."""
     user = _owners(events)
     return np.insert(
         (user[1:] != user[:-1]) | (events.items[1:] != events.items[:-1]), 0, len(user) > 0

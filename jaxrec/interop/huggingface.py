@@ -5,11 +5,11 @@
 
 A folder holds `config.json` and `model.safetensors`, or `model.safetensors.index.json` naming
 several files. Llama, TinyLlama, SmolLM2 and Mistral-shaped models are one architecture (RMSNorm,
-rotary positions, grouped queries, SwiGLU without bias vectors); settings that this decoder does
-not compute are refused by name, they would give wrong numbers silently.
+rotary positions, grouped queries, SwiGLU without bias vectors). Settings that this decoder does not
+support are refused by name, since they would silently give wrong numbers.
 
 Matrices are transposed (published ones are [out, in]) and the layers stacked. With `shardings`
-every device reads its own part of a file alone.
+every device reads only its own part of a file.
 """
 
 import functools
@@ -17,21 +17,26 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import jax
 import numpy as np
 
 from jaxrec.errors import ConfigError, WeightsError
 from jaxrec.interop import llama_config
+from jaxrec.model import parameters
 from jaxrec.nn.text_model import TextModel
 from jaxrec.runtime import leaves
-from jaxrec.types import Params
+from jaxrec.types import Array, Params, Tree
+
+if TYPE_CHECKING:
+    from safetensors import safe_open
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD_BYTES = 4 * 10**9  # of a file that `save` writes
 
-# leaf of a layer -> (published name, is it a matrix)
+# leaf of a layer -> (published name, whether it is a matrix)
 _LAYER = {
     "attention_norm/scale": ("input_layernorm", False),
     "query/kernel": ("self_attn.q_proj", True),
@@ -53,7 +58,10 @@ _UNUSED = ("rotary_emb.inv_freq",)
 
 
 class Source(NamedTuple):
-    """Where a leaf comes from: published names (one per layer, or a single one), transposed?"""
+    """The tensors of a leaf.
+
+    names: published ones. stacked: one tensor per layer, not a single one. transposed: [out, in].
+    """
 
     names: tuple[str, ...]
     stacked: bool
@@ -61,39 +69,45 @@ class Source(NamedTuple):
 
 
 def sources(model: TextModel) -> dict[str, Source]:
-    """Leaf path of the parameters -> where a published checkpoint has it."""
-    found = {
+    """Leaf path of the parameters -> its tensors in a published checkpoint."""
+    table = {
         leaf: Source((f"{name}.weight",), False, matrix)
         for leaf, (name, matrix) in _TOP.items()
         if not (leaf.startswith("head/") and model.tied)
     }
     for leaf, (name, matrix) in _LAYER.items():
         names = tuple(f"model.layers.{i}.{name}.weight" for i in range(model.config.layers))
-        found[f"layers/{leaf}"] = Source(names, True, matrix)
-    return found
+        table[f"layers/{leaf}"] = Source(names, True, matrix)
+    return table
 
 
 def shapes(model: TextModel) -> dict[str, tuple[int, ...]]:
     """Published name -> its shape."""
     abstract = leaves.flatten(jax.eval_shape(model.init, jax.random.key(0)))
-    found = {}
+    result = {}
     for leaf, source in sources(model).items():
         shape = tuple(abstract[leaf].shape)[1:] if source.stacked else tuple(abstract[leaf].shape)
         for name in source.names:
-            found[name] = shape[::-1] if source.transposed else shape
-    return found
+            result[name] = shape[::-1] if source.transposed else shape
+    return result
+
+
+class Read(Protocol):
+    """Reads a published tensor, or a slice of it, as float32."""
+
+    def __call__(self, name: str, index: tuple[slice, ...] = ()) -> np.ndarray: ...
 
 
 class Reader:
-    """Tensors of a folder by published name, read from its files when asked for."""
+    """Tensors of a folder by published name, read on demand. Raises WeightsError."""
 
     def __init__(self, folder: str | os.PathLike[str]):
         self.folder = Path(folder)
-        safe_open = _safetensors().safe_open
-        self._files: dict[str, Any] = {}
+        open_file = _safetensors().safe_open
+        self._files: dict[str, safe_open] = {}
         for file in self._paths():
             try:
-                opened = safe_open(file, framework="numpy")
+                opened = open_file(file, framework="numpy")
             except Exception as error:  # the library's error type is not exported everywhere
                 raise WeightsError(f"{file}: not a readable safetensors file ({error})") from error
             for name in opened.keys():  # noqa: SIM118 (no mapping)
@@ -121,33 +135,33 @@ class Reader:
         return {n: tuple(f.get_slice(n).get_shape()) for n, f in self._files.items()}
 
     def read(self, name: str, index: tuple[slice, ...] = ()) -> np.ndarray:
-        """A tensor or a part of it, in the file's dtype."""
+        """A tensor, or the slice `index` of it, in the file's dtype."""
         if not index:
             return self._files[name].get_tensor(name)
         return self._files[name].get_slice(name)[index]
 
 
 def load(
-    folder: str | os.PathLike[str], *, shardings: Any = None, prefix: str = ""
+    folder: str | os.PathLike[str], *, shardings: Tree = None, prefix: str = ""
 ) -> tuple[TextModel, Params]:
     """(model, float32 parameters) of a folder.
 
-    shardings: tree like the parameters (`TextModel.init`) of shardings; every device then
-    reads its part alone. Default: whole arrays in host memory (NumPy).
+    shardings: tree of shardings like the parameters (`TextModel.init`); every device then reads
+    only its part. Default: whole arrays in host memory (NumPy). prefix: of all published names.
     Raises WeightsError with every missing, unknown and mis-shaped name.
     """
     model = llama_config.read_config(folder)
     reader = Reader(folder)
-    found = {n.removeprefix(prefix): s for n, s in reader.shapes().items()}
+    stored = {n.removeprefix(prefix): s for n, s in reader.shapes().items()}
     # a bare LlamaModel has no "model." in front
-    bare = "norm.weight" in found
+    bare = "norm.weight" in stored
     if bare:
-        found = {
-            name if name.startswith("lm_head") else f"model.{name}": s for name, s in found.items()
+        stored = {
+            name if name.startswith("lm_head") else f"model.{name}": s for name, s in stored.items()
         }
     if model.tied:
-        found.pop("lm_head.weight", None)  # a copy of the embedding
-    compare(found, shapes(model), str(folder))
+        stored.pop("lm_head.weight", None)  # a copy of the embedding
+    compare(stored, shapes(model), str(folder))
 
     def read(name: str, index: tuple[slice, ...] = ()) -> np.ndarray:
         raw = name.removeprefix("model.") if bare else name
@@ -159,13 +173,17 @@ def load(
 def from_published(model: TextModel, weights: Mapping[str, np.ndarray]) -> Params:
     """Parameters from published names and tensors in memory (see `published`)."""
     compare({name: np.shape(w) for name, w in weights.items()}, shapes(model), "weights")
-    return _collect(model, lambda name, index=(): np.asarray(weights[name], np.float32)[index])
+
+    def read(name: str, index: tuple[slice, ...] = ()) -> np.ndarray:
+        return np.asarray(weights[name], np.float32)[index]
+
+    return _collect(model, read)
 
 
-def _collect(model: TextModel, read: Any, shardings: Any = None) -> Params:
+def _collect(model: TextModel, read: Read, shardings: Tree = None) -> Params:
     like = jax.eval_shape(model.init, jax.random.key(0))
     placed = None if shardings is None else leaves.flatten(shardings)
-    flat: dict[str, Any] = {}
+    flat: dict[str, Array] = {}
     origin = sources(model)
     for leaf, abstract in leaves.flatten(like).items():
         source = origin[leaf]
@@ -180,35 +198,34 @@ def _collect(model: TextModel, read: Any, shardings: Any = None) -> Params:
     return jax.tree.unflatten(jax.tree.structure(like), list(flat.values()))
 
 
-def assemble(source: Source, read: Any, index: tuple[slice, ...] | None = None) -> np.ndarray:
-    """A leaf, or the part of it that `index` names, from published tensors."""
+def assemble(source: Source, read: Read, index: tuple[slice, ...] | None = None) -> np.ndarray:
+    """A leaf, or the slice `index` of it, from published tensors."""
     if index is None:
-        parts = [read(name) for name in source.names]
+        tensors = [read(name) for name in source.names]
     else:
         layers = index[:1] if source.stacked else ()
         inner = index[1:] if source.stacked else index
         inner = inner[::-1] if source.transposed else inner
         names = source.names[layers[0]] if layers else source.names
-        parts = [read(name, tuple(inner)) for name in names]
+        tensors = [read(name, tuple(inner)) for name in names]
     if source.transposed:
-        parts = [part.T for part in parts]
-    return np.stack(parts) if source.stacked else np.ascontiguousarray(parts[0])
+        tensors = [tensor.T for tensor in tensors]
+    return np.stack(tensors) if source.stacked else np.ascontiguousarray(tensors[0])
 
 
 def compare(
-    found: Mapping[str, tuple[int, ...]], needed: Mapping[str, tuple[int, ...]], where: str
+    stored: Mapping[str, tuple[int, ...]], needed: Mapping[str, tuple[int, ...]], where: str
 ) -> None:
-    """Raises WeightsError with every missing, unknown and mis-shaped name."""
-    missing = sorted(set(needed) - set(found))
-    unknown = sorted(n for n in set(found) - set(needed) if not n.endswith(_UNUSED))
-    shaped = [
-        f"{name} has shape {found[name]}, {needed[name]} is needed"
-        for name in sorted(set(found) & set(needed))
-        if tuple(found[name]) != tuple(needed[name])
-    ]
+    """Raises WeightsError with every missing, unknown and mis-shaped name of `stored`."""
+    missing = sorted(set(needed) - set(stored))
+    unknown = sorted(n for n in set(stored) - set(needed) if not n.endswith(_UNUSED))
     lines = [f"missing: {', '.join(missing)}"] if missing else []
     lines += [f"unknown: {', '.join(unknown)}"] if unknown else []
-    lines += shaped
+    lines += [
+        f"{name} has shape {stored[name]}, {needed[name]} is needed"
+        for name in sorted(set(stored) & set(needed))
+        if tuple(stored[name]) != tuple(needed[name])
+    ]
     if lines:
         raise WeightsError(
             f"{where}: weights do not fit {llama_config.CONFIG}\n  " + "\n  ".join(lines)
@@ -216,7 +233,7 @@ def compare(
 
 
 def published(model: TextModel, params: Params) -> Iterator[tuple[str, np.ndarray]]:
-    """(published name, tensor) of every weight. Raises WeightsError where adapters are left."""
+    """(published name, tensor) of every weight. Raises WeightsError for unmerged adapters."""
     flat = leaves.flatten(params)
     adapters = [leaf for leaf in flat if leaf.rpartition("/")[2].startswith("lora_")]
     if adapters:
@@ -224,8 +241,8 @@ def published(model: TextModel, params: Params) -> Iterator[tuple[str, np.ndarra
     for leaf, source in sources(model).items():
         value = np.asarray(flat[leaf])
         for layer, name in enumerate(source.names):
-            part = value[layer] if source.stacked else value
-            yield name, np.ascontiguousarray(part.T if source.transposed else part)
+            tensor = value[layer] if source.stacked else value
+            yield name, np.ascontiguousarray(tensor.T if source.transposed else tensor)
 
 
 def save(
@@ -249,7 +266,7 @@ def save(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for old in (folder / INDEX, *folder.glob("model*.safetensors")):
-        old.unlink(missing_ok=True)  # nothing of another model stays beside this one
+        old.unlink(missing_ok=True)  # of another model
     shards: list[dict[str, np.ndarray]] = [{}]
     held = total = 0
     for name, tensor in published(model, params):
@@ -259,7 +276,7 @@ def save(
             held = 0
         shards[-1][name] = tensor
         held, total = held + tensor.nbytes, total + tensor.nbytes
-    metadata = {"format": "pt"}  # what other readers look for
+    metadata = {"format": "pt"}  # other readers need it
     if len(shards) == 1:
         save_file(shards[0], folder / WEIGHTS, metadata)
     else:
@@ -274,7 +291,18 @@ def save(
     (folder / llama_config.CONFIG).write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
 
 
-def _safetensors() -> Any:
+def encoder_leaves(folder: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """The folder's decoder as leaves of a llama encoder, by path in a model's parameters.
+
+    The token embedding and the head are left out: the encoder reads item vectors. Raises
+    WeightsError.
+    """
+    _, decoder = load(folder)
+    flat = leaves.flatten({name: decoder[name] for name in ("layers", "final_norm")})
+    return {f"{parameters.ENCODER}/{path}": value for path, value in flat.items()}
+
+
+def _safetensors() -> ModuleType:
     try:
         import safetensors.numpy
     except ModuleNotFoundError as error:

@@ -1,14 +1,13 @@
-"""`config.json` of Llama-family models in the Hugging Face format: settings to ours, and back."""
+"""`config.json` of Llama-family models in the Hugging Face format <-> `ModelConfig`."""
 
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from jaxrec.config import LlamaConfig, ModelConfig
 from jaxrec.errors import WeightsError
 from jaxrec.nn.text_model import TextModel
+from jaxrec.types import Json
 
 CONFIG = "config.json"
 MODEL_TYPES = ("llama", "mistral")
@@ -26,15 +25,15 @@ def read_config(folder: str | os.PathLike[str]) -> TextModel:
         ("attention_bias", (False, None)),
         ("mlp_bias", (False, None)),
     ):
-        found = values.get(key, allowed[0])
-        if found not in allowed:
-            raise WeightsError(f"{file}: {key}={found!r} is not supported, only {allowed[0]!r}")
+        setting = values.get(key, allowed[0])
+        if setting not in allowed:
+            raise WeightsError(f"{file}: {key}={setting!r} is not supported, only {allowed[0]!r}")
 
     def size(key: str) -> int:
-        found = values.get(key)
-        if isinstance(found, bool) or not isinstance(found, int) or found < 1:
-            raise WeightsError(f"{file}: {key}={found!r}, a positive integer is needed")
-        return found
+        number = values.get(key)
+        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            raise WeightsError(f"{file}: {key}={number!r}, a positive integer is needed")
+        return number
 
     heads, width = size("num_attention_heads"), size("hidden_size")
     kv_heads = size("num_key_value_heads") if values.get("num_key_value_heads") else heads
@@ -68,14 +67,14 @@ def read_config(folder: str | os.PathLike[str]) -> TextModel:
     return TextModel(config, size("vocab_size"), tied, context)
 
 
-def _rope(file: Path, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Rotary settings from rope_theta and rope_scaling, or (newer) rope_parameters."""
-    rope = dict(values.get("rope_scaling") or {}) | dict(values.get("rope_parameters") or {})
-    theta = rope.get("rope_theta", values.get("rope_theta", 10000.0))
+def _rope(file: Path, values: Json) -> Json:
+    """Rotary settings of `LlamaConfig` from rope_theta and rope_scaling or rope_parameters."""
+    rope: Json = dict(values.get("rope_scaling") or {}) | dict(values.get("rope_parameters") or {})
+    theta = rope["rope_theta"] if "rope_theta" in rope else values.get("rope_theta", 10000.0)
     kind = rope.get("rope_type", rope.get("type", "default"))
-    found: dict[str, Any] = {"rope_theta": float(theta)}
+    settings: Json = {"rope_theta": float(theta)}
     if kind == "default":
-        return found
+        return settings
     if kind not in ("linear", "llama3"):
         raise WeightsError(f"{file}: rope_type={kind!r}, known are default, linear, llama3")
     names: dict[str, tuple[str, type]] = {"factor": ("rope_factor", float)}
@@ -88,13 +87,13 @@ def _rope(file: Path, values: Mapping[str, Any]) -> dict[str, Any]:
     missing = [name for name in names if name not in rope]
     if missing:
         raise WeightsError(f"{file}: rope_type={kind!r} without {', '.join(missing)}")
-    return found | {"rope_scaling": kind} | {ours: t(rope[n]) for n, (ours, t) in names.items()}
+    return settings | {"rope_scaling": kind} | {ours: t(rope[n]) for n, (ours, t) in names.items()}
 
 
-def config_values(model: TextModel) -> dict[str, Any]:
+def config_values(model: TextModel) -> Json:
     """The content of `config.json` for a model: the inverse of `read_config`."""
     config, llama = model.config, model.config.llama
-    rope: dict[str, Any] = {"rope_type": "default"}
+    rope: Json = {"rope_type": "default"}
     if llama.rope_scaling != "none":
         rope = {"rope_type": llama.rope_scaling, "factor": llama.rope_factor}
     if llama.rope_scaling == "llama3":
@@ -125,7 +124,7 @@ def config_values(model: TextModel) -> dict[str, Any]:
     }
 
 
-def read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> Json:
     """A JSON object of a model folder. Raises WeightsError naming the file."""
     try:
         values = json.loads(file.read_text(encoding="utf-8"))

@@ -1,23 +1,21 @@
 """Weights of the published reference model (PerSRec, arXiv 2601.03479): HSTU, PersonalizedHSTU.
 
-    model_config, params = load(state, config)
-    model = model_config.build()
-    y, _ = model.forward(params, items, model.layout, model_config.lengths(mask), times)
+    reference, params = load(state, config)
+    model = reference.build()
+    y, _ = model.forward(params, items, model.layout, reference.lengths(mask), times)
 
-`python -m jaxrec.interop.persrec FILE.npz` compares this project's model with recorded outputs
-of the reference (`jaxrec.interop.golden`).
+`jaxrec.interop.golden` compares the loaded model with recorded outputs of the reference.
 
-What the reference computes, and how the configuration says it here: items are left-padded over
-the whole history and `insert_method` [(offset, k), ...] cuts it (a fixed layout with absolute
-positions); attention is silu(q k) / T, T the length of the inserted sequence; the relative bias
-that it can build is never applied, so its weights are ignored; logits are cosines.
+The reference pads histories on the left and cuts them at `insert_method` [(offset, k), ...]: a
+layout with fixed insertion points and absolute positions. Attention is silu(q k) / T, T the length
+of the sequence with its tokens. Logits are cosines. The reference builds a relative attention bias
+but never applies it, so those weights are ignored.
 """
 
 import dataclasses
 import json
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,10 +23,10 @@ import numpy as np
 
 from jaxrec.config import HSTUConfig, LossConfig, ModelConfig
 from jaxrec.errors import ConfigError
+from jaxrec.items import table
 from jaxrec.layout import SegmentLayout
-from jaxrec.model import network, recommender
-from jaxrec.objective import losses
-from jaxrec.types import Params
+from jaxrec.model import network, parameters, recommender
+from jaxrec.types import Array, Json, Params
 
 _ITEMS = "item_embedding.weight"
 _PROJECTION = "item_id_proj_tower.weight"
@@ -36,11 +34,11 @@ _POSITIONS = "position_embedding.weight"
 _TOKENS = "user_embedding"
 _SCALE = "logit_scale"
 _BLOCK = "_hstu._attention_layers.{}.{}"
-# in a state dict, but without effect on any output
+# in a state dict, but without effect on the outputs
 _UNUSED = ("_attn_mask",)
 _UNUSED_IN_BLOCK = ("_rel_attn_bias._w", "_rel_attn_bias._ts_w", "_rel_attn_bias._pos_w")
-# what the reference's configuration may say; its code knows nothing else
-_FIXED_OPTIONS: dict[str, tuple[Any, ...]] = {
+# the only values that the reference's code supports
+_FIXED_OPTIONS: dict[str, tuple[str | bool, ...]] = {
     "loss": ("nce",),
     "normalization": ("rel_bias", "hstu_rel_bias"),
     "linear_config": ("uvqk",),
@@ -51,7 +49,7 @@ _FIXED_OPTIONS: dict[str, tuple[Any, ...]] = {
 
 @dataclasses.dataclass(frozen=True)
 class ReferenceModel:
-    """The configuration of a reference model: all that is needed to build and run it."""
+    """The configuration of a reference model: everything needed to build and run it."""
 
     model: ModelConfig
     loss: LossConfig
@@ -62,8 +60,8 @@ class ReferenceModel:
         """The model whose parameters `load` returned."""
         return recommender.build(self.model, self.loss, self.layout, self.num_items)
 
-    def lengths(self, mask: Any) -> np.ndarray:
-        """int32 [B, S] items of every segment from the reference's mask [B, N].
+    def lengths(self, mask: Array) -> np.ndarray:
+        """int32 [B, S] items per segment, from the reference's mask [B, N].
 
         Raises ValueError unless the mask fits the layout and is left-padded (invalid first).
         """
@@ -80,19 +78,17 @@ class ReferenceModel:
         return np.diff(ends[:, self.layout.item_segment_starts], axis=1).astype(np.int32)
 
 
-def load(
-    state: Mapping[str, np.ndarray], config: Mapping[str, Any]
-) -> tuple[ReferenceModel, Params]:
-    """(model_config, params) of a reference HSTU or PersonalizedHSTU.
+def load(state: Mapping[str, np.ndarray], config: Json) -> tuple[ReferenceModel, Params]:
+    """(model description, params) of a reference HSTU or PersonalizedHSTU.
 
-    state: its state dict as arrays under the reference's own names; one prefix before all of
-    them (`module.`, `param/`) is allowed. config: its settings (`n_layers`, `n_heads`,
-    `hstu_embedding_size`, `item_embedding_size`, `MAX_ITEM_LIST_LENGTH`; personalised:
-    `number_of_user_tokens` with `pretrain_item_num` or `insert_method`; `hidden_act`,
-    `fix_temp`, `nce_thres`, `hidden_dropout_prob` where they are set).
+    state: its state dict as arrays under the reference's own names, which may share one prefix
+    (`module.`, `param/`). config: its settings: `n_layers`, `n_heads`, `hstu_embedding_size`,
+    `item_embedding_size`, `MAX_ITEM_LIST_LENGTH`; for PersonalizedHSTU `number_of_user_tokens` with
+    `pretrain_item_num` or `insert_method`; optionally `hidden_act`, `fix_temp`, `nce_thres`,
+    `hidden_dropout_prob`.
 
-    Raises ConfigError for settings that the reference cannot run, ValueError with every
-    missing, unknown and mis-shaped name for a state that does not fit them.
+    Raises ConfigError for settings that the reference cannot run, and ValueError with every
+    missing, unknown and mis-shaped name for a state that does not fit the settings.
     """
     length = _size(config, "MAX_ITEM_LIST_LENGTH")
     method = insert_method(config)
@@ -106,105 +102,62 @@ def load(
     shapes = _shapes(model, length, tokens, np.shape(state.get(_ITEMS, ()))[:1])
     _check(state, shapes)
     params = _params({name: np.asarray(state[name], np.float32) for name in shapes}, model, layout)
-    loss = _loss_config(config, params["logit_scale"])
+    loss = _loss_config(config, params[parameters.SCALE])
     if loss.temperature:
-        del params["logit_scale"]
-    return ReferenceModel(model, loss, layout, len(params["item_embedding"]) - 1), params
+        del params[parameters.SCALE]
+    return ReferenceModel(model, loss, layout, shapes[_ITEMS][0] - 1), params
 
 
-def insert_method(config: Mapping[str, Any]) -> list[tuple[int, int]]:
+def insert_method(config: Json) -> list[tuple[int, int]]:
     """[(offset, tokens), ...] of a configuration; empty for plain HSTU.
 
-    Without `insert_method`, all tokens stand behind the first `pretrain_item_num` items.
+    Without `insert_method` all tokens stand behind the first `pretrain_item_num` items. Raises
+    ConfigError.
     """
-    given = config.get("insert_method")
-    if isinstance(given, str):
+    value = config.get("insert_method")
+    if isinstance(value, str):
         try:
-            given = json.loads(given)
+            value = json.loads(value)
         except json.JSONDecodeError as error:
-            raise ConfigError(f"insert_method={given!r}: a JSON list is needed") from error
+            raise ConfigError(f"insert_method={value!r}: a JSON list is needed") from error
     tokens = config.get("number_of_user_tokens") or 0
-    if given is None:
+    if value is None:
         if not tokens:
             return []
         total = _size(config, "number_of_user_tokens")
         return [(_size(config, "pretrain_item_num"), total)]
     needed = "a list of pairs of integers (offset, tokens >= 0) is needed"
     try:
-        method = [(offset, k) for offset, k in given]
+        method = [(offset, k) for offset, k in value]
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"insert_method={given!r}: {needed}") from error
+        raise ConfigError(f"insert_method={value!r}: {needed}") from error
     if not all(_is_integer(offset) and _is_integer(k) and k >= 0 for offset, k in method):
-        raise ConfigError(f"insert_method={given!r}: {needed}")
+        raise ConfigError(f"insert_method={value!r}: {needed}")
     total = sum(k for _, k in method)
     if not total or total != config.get("number_of_user_tokens", total):
         raise ConfigError(
-            f"insert_method={given!r}: its {total} tokens must be at least one and equal "
+            f"insert_method={value!r}: its {total} tokens must be at least one and equal "
             f"number_of_user_tokens={config.get('number_of_user_tokens')!r}"
         )
     return [(int(offset), int(k)) for offset, k in method]
 
 
-def nce_loss(
-    reference: ReferenceModel, params: Params, items: Any, mask: Any, negatives: Any
-) -> jax.Array:
-    """The reference's loss of plain HSTU (`loss = "nce"`, negatives shared by the batch).
-
-    items: [B, N + 1], position i is fed items[:, i] and predicts items[:, i + 1]; mask: [B, N]
-    valid positions; negatives: item ids of any shape, every one against every position. Mean
-    over valid positions. As in the reference a negative is left out by its cosine to the
-    positive alone (padding rows do count), and row 0 of the item table gets no gradient.
-    Raises ValueError for a layout with tokens: there the reference predicts tokens too.
-    """
-    if reference.layout.num_tokens:
-        raise ValueError(
-            "a model with tokens has no reference loss here: the reference trains items to "
-            "predict tokens, which is not reproduced; use recommender.Model.loss"
-        )
-    model = reference.build()
-    table = params["item_embedding"]
-    frozen = jax.lax.stop_gradient(table[:1])
-    params = {**params, "item_embedding": jnp.concatenate([frozen, table[1:]])}
-    items = jnp.asarray(items, jnp.int32)
-    y, _ = model.forward(
-        params,
-        items[:, :-1],
-        reference.layout,
-        jnp.asarray(reference.lengths(mask)),
-        jnp.zeros(items.shape, jnp.int32),
-    )
-    vectors = model.item_table(params).astype(jnp.float32)  # the losses are float32
-    count = jnp.ones(items[:, 1:].size, jnp.int32)
-    others = jnp.asarray(negatives, jnp.int32).reshape(-1)
-    total, weight = losses.sampled_softmax(
-        model.queries(params, y).reshape(-1, y.shape[-1]),
-        vectors[items[:, 1:].reshape(-1)],
-        vectors[others],
-        jnp.full(others.shape, -1, jnp.int32),  # ids decide nothing, cosines do
-        count,
-        jnp.asarray(mask != 0, jnp.float32).reshape(-1),
-        scale=model.network.apply({"params": params}, method=network.Network.scale),
-        false_negative=reference.loss.false_negative,
-    )
-    return total / weight
-
-
 # -- settings ----------------------------------------------------------------------------------
 
 
-def _is_integer(value: Any) -> bool:
+def _is_integer(value: object) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
-def _size(config: Mapping[str, Any], key: str) -> int:
-    value: Any = config.get(key)
-    if not _is_integer(value) or value < 1:
-        found = "is missing" if value is None else f"is {value!r}"
-        raise ConfigError(f"reference config: {key} {found}; a positive integer is needed")
+def _size(config: Json, key: str) -> int:
+    value = config.get(key)
+    if value is None or not _is_integer(value) or value < 1:
+        problem = "is missing" if value is None else f"is {value!r}"
+        raise ConfigError(f"reference config: {key} {problem}; a positive integer is needed")
     return int(value)
 
 
-def _model_config(config: Mapping[str, Any]) -> ModelConfig:
+def _model_config(config: Json) -> ModelConfig:
     for key, allowed in _FIXED_OPTIONS.items():
         value = config.get(key)
         if value is not None and value not in allowed:
@@ -234,7 +187,7 @@ def _model_config(config: Mapping[str, Any]) -> ModelConfig:
     )
 
 
-def _loss_config(config: Mapping[str, Any], logit_scale: jax.Array) -> LossConfig:
+def _loss_config(config: Json, logit_scale: Array) -> LossConfig:
     """A fixed temperature is a setting, a learned one stays a parameter."""
     scale = math.exp(min(max(float(logit_scale), 0.0), math.log(network.MAX_SCALE)))
     return LossConfig(
@@ -250,10 +203,10 @@ def _loss_config(config: Mapping[str, Any], logit_scale: jax.Array) -> LossConfi
 # -- weights -----------------------------------------------------------------------------------
 
 
-def _strip_prefix(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Names without the one prefix that wrappers put before all of them."""
-    tables = [name for name in state if name.endswith(_ITEMS)]
-    prefix = tables[0].removesuffix(_ITEMS) if len(tables) == 1 else ""
+def _strip_prefix(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Names without the prefix that training wrappers put before all of them."""
+    item_tables = [name for name in state if name.endswith(_ITEMS)]
+    prefix = item_tables[0].removesuffix(_ITEMS) if len(item_tables) == 1 else ""
     return {name.removeprefix(prefix): value for name, value in state.items()}
 
 
@@ -278,7 +231,7 @@ def _shapes(
     return shapes
 
 
-def _check(state: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
+def _check(state: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Raises ValueError with every name that is missing, unknown or of another shape."""
     layers = sum(name.endswith("._uvqk") for name in shapes)
     unused = {_BLOCK.format(layer, name) for layer in range(layers) for name in _UNUSED_IN_BLOCK}
@@ -286,24 +239,22 @@ def _check(state: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> N
     problems = [f"missing {name} {shape}" for name, shape in shapes.items() if name not in state]
     problems += [f"unknown {name}" for name in state if name not in shapes and name not in unused]
     for name, shape in shapes.items():
-        found = np.shape(state[name]) if name in state else shape
-        if found != shape:
-            problems.append(f"{name} has shape {found}, the config needs {shape}")
+        actual = np.shape(state[name]) if name in state else shape
+        if actual != shape:
+            problems.append(f"{name} has shape {actual}, the config needs {shape}")
     if not problems and shapes[_ITEMS][0] < 2:
         problems.append(f"{_ITEMS} has {shapes[_ITEMS][0]} rows: padding and one item are needed")
     if problems:
         raise ValueError("the state does not fit its config: " + "; ".join(problems))
 
 
-def _params(
-    state: Mapping[str, np.ndarray], model: ModelConfig, layout: SegmentLayout
-) -> dict[str, Any]:
-    """The parameter tree of `network.Network`; layers are stacked on axis 0."""
+def _params(state: Mapping[str, np.ndarray], model: ModelConfig, layout: SegmentLayout) -> Params:
+    """The parameter tree of `recommender.Model`; layers are stacked on axis 0."""
 
     def stack(name: str) -> np.ndarray:
         return np.stack([state[_BLOCK.format(layer, name)] for layer in range(model.layers)])
 
-    compressor: dict[str, Any] = {
+    compressor: Params = {
         # the reference's last row belongs to no position
         "positions": state[_POSITIONS][: layout.num_positions],
         "encoder": {
@@ -319,18 +270,10 @@ def _params(
     if layout.num_tokens:
         compressor["tokens"] = state[_TOKENS][0]
     params = {
-        "item_embedding": state[_ITEMS],
-        "logit_scale": state[_SCALE],
+        table.ITEMS: {table.EMBEDDING: state[_ITEMS]},
+        parameters.SCALE: state[_SCALE],
         "compressor": compressor,
     }
     if _PROJECTION in state:
         params["item_projection"] = {"kernel": state[_PROJECTION].T}
     return jax.tree.map(jnp.asarray, params)
-
-
-if __name__ == "__main__":
-    import sys
-
-    from jaxrec.interop.golden import main
-
-    sys.exit(main())

@@ -23,7 +23,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxrec.data import item_words
+from jaxrec.data import item_tokens
 from jaxrec.errors import DataError
 from jaxrec.nn.item_tower import ItemTower
 from jaxrec.runtime import distributed, leaves
@@ -31,19 +31,20 @@ from jaxrec.runtime import mesh as mesh_lib
 from jaxrec.types import Params
 
 
-class Tokenises(Protocol):
-    """`item_words.Tokenizer`, or what knows the words of the texts in question."""
+class SupportsTokenize(Protocol):
+    """`item_tokens.Tokenizer`, or anything else that knows the tokens of these texts."""
 
-    def words(self, texts: Sequence[str], longest: int) -> item_words.Words: ...
+    def tokenize(self, texts: Sequence[str], longest: int) -> item_tokens.TokenizedTexts: ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """vectors: float32 [N, D], zeros where an item has no text; the rest counts what was done.
+    """The vectors of texts, and what was done to get them.
 
-    folder: where they are kept;
-    known: distinct texts found on disk; new: encoded now; cut: of those, longer than allowed;
-    without_text: items without text; words, computed: positions with words, and all positions.
+    vectors: float32 [N, D], zeros where an item has no text. folder: where they are kept. known:
+    distinct texts found on disk. new: encoded now. cut: of those, longer than allowed.
+    without_text: items without text. tokens, positions: of the new texts, and of the batches that
+    held them, padding included. seconds: wall-clock time.
     """
 
     vectors: np.ndarray
@@ -52,8 +53,8 @@ class Encoded:
     new: int
     cut: int
     without_text: int
-    words: int
-    computed: int
+    tokens: int
+    positions: int
     seconds: float
 
 
@@ -80,7 +81,7 @@ def _settings(tower: ItemTower, longest: int) -> dict[str, Any]:
 def encode(
     tower: ItemTower,
     params: Params,
-    tokenizer: Tokenises,
+    tokenizer: SupportsTokenize,
     texts: Sequence[str],
     folder: str | os.PathLike[str],
     *,
@@ -94,22 +95,22 @@ def encode(
 ) -> Encoded:
     """The vector of every text, from `folder` where it is known, else encoded and kept there.
 
-    texts: one per item (`data.item_words.compose`), empty: no text. longest: words a text is cut to
-    (the embedding token comes on top). rows, row_length: shape of a batch (0: `longest` and the
+    texts: one per item (`data.item_tokens.compose`), empty: no text. longest: tokens a text is cut
+    to (the embedding token comes on top). rows, row_length: shape of a batch (0: `longest` and the
     token, 256 at least); part: texts that are encoded between two files. mesh: rows are
     split over its devices. run: `encoder(tower, mesh)`, for callers that come again. Of several
     processes all call it alike; the first reads and writes `folder`. Raises DataError for a
     damaged file and when no item has text.
     """
     start = time.monotonic()
-    texts, which = item_words.distinct(texts)
+    texts, which = item_tokens.distinct(texts)
     check(texts)
     devices = 1 if mesh is None else mesh.size
     if rows % devices:
         raise ValueError(f"rows={rows}: must be a multiple of the {devices} devices")
     row_length = row_length or max(256, longest + 1)
     place, known = Path(folder) / digest(tower, params, longest), dict[str, np.ndarray]()
-    keys = [item_words.key(text) for text in texts]
+    keys = [item_tokens.key(text) for text in texts]
 
     def look() -> None:
         place.mkdir(parents=True, exist_ok=True)
@@ -120,24 +121,24 @@ def encode(
     distributed.leader_first(look)
     is_missing = distributed.from_leader(np.asarray([k not in known for k in keys]))
     missing = np.flatnonzero(is_missing).tolist()
-    counts = {"cut": 0, "words": 0, "computed": 0}
+    counts = {"cut": 0, "tokens": 0, "positions": 0}
     run = run or encoder(tower, mesh)
     if missing:
         params = params if mesh is None else _on(mesh, params)
-        words = tokenizer.words([texts[i] for i in missing], longest)
-        counts["cut"] = words.cut
+        tokenized = tokenizer.tokenize([texts[i] for i in missing], longest)
+        counts["cut"] = tokenized.cut
         # rows fill well when every part has texts of all sizes
         order = np.random.default_rng(0).permutation(len(missing))
         for first in range(0, len(missing), part):
             chosen = np.sort(order[first : first + part])
             found = np.zeros((len(missing), tower.text.config.width), np.float32)
-            for packed, numbers in item_words.pack(
-                words, chosen, rows, row_length, tower.end, devices
+            for packed, numbers in item_tokens.pack(
+                tokenized, chosen, rows, row_length, end=tower.end, devices=devices
             ):
                 vectors = run(params, packed)
                 found[numbers] = np.asarray(vectors)[: len(numbers)]
-                counts["words"] += int((packed.owner > 0).sum())
-                counts["computed"] += packed.owner.size
+                counts["tokens"] += int((packed.owner > 0).sum())
+                counts["positions"] += packed.owner.size
             fresh = {keys[missing[i]]: found[i] for i in chosen}
             if distributed.leader():
                 _write(place, fresh)
@@ -145,7 +146,7 @@ def encode(
             done, seconds = min(first + part, len(missing)), time.monotonic() - start
             say(
                 f"item texts: {done:,} of {len(missing):,} encoded, "
-                f"{counts['words'] / seconds:,.0f} words/s"
+                f"{counts['tokens'] / seconds:,.0f} tokens/s"
             )
     vectors = np.zeros((len(which), tower.text.config.width), np.float32)
     table = distributed.from_leader(np.stack([known.get(k, vectors[0]) for k in keys]))
@@ -161,23 +162,23 @@ def encode(
     )
 
 
-Encoder = Callable[[Params, item_words.Packed], Any]
+Encoder = Callable[[Params, item_tokens.PackedTexts], Any]
 
 
 def encoder(tower: ItemTower, mesh: Mesh | None) -> Encoder:
     """(params, packed) -> vectors of as many texts as a batch can hold."""
 
-    def run(params: Params, packed: item_words.Packed, count: int) -> jax.Array:
+    def run(params: Params, packed: item_tokens.PackedTexts, count: int) -> jax.Array:
         return tower.vectors(params, *packed, count)
 
     whole = None if mesh is None else mesh_lib.replicated(mesh)
     compiled = jax.jit(run, static_argnums=2, out_shardings=whole)
 
-    def call(params: Params, packed: item_words.Packed) -> Any:
+    def call(params: Params, packed: item_tokens.PackedTexts) -> Any:
         texts = int(packed.owner.max())
         if mesh is not None:
             rows: Any = mesh_lib.batch_sharding(mesh)
-            packed = distributed.spread(packed, item_words.Packed(rows, rows, rows))
+            packed = distributed.spread(packed, item_tokens.PackedTexts(rows, rows, rows))
         return compiled(params, packed, 1 << max(texts - 1, 1).bit_length())  # few compilations
 
     return call

@@ -13,6 +13,8 @@ from jaxrec.nn.item_tower import TOWER
 from jaxrec.nn.llama import ADAPTERS
 
 KERNEL = "kernel"  # flax's name of a matrix
+ENCODER = "compressor/encoder"  # path of the encoder's group
+SCALE = "logit_scale"  # logarithm of the learned factor of cosine logits
 
 
 def is_decayed(path: str) -> bool:
@@ -42,7 +44,7 @@ def is_trained(config: Config) -> Callable[[str], bool]:
             return False
         if model.texts.train == "lora" and parts[:2] == [TOWER, "decoder"]:
             return parts[-1] in ADAPTERS
-        if adapted_encoder and parts[:2] == ["compressor", "encoder"]:
+        if adapted_encoder and path.startswith(f"{ENCODER}/"):
             return parts[-1] != KERNEL
         return True
 

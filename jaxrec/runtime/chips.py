@@ -1,8 +1,8 @@
-"""Peak arithmetic of accelerators, to say how much of it a run uses."""
+"""Peak FLOP/s of accelerators, for the share of it that a run reaches."""
 
 import jax
 
-# device_kind (its beginning) -> bfloat16 FLOP/s with dense operands, by the makers' data sheets
+# prefix of device_kind -> bfloat16 FLOP/s with dense operands, from the vendors' data sheets
 PEAK_FLOPS = {
     "TPU v4": 275e12,
     "TPU v5 lite": 197e12,
@@ -19,7 +19,7 @@ PEAK_FLOPS = {
 
 
 def peak_flops(device: jax.Device) -> float | None:
-    """FLOP/s of one device; None where it is not known (a CPU: it depends on too much)."""
+    """FLOP/s of one device; None for unknown devices and CPUs."""
     kind = device.device_kind
     names = [name for name in PEAK_FLOPS if kind.startswith(name)]
     return PEAK_FLOPS[max(names, key=len)] if names else None

@@ -1,15 +1,14 @@
-"""The processes of one run: how they find each other, what the first does for all, how they agree.
+"""The processes of one run: how they start, share work and agree.
 
 A run on several machines is one process per machine (or per accelerator), all started with the
-same command. JAX's coordination service, held by process 0, watches over them: a process that
-stops answering for `timeout` seconds ends the others; one whose connection breaks ends them at
-once, at their next collective.
+same command. JAX's coordination service, in process 0, watches them: when a process stops answering
+for `timeout` seconds the others end; when its connection breaks they end at their next collective.
 """
 
 import os
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -18,13 +17,26 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxrec.errors import ConfigError, PeerError
+from jaxrec.types import Tree
 
 COORDINATOR, PROCESSES, PROCESS = "JAXREC_COORDINATOR", "JAXREC_PROCESSES", "JAXREC_PROCESS"
-_MESSAGE = 2048  # bytes of an error that process 0 tells the others
+_MESSAGE = 2048  # bytes of an error message that process 0 sends to the others
+
+
+class _Cluster(TypedDict, total=False):
+    """Arguments of `jax.distributed.initialize` that `auto` leaves out."""
+
+    coordinator_address: str
+    num_processes: int | None
+    process_id: int | None
 
 
 class Place(NamedTuple):
-    """coordinator: `host:port` or `auto`; then both numbers are None (the cluster knows)."""
+    """This process among those of the run.
+
+    coordinator: `host:port` of process 0, or `auto`: JAX asks the cluster, and both numbers are
+    None. processes: how many there are. process: number of this one.
+    """
 
     coordinator: str
     processes: int | None
@@ -37,13 +49,13 @@ def place(
     process: int | None = None,
     environment: Mapping[str, str] = os.environ,
 ) -> Place | None:
-    """Where this process stands among those of the run; None: it is the only one.
+    """The place of this process in the run; None for a run of one process.
 
-    coordinator: `host:port` of process 0, with the number of processes and this one's; `auto`:
-    JAX asks the cluster (Slurm, Open MPI, Kubernetes, Cloud TPU); `none`: alone whatever the
-    environment says; empty: $JAXREC_COORDINATOR, $JAXREC_PROCESSES and $JAXREC_PROCESS, else
-    `auto` where Slurm started several tasks or a TPU pod names several workers.
-    Raises ConfigError for what is missing or impossible.
+    coordinator: `host:port` of process 0, with `processes` and `process`; `auto`: JAX asks the
+    cluster (Slurm, Open MPI, Kubernetes, Cloud TPU); `none`: one process, whatever the environment
+    says; empty: $JAXREC_COORDINATOR, $JAXREC_PROCESSES and $JAXREC_PROCESS, else `auto` where Slurm
+    started several tasks or a TPU pod names several workers.
+    Raises ConfigError for missing and impossible values.
     """
     coordinator = coordinator or environment.get(COORDINATOR, "")
     if not coordinator:
@@ -74,15 +86,15 @@ def _number(flag: str, value: int | None, variable: str, environment: Mapping[st
 
 
 def start(where: Place | None, timeout: int = 100) -> None:
-    """Joins the run; to be called before anything touches a device.
+    """Joins the run. Call it before anything touches a device.
 
-    timeout: seconds to wait for the other processes, and after which a silent one counts as
-    dead. Raises ConfigError when they do not come together.
+    timeout: seconds to wait for the other processes, and until a silent one counts as dead. Raises
+    ConfigError when they do not come together.
     """
     if where is None:
         return
     coordinator, processes, process = where
-    arguments: dict[str, Any] = {}
+    arguments: _Cluster = {}
     if coordinator != "auto":
         arguments = {
             "coordinator_address": coordinator,
@@ -96,7 +108,7 @@ def start(where: Place | None, timeout: int = 100) -> None:
             heartbeat_timeout_seconds=timeout,
             shutdown_timeout_seconds=timeout,
         )
-        jax.devices()  # the processes tell each other their devices, here and not later
+        jax.devices()  # exchanges the processes' devices here and not later
     except (RuntimeError, ValueError) as error:
         raise ConfigError(
             f"--coordinator={coordinator}: the processes did not come together within {timeout} s: "
@@ -109,12 +121,12 @@ def leader() -> bool:
     return jax.process_index() == 0
 
 
-def leader_first(work: Callable[[], Any]) -> None:
-    """`work()` on process 0 while the others wait; when it fails they raise PeerError."""
+def leader_first(work: Callable[[], object]) -> None:
+    """Runs `work()` on process 0 while the others wait; they raise PeerError when it fails."""
     if jax.process_count() == 1:
         work()
         return
-    told = np.zeros(_MESSAGE, np.uint8)
+    message = np.zeros(_MESSAGE, np.uint8)
     failure: BaseException | None = None
     if leader():
         try:
@@ -122,69 +134,70 @@ def leader_first(work: Callable[[], Any]) -> None:
         except BaseException as error:
             failure = error
             text = (f"{error}" or type(error).__name__).encode()[:_MESSAGE]
-            told[: len(text)] = np.frombuffer(text, np.uint8)
-    told = np.asarray(multihost_utils.broadcast_one_to_all(told))
+            message[: len(text)] = np.frombuffer(text, np.uint8)
+    message = np.asarray(multihost_utils.broadcast_one_to_all(message))
     if failure is not None:
         raise failure
-    if told[0]:
-        reason = bytes(told).rstrip(b"\0").decode(errors="replace")
+    if message[0]:
+        reason = bytes(message).rstrip(b"\0").decode(errors="replace")
         raise PeerError(f"process 0 stopped: {reason}")
 
 
-def any_process(mine: bool) -> bool:
-    """Whether any process says so; every process must ask."""
+def any_process(flag: bool) -> bool:
+    """Whether `flag` is true on any process. Every process must call it."""
     if jax.process_count() == 1:
-        return mine
-    return bool(multihost_utils.process_allgather(np.asarray(mine)).any())
+        return flag
+    return bool(multihost_utils.process_allgather(np.asarray(flag)).any())
 
 
-def gather_rows(tree: Any) -> Any:
-    """NumPy arrays whose first axes hold each process's rows, put together in process order."""
+def gather_rows(tree: Tree) -> Tree:
+    """NumPy arrays [B, ...] of every process's rows, concatenated in process order."""
     if jax.process_count() == 1:
         return tree
     return jax.tree.map(np.asarray, multihost_utils.process_allgather(tree, tiled=True))
 
 
-def from_leader(tree: Any) -> Any:
-    """NumPy arrays as process 0 has them; the others give arrays of the same shapes."""
+def from_leader(tree: Tree) -> Tree:
+    """Process 0's NumPy arrays on every process; all pass arrays of the same shapes."""
     if jax.process_count() == 1:
         return tree
     return jax.tree.map(np.asarray, multihost_utils.broadcast_one_to_all(tree))
 
 
-def spread(tree: Any, shardings: Any) -> Any:
-    """NumPy arrays that every process has whole, as arrays that lie as `shardings` says."""
+def spread(tree: Tree, shardings: Tree) -> Tree:
+    """Global arrays with `shardings`, from NumPy arrays that every process has whole."""
 
-    def one(x: Any, sharding: NamedSharding) -> jax.Array:
-        x = np.asarray(x)
-        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+    def place(x: np.ndarray, sharding: NamedSharding) -> jax.Array:
+        whole = np.asarray(x)
+        return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
 
-    return jax.tree.map(one, tree, shardings)
+    return jax.tree.map(place, tree, shardings)
 
 
 class Vote:
-    """Whether any process asks for something, known to all at the same step.
+    """Whether the flag of any process is set, known to all of them at the same step.
 
-    The answer comes one call late, so that nobody waits for the step that is running.
+    The answer comes one call late, so that no process waits for the step that is running.
     """
 
     def __init__(self, mesh: Mesh):
         self._sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
         self._devices = len(mesh.local_devices)
         self._any = jax.jit(jnp.max, out_shardings=NamedSharding(mesh, PartitionSpec()))
-        self._asked: Any = None
+        self._pending: jax.Array | None = None
 
-    def __call__(self, mine: bool) -> bool:
-        flags = np.full(self._devices, mine)
-        asked = self._any(jax.make_array_from_process_local_data(self._sharding, flags))
-        before, self._asked = self._asked, asked
-        return before is not None and bool(before)
+    def __call__(self, flag: bool) -> bool:
+        """The result of the previous call; starts the vote on `flag`."""
+        flags = np.full(self._devices, flag)
+        votes = jax.make_array_from_process_local_data(self._sharding, flags)
+        previous, self._pending = self._pending, self._any(votes)
+        return previous is not None and bool(previous)
 
 
 def give_up(error: BaseException, program: str) -> NoReturn:
-    """Ends this process of several at once; its peers notice the broken connection.
+    """Ends this process of a run at once; its peers notice the broken connection.
 
-    A normal exit would wait for the others, who may wait for this one.
+    A normal exit would wait for the others, which may be waiting for this one.
     """
     index, count = jax.process_index(), jax.process_count()
     text = f"{error}"

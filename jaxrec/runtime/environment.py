@@ -1,4 +1,4 @@
-"""On what a run was made: versions, devices, git revision."""
+"""The environment of a run: versions, devices, git revision."""
 
 import datetime
 import importlib.metadata
@@ -6,12 +6,12 @@ import json
 import pathlib
 import platform
 import subprocess
-from typing import Any
 
 import jax
 
 from jaxrec.errors import WorkdirError
 from jaxrec.runtime import workdir
+from jaxrec.types import Json
 
 PACKAGES = (
     "jaxrec",
@@ -29,8 +29,8 @@ PACKAGES = (
 )
 
 
-def describe() -> dict[str, Any]:
-    """JSON values; a package or a git checkout that is not there is null."""
+def describe() -> Json:
+    """JSON values; null for packages that are not installed and without a git checkout."""
     devices = jax.devices()
     return {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -45,9 +45,12 @@ def describe() -> dict[str, Any]:
 
 
 def record(folder: pathlib.Path, step: int) -> None:
-    """Adds this start of the run, from `step`, to `<folder>/environment.json`."""
+    """Adds this start of the run, from `step`, to `<folder>/environment.json`.
+
+    Raises WorkdirError for a damaged file.
+    """
     path = folder / "environment.json"
-    starts: list[dict[str, Any]] = []
+    starts: list[Json] = []
     if path.exists():
         try:
             starts = json.loads(path.read_text())

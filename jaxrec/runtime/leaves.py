@@ -1,29 +1,50 @@
-"""Trees of arrays as flat name -> array tables: names, digests, differences."""
+"""Trees of arrays as flat tables (path -> array): paths, digests, differences."""
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from jaxrec.types import Array, Tree
+
 SHOWN = 20  # lines of a difference
 
+Leaf: TypeAlias = Any  # an array, its shape and dtype, or its sharding
+KeyPath = tuple[object, ...]  # of jax.tree_util
+Abstract = Mapping[str, Mapping[str, jax.ShapeDtypeStruct]]  # tree -> leaf -> shape
 
-def path_name(path: Any) -> str:
-    """`opt_state/0/mu/item_embedding`: the name of a leaf in errors and files."""
+
+class Stored(Protocol):
+    """Shape and dtype of an array in a file."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> str: ...
+
+
+def path_name(path: KeyPath) -> str:
+    """`opt_state/0/mu/items/embedding`: the path of a leaf in errors and files."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def flatten(tree: Any) -> dict[str, Any]:
-    """Name -> leaf, in the order of `jax.tree.leaves`."""
+def flatten(tree: Tree) -> dict[str, Leaf]:
+    """Path -> leaf, in the order of `jax.tree.leaves`.
+
+    >>> from jaxrec.runtime import leaves
+    >>> leaves.flatten({"items": {"bias": 1, "embedding": 2}})
+    {'items/bias': 1, 'items/embedding': 2}
+    """
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {path_name(path): leaf for path, leaf in leaves}
 
 
-def abstract(tree: Any) -> dict[str, jax.ShapeDtypeStruct]:
-    """Name -> shape, dtype and sharding (where a leaf has none: the first local device)."""
+def abstract(tree: Tree) -> dict[str, jax.ShapeDtypeStruct]:
+    """Path -> shape, dtype and sharding (default: the first local device)."""
     local = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return {
         name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None) or local)
@@ -31,7 +52,7 @@ def abstract(tree: Any) -> dict[str, jax.ShapeDtypeStruct]:
     }
 
 
-def digest(x: Any) -> str:
+def digest(x: Array) -> str:
     """BLAKE2 of an array's bytes: the same for every sharding, on every process."""
     if isinstance(x, jax.Array) and not x.is_fully_addressable:
         if x.is_fully_replicated:
@@ -42,21 +63,21 @@ def digest(x: Any) -> str:
     return hashlib.blake2b(values.data, digest_size=16).hexdigest()
 
 
-def difference(stored: Mapping[str, Any], wanted: Mapping[str, Mapping[str, Any]]) -> str:
-    """What stands in the way of reading `wanted` from a checkpoint; empty: nothing.
+def difference(stored: Mapping[str, Stored], needed: Abstract) -> str:
+    """A line per leaf that keeps `needed` from being read from a checkpoint; empty: none does.
 
-    stored: `tree/leaf` -> (shape, dtype, ...). wanted: tree -> leaf name -> array-like. Trees
-    that are not wanted are left out.
+    stored: `tree/leaf` -> shape and dtype. needed: tree -> leaf path -> shape and dtype. Other
+    trees of the checkpoint are ignored.
     """
     model = {
         f"{name}/{leaf}": f"{x.dtype}{list(x.shape)}"
-        for name, tree in wanted.items()
+        for name, tree in needed.items()
         for leaf, x in tree.items()
     }
     saved = {
-        leaf: f"{dtype}{list(shape)}"
-        for leaf, (shape, dtype, *_) in stored.items()
-        if leaf.partition("/")[0] in wanted
+        leaf: f"{x.dtype}{list(x.shape)}"
+        for leaf, x in stored.items()
+        if leaf.partition("/")[0] in needed
     }
     lines = [f"missing {leaf} {kind}" for leaf, kind in model.items() if leaf not in saved]
     lines += [f"extra {leaf} {kind}" for leaf, kind in saved.items() if leaf not in model]

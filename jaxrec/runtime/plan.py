@@ -1,14 +1,18 @@
-"""What a compiled function will need: memory, work and traffic per device, before it runs.
+"""What a compiled function will need per device, before it runs: memory, FLOPs, traffic.
 
-Read from XLA's own plan (`memory_analysis`, `cost_analysis`) and from the compiled text, where
-every collective stands with the shape of its result. Loops whose number of turns XLA knows
-count as often as they turn.
+Read from XLA's own analyses (`memory_analysis`, `cost_analysis`) and from the compiled text, which
+has every collective with the shape of its result. Collectives in a loop are counted once per
+iteration where XLA knows the trip count.
 """
 
 import math
 import re
 from collections import Counter
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+import jax
+
+from jaxrec.types import Json
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 BITS = {
@@ -22,7 +26,7 @@ _OPERATION = re.compile(
 )
 _CALLED = re.compile(r"(?:body|calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
-_TURNS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+_TRIP_COUNT = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
 
 
@@ -39,32 +43,33 @@ def collectives(text: str) -> list[tuple[Collective, int]]:
 
     A conditional counts all of its branches.
     """
-    found: dict[str, list[Collective]] = {}
+    operations: dict[str, list[Collective]] = {}  # by computation
     calls: dict[str, list[tuple[str, int]]] = {}
     entry, current = "", ""
     for line in text.splitlines():
         if match := _COMPUTATION.match(line):
             current = match[2]
-            found[current], calls[current] = [], []
+            operations[current], calls[current] = [], []
             entry = current if match[1] else entry
             continue
         if not current:
             continue
         if match := _OPERATION.search(line):
-            found[current].append(_collective(match["kind"], match["shape"], bool(match["start"])))
+            operation = _collective(match["kind"], match["shape"], bool(match["start"]))
+            operations[current].append(operation)
             continue
-        turns = _TURNS.search(line)
+        trips = _TRIP_COUNT.search(line)
         names = _CALLED.findall(line)
         if match := _BRANCHES.search(line):
             names += [name.strip().lstrip("%") for name in match[1].split(",")]
-        calls[current] += [(name, int(turns[1]) if turns else 1) for name in names]
+        calls[current] += [(name, int(trips[1]) if trips else 1) for name in names]
     total: Counter[Collective] = Counter()
 
     def walk(name: str, times: int) -> None:
-        for one in found.get(name, ()):
-            total[one] += times
-        for called, turns in calls.get(name, ()):
-            walk(called, times * turns)
+        for operation in operations.get(name, ()):
+            total[operation] += times
+        for called, trips in calls.get(name, ()):
+            walk(called, times * trips)
 
     walk(entry, 1)
     return list(total.items())
@@ -84,41 +89,44 @@ def _collective(kind: str, shape: str, start: bool) -> Collective:
 def traffic(text: str) -> dict[str, dict[str, int]]:
     """kind -> {count, bytes}: results of collectives per device and call."""
     by_kind: dict[str, dict[str, int]] = {}
-    for one, times in collectives(text):
-        row = by_kind.setdefault(one.kind, {"count": 0, "bytes": 0})
+    for operation, times in collectives(text):
+        row = by_kind.setdefault(operation.kind, {"count": 0, "bytes": 0})
         row["count"] += times
-        row["bytes"] += times * one.bytes
+        row["bytes"] += times * operation.bytes
     return by_kind
 
 
-def memory(compiled: Any) -> dict[str, int]:
-    """Bytes per device: arguments, results (those that reuse arguments left out), temporaries."""
-    plan = compiled.memory_analysis()
-    parts = {
-        "arguments": int(plan.argument_size_in_bytes),
-        "results": int(plan.output_size_in_bytes - plan.alias_size_in_bytes),
-        "temporaries": int(plan.temp_size_in_bytes),
-        "program": int(plan.generated_code_size_in_bytes),
+def memory(compiled: jax.stages.Compiled) -> dict[str, int]:
+    """Bytes per device: arguments, results (without those that reuse arguments), temporaries."""
+    analysis = compiled.memory_analysis()
+    assert analysis is not None
+    sizes = {
+        "arguments": int(analysis.argument_size_in_bytes),
+        "results": int(analysis.output_size_in_bytes - analysis.alias_size_in_bytes),
+        "temporaries": int(analysis.temp_size_in_bytes),
+        "program": int(analysis.generated_code_size_in_bytes),
     }
-    return {**parts, "total": sum(parts.values())}
+    return {**sizes, "total": sum(sizes.values())}
 
 
-def describe(compiled: Any) -> dict[str, Any]:
+def describe(compiled: jax.stages.Compiled) -> Json:
     """JSON value of a compiled function: `memory`, `traffic`, XLA's FLOPs and bytes accessed.
 
-    XLA counts the body of a loop once, however often it turns.
+    XLA counts the body of a loop once, whatever its trip count.
     """
     cost = compiled.cost_analysis() or {}
+    text = compiled.as_text()
+    assert text is not None
     return {
         "memory": memory(compiled),
         "xla_flops": float(cost.get("flops", 0.0)),
         "xla_bytes_accessed": float(cost.get("bytes accessed", 0.0)),
-        "collectives": traffic(compiled.as_text()),
+        "collectives": traffic(text),
     }
 
 
-def lines(plan: dict[str, Any]) -> list[str]:
-    """The same for people."""
+def lines(plan: Json) -> list[str]:
+    """`describe`'s value as lines of text."""
     size = plan["memory"]
     text = [
         f"memory per device: {size['total'] / 2**20:,.1f} MiB ("

@@ -1,11 +1,10 @@
-"""SIGTERM as a request: finish the step, save, exit 0."""
+"""SIGTERM as a request to finish the step, save, and exit with status 0."""
 
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
-from typing import Any
 
 import jax
 
@@ -13,24 +12,24 @@ from jaxrec.runtime import distributed
 
 
 class Preempted(Exception):
-    """SIGTERM arrived where work can be given up at once; not an error."""
+    """SIGTERM arrived while work could be abandoned at once; not an error."""
 
 
 class Preemption:
     """While entered, SIGTERM sets `requested` instead of ending the process.
 
-    Inside `interrupting()` it raises Preempted as well: for work that can be repeated
-    (validation, data preparation) and would outlast the time that a preempted machine has.
-    Signals reach the main thread only; entered elsewhere it does nothing.
+    Inside `interrupting()` it raises Preempted as well: for work that can be repeated (validation,
+    data preparation) and may take longer than a preempted machine has left. Signals reach the main
+    thread only; entered in another thread it does nothing.
 
-    Of several processes none may leave alone what all have to do together: there
+    In a run of several processes no process may abandon collective work alone: there
     `interrupting()` does nothing, and long work calls `poll()` on every process instead.
     """
 
     def __init__(self) -> None:
         self.requested = False
         self._interrupting = False
-        self._previous: Any = None
+        self._previous: Callable[[int, FrameType | None], object] | int | None = None
 
     def __enter__(self) -> "Preemption":
         if threading.current_thread() is threading.main_thread():
@@ -54,9 +53,9 @@ class Preemption:
             raise Preempted
 
     def poll(self) -> None:
-        """Raises Preempted on every process of several when SIGTERM reached one of them.
+        """Raises Preempted on every process of a run when SIGTERM reached one of them.
 
-        To be called by all of them; a single process is interrupted by the signal itself.
+        Every process must call it. A run of one process is interrupted by the signal itself.
         """
         if jax.process_count() > 1 and distributed.any_process(self.requested):
             self.requested = True
@@ -64,7 +63,7 @@ class Preemption:
 
     @contextlib.contextmanager
     def interrupting(self) -> Iterator[None]:
-        """SIGTERM raises Preempted in this block, also when it came before it."""
+        """SIGTERM raises Preempted in this block, even if it arrived before the block."""
         if jax.process_count() > 1:
             yield
             return

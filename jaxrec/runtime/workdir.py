@@ -16,16 +16,22 @@ import json
 import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from jaxrec import config as config_lib
 from jaxrec.config import Config
 from jaxrec.errors import WorkdirError
+from jaxrec.types import Json
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+CONFIG = "config.json"
+DATASET = "dataset.json"
 CHECKPOINTS = "checkpoints"
 METRICS = "metrics.jsonl"
 
-# What a run may change and still be the same run: how long, how often, where and on what.
+# Keys that a run may change and still be the same run: how long, how often, where and on what.
 FREE = (
     "train.steps",
     "train.log_every",
@@ -51,15 +57,21 @@ FREE = (
 
 
 class Ancestor(NamedTuple):
-    """Data that the present one was appended to: its digests (as in dataset.json), its items."""
+    """A data set that the present one was appended to.
+
+    digests: as in its dataset.json. items: how many it had.
+    """
 
     digests: Mapping[str, str]
     items: int
 
 
 class Claim(NamedTuple):
-    """changed: free keys that changed, in words. grown: the run's data was appended to since;
-    the folder still says the old one until `adopt`."""
+    """What differs from the last start of a run.
+
+    changed: a line for each free key that changed. grown: the run's data was appended to since; the
+    folder names the old data until `adopt`.
+    """
 
     changed: list[str]
     grown: bool = False
@@ -67,7 +79,7 @@ class Claim(NamedTuple):
 
 @contextlib.contextmanager
 def lock(folder: pathlib.Path) -> Iterator[None]:
-    """Holds the folder for one training process; a killed process lets go of it.
+    """Holds the folder for one training process; the lock ends with the process.
 
     Raises WorkdirError when another process trains there.
     """
@@ -91,35 +103,32 @@ def claim(
 ) -> Claim:
     """Makes `folder` this run's, or checks that it is.
 
-    digests: what of the data must stay the same (data, vocabulary). ancestors: what this data
-    was appended to; a run of one of them is continued with train.continue_on_new_data. Raises
-    WorkdirError when the folder belongs to another configuration or data set, naming what differs.
+    digests: of the data and the vocabulary, which must stay the same. ancestors: data sets that
+    this one was appended to; a run of one of them is continued with train.continue_on_new_data.
+    Raises WorkdirError when the folder belongs to another configuration or data set, naming what
+    differs.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    config_file, data_file = folder / "config.json", folder / "dataset.json"
-    if not config_file.exists():
-        strangers = [name for name in (CHECKPOINTS, METRICS) if (folder / name).exists()]
-        if strangers:
+    if not (folder / CONFIG).exists():
+        leftovers = [name for name in (CHECKPOINTS, METRICS) if (folder / name).exists()]
+        if leftovers:
             raise WorkdirError(
-                f"workdir {folder} has {' and '.join(strangers)} but no config.json: it cannot "
+                f"workdir {folder} has {' and '.join(leftovers)} but no config.json: it cannot "
                 "be told whose they are; name another --workdir"
             )
-        write_text(data_file, json.dumps(dict(digests), indent=2, sort_keys=True))
-        write_text(config_file, config_lib.to_json(config))
+        write_text(folder / DATASET, _json(digests))
+        write_text(folder / CONFIG, config_lib.to_json(config))
         return Claim([])
-    # a key that came after the run was started had its default then
-    stored = flatten(Config()) | _read(config_file)
-    known = _read(data_file) if data_file.exists() else {}
+    stored, here, known = _stored(folder), flatten(config), _digests(folder)
     grown = known != dict(digests) and any(known == dict(a.digests) for a in ancestors)
-    here = flatten(config)
     lines = _differences(stored, here)
     free = ("data.append",) if grown else ()
-    barred = [line for key, line in lines.items() if not is_free(key) and key not in free]
-    if barred:
+    refused = [line for key, line in lines.items() if not is_free(key) and key not in free]
+    if refused:
         raise WorkdirError(
             f"workdir {folder} belongs to another configuration "
-            f"({_essence(stored)} there, {_essence(here)} here): {'; '.join(barred)}. "
-            "Name another --workdir, or give the old values"
+            f"({_digest_of_kept(stored)} there, {_digest_of_kept(here)} here): "
+            f"{'; '.join(refused)}. Name another --workdir, or give the old values"
         )
     if grown and not config.train.continue_on_new_data:
         raise WorkdirError(
@@ -135,30 +144,31 @@ def claim(
                 f"give the data it was trained on{_advice(config)}"
             )
     if lines and not grown:
-        write_text(config_file, config_lib.to_json(config))
+        write_text(folder / CONFIG, config_lib.to_json(config))
     return Claim(list(lines.values()), grown)
 
 
 def check(folder: pathlib.Path, config: Config) -> None:
     """Checks that `folder` holds a run whose model this configuration describes.
 
-    Keys that decide neither data nor model nor what is asked of it (`train.*` and `FREE`) may
-    differ. Raises WorkdirError naming those that must not.
+    Keys that decide neither data nor model nor the task (`train.*` and `FREE`) may differ. Raises
+    WorkdirError naming those that must not.
     """
     load_config(folder)
-    lines = _differences(flatten(Config()) | _read(folder / "config.json"), flatten(config))
-    barred = [line for key, line in lines.items() if not is_free(key) and key[:6] != "train."]
-    if barred:
+    lines = _differences(_stored(folder), flatten(config))
+    refused = [
+        line for key, line in lines.items() if not is_free(key) and not key.startswith("train.")
+    ]
+    if refused:
         raise WorkdirError(
-            f"workdir {folder} holds a run of another configuration: {'; '.join(barred)}. Give the "
-            "values it was trained with, or name the folder of the run that you mean"
+            f"workdir {folder} holds a run of another configuration: {'; '.join(refused)}. Give "
+            "the values it was trained with, or name the folder of the run that you mean"
         )
 
 
 def check_data(folder: pathlib.Path, digests: Mapping[str, str]) -> None:
     """Checks that a run was trained on this data and split. Raises WorkdirError otherwise."""
-    file = folder / "dataset.json"
-    known = _read(file) if file.exists() else {}
+    known = _digests(folder)
     for name, value in digests.items():
         if known.get(name) != value:
             raise WorkdirError(
@@ -169,10 +179,10 @@ def check_data(folder: pathlib.Path, digests: Mapping[str, str]) -> None:
 
 
 def adopt(folder: pathlib.Path, config: Config, digests: Mapping[str, str]) -> None:
-    """Makes a run of data before `ancestors`' later files one of this data (see `Claim.grown`)."""
+    """Makes a run of an ancestor of this data a run of this data (see `Claim.grown`)."""
     # in this order: a process killed in between finds its run still grown, and comes here again
-    write_text(folder / "config.json", config_lib.to_json(config))
-    write_text(folder / "dataset.json", json.dumps(dict(digests), indent=2, sort_keys=True))
+    write_text(folder / CONFIG, config_lib.to_json(config))
+    write_text(folder / DATASET, _json(digests))
 
 
 def _advice(config: Config) -> str:
@@ -185,20 +195,23 @@ def _advice(config: Config) -> str:
 
 
 def load_config(folder: pathlib.Path) -> Config:
-    """The configuration of the run in `folder`. Raises WorkdirError when there is none."""
-    file = folder / "config.json"
+    """The configuration of the run in `folder`.
+
+    Raises WorkdirError for a folder without a run and for a run of an earlier layout.
+    """
+    file = folder / CONFIG
     if not file.is_file():
         raise WorkdirError(f"workdir {folder} has no config.json: train there first")
-    _read(file)
+    _stored(folder)
     return config_lib.from_json(file.read_text())
 
 
-def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(config: "DataclassInstance", prefix: str = "") -> Json:
     """Dotted key -> value of a config."""
-    flat: dict[str, Any] = {}
+    flat: Json = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
             flat |= flatten(value, f"{prefix}{field.name}.")
         else:
             flat[f"{prefix}{field.name}"] = value
@@ -220,7 +233,30 @@ def write_text(path: pathlib.Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def _read(file: pathlib.Path) -> dict[str, Any]:
+def _stored(folder: pathlib.Path) -> Json:
+    """Dotted key -> value of the run's configuration.
+
+    Raises WorkdirError for keys that this revision does not have.
+    """
+    # a key that came after the run was started had its default then
+    defaults, stored = flatten(Config()), _read(folder / CONFIG)
+    unknown = sorted(set(stored) - set(defaults))
+    if unknown:
+        raise WorkdirError(
+            f"workdir {folder} was written by an earlier layout of jaxrec (its {CONFIG} has "
+            f"{', '.join(unknown[:3])}); train again in another --workdir (or use the revision "
+            "that wrote it)"
+        )
+    return defaults | stored
+
+
+def _digests(folder: pathlib.Path) -> Json:
+    """Digests of the data that the run was trained on; empty when they are missing."""
+    file = folder / DATASET
+    return _read(file) if file.exists() else {}
+
+
+def _read(file: pathlib.Path) -> Json:
     try:
         values = json.loads(file.read_text())
     except ValueError as error:
@@ -228,8 +264,12 @@ def _read(file: pathlib.Path) -> dict[str, Any]:
     return _flat_json(values)
 
 
-def _flat_json(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def _json(digests: Mapping[str, str]) -> str:
+    return json.dumps(dict(digests), indent=2, sort_keys=True)
+
+
+def _flat_json(values: Json, prefix: str = "") -> Json:
+    flat: Json = {}
     for name, value in values.items():
         if isinstance(value, dict):
             flat |= _flat_json(value, f"{prefix}{name}.")
@@ -238,8 +278,8 @@ def _flat_json(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _differences(stored: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, str]:
-    """Key -> what differs, in words."""
+def _differences(stored: Json, here: Json) -> dict[str, str]:
+    """Key -> a line with both values, of every key whose values differ."""
     return {
         key: f"{key}={_show(stored, key)} there, {_show(here, key)} here"
         for key in sorted({*stored, *here})
@@ -247,14 +287,15 @@ def _differences(stored: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str
     }
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
+    """As JSON reads it back: tuples are lists."""
     return list(value) if isinstance(value, tuple) else value
 
 
-def _show(values: Mapping[str, Any], key: str) -> str:
+def _show(values: Json, key: str) -> str:
     return repr(_plain(values[key])) if key in values else "missing"
 
 
-def _essence(values: Mapping[str, Any]) -> str:
+def _digest_of_kept(values: Json) -> str:
     """Digest of the keys that a run must keep."""
     return config_lib.digest({k: _plain(v) for k, v in values.items() if not is_free(k)})

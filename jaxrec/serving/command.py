@@ -101,7 +101,7 @@ def _prepared(rec: Any, args: argparse.Namespace) -> Any:
 
 
 def _track(label: str) -> Any:
-    from jaxrec.data.progress import track
+    from jaxrec.runtime.progress import track
 
     def tracked(values: Iterable[Any], total: int) -> Iterator[Any]:
         return track(values, total, label)

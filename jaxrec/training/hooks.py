@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 import jax
 
 from jaxrec.config import TrainConfig
+from jaxrec.runtime.metrics_writer import VALIDATION, MetricsWriter
 from jaxrec.runtime.progress import Progress
-from jaxrec.runtime.writer import VALIDATION, MetricsWriter
 from jaxrec.training.step import StepMetrics, TrainState
 from jaxrec.training.window import Window
 from jaxrec.types import Batch, Params

@@ -21,9 +21,9 @@ from jaxrec.items import hashed
 from jaxrec.nn.item_tower import TOWER
 from jaxrec.runtime import distributed, environment, workdir
 from jaxrec.runtime import mesh as mesh_lib
+from jaxrec.runtime.metrics_writer import MetricsWriter
 from jaxrec.runtime.preemption import Preempted, Preemption
 from jaxrec.runtime.progress import Progress
-from jaxrec.runtime.writer import MetricsWriter
 from jaxrec.training import resume
 from jaxrec.training import step as step_lib
 from jaxrec.training.hooks import Hook, MetricsLog, Profiler

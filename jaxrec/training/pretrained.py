@@ -8,9 +8,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxrec.config import Config
-from jaxrec.interop import towers
-from jaxrec.items import popularity
-from jaxrec.model.network import scale_at_start
+from jaxrec.interop import huggingface, item_towers
+from jaxrec.items import popularity, text_table
+from jaxrec.model.initial import starting_from
+from jaxrec.model.network import initial_scale
 from jaxrec.model.recommender import Model
 from jaxrec.nn.item_tower import TOWER, ItemTower
 from jaxrec.runtime import leaves
@@ -41,16 +42,14 @@ def starting_init(
     ConfigError.
     """
     init = fresh_init(model, tower)
-    loaded: dict[str, np.ndarray] = {}
+    known: dict[str, np.ndarray] = {}
     if config.model.texts.model:
-        loaded |= _item_leaves(config, tower, texts=texts, folder=folder, mesh=mesh, say=say)
+        known |= _item_leaves(config, tower, texts=texts, folder=folder, mesh=mesh, say=say)
     if config.model.texts.user_model:
-        loaded |= towers.user_leaves(config.model.texts.user_model)
-    if loaded:
-        init = towers.starting_from(init, loaded)
+        known |= huggingface.encoder_leaves(config.model.texts.user_model)
     if config.model.item_bias:
-        init = popularity.starting_from(init, counts, scale_at_start(config.loss))
-    return init
+        known |= popularity.leaves(counts, initial_scale(config.loss))
+    return starting_from(init, known) if known else init
 
 
 def _item_leaves(
@@ -65,12 +64,14 @@ def _item_leaves(
     """Path -> value of what comes from the folder of the item tower."""
     loaded: dict[str, np.ndarray] = {}
     if config.loss.similarity == "cosine" and not config.loss.temperature:
-        loaded |= towers.scale_leaf(config.model.texts.model)
+        loaded |= item_towers.scale_leaf(config.model.texts.model)
     weights = None
     if tower is not None:
-        weights = towers.tower_weights(config.model, tower)
+        weights = item_towers.tower_weights(config.model, tower)
         loaded |= {f"{TOWER}/{name}": leaf for name, leaf in leaves.flatten(weights).items()}
         if not config.model.texts.standardize:
             return loaded  # the first validation makes the table
-    encoded = towers.encode_catalog(config.model, texts, folder, params=weights, mesh=mesh, say=say)
-    return loaded | towers.table_leaves(encoded.vectors, config.model.texts.standardize)
+    encoded = item_towers.encode_catalog(
+        config.model, texts, folder, params=weights, mesh=mesh, say=say
+    )
+    return loaded | text_table.leaves(encoded.vectors, config.model.texts.standardize)

@@ -22,9 +22,8 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
 from jaxrec.config import Config, TextsConfig
-from jaxrec.data import item_words
-from jaxrec.interop import towers
-from jaxrec.items import table, text_vectors
+from jaxrec.data import item_tokens
+from jaxrec.items import table, text_table, text_vectors
 from jaxrec.model.recommender import Model
 from jaxrec.nn.item_tower import TOWER, ItemTower
 from jaxrec.objective import sampling
@@ -63,7 +62,7 @@ def attach(
     negatives: Negatives,
     *,
     text_of_item: np.ndarray,
-    tokens: item_words.Words,
+    tokens: item_tokens.TokenizedTexts,
     shape: Shape,
     end: int | None,
 ) -> TextBatch:
@@ -79,10 +78,10 @@ def attach(
     text = np.full(len(padded), -1, np.int64)
     text[: len(ids)] = text_of_item[ids]
     present = np.unique(text[text >= 0])
-    filled = item_words.fill_rows(tokens.lengths[present] + int(end is not None), shape.row_length)
+    filled = item_tokens.fill_rows(tokens.lengths[present] + int(end is not None), shape.row_length)
     chunks = shape.chunks(min(len(padded) - 1, len(tokens)))
-    packed, order = item_words.lay_out(
-        tokens, present, filled, (chunks * shape.rows, shape.row_length), end
+    packed, order = item_tokens.lay_out(
+        tokens, present, filled, (chunks * shape.rows, shape.row_length), end=end
     )
     number = np.zeros(len(tokens) + 1, np.int32)  # the last: no text
     number[order] = np.arange(1, len(order) + 1)
@@ -92,7 +91,7 @@ def attach(
         batch=batch._replace(items=rows[: items.size].reshape(items.shape)),
         negatives=negatives._replace(ids=rows[items.size :]),
         text_of_row=number[text],
-        tokens=packed.words.reshape(size),
+        tokens=packed.tokens.reshape(size),
         owner=packed.owner.reshape(size),
         positions=packed.positions.reshape(size),
         used=np.asarray(-(-len(filled) // shape.rows), np.int32),
@@ -132,22 +131,24 @@ def abstract_text_items(config: Config, tower: ItemTower, mesh: Mesh) -> TextIte
 
 
 class KnownTexts:
-    """The tokens of texts that are tokenised already, in place of `item_words.Tokenizer`."""
+    """The tokens of texts that are tokenised already, in place of `item_tokens.Tokenizer`."""
 
-    def __init__(self, texts: Sequence[str], tokens: item_words.Words):
+    def __init__(self, texts: Sequence[str], tokens: item_tokens.TokenizedTexts):
         self._numbers = {text: number for number, text in enumerate(texts)}
         self._tokens = tokens
 
-    def words(self, texts: Sequence[str], longest: int) -> item_words.Words:
+    def tokenize(self, texts: Sequence[str], longest: int) -> item_tokens.TokenizedTexts:
         """Tokens of some of the texts; they are cut already."""
         del longest
         known = self._tokens
         pieces = [
-            known.words[known.offsets[n] : known.offsets[n + 1]]
+            known.tokens[known.offsets[n] : known.offsets[n + 1]]
             for n in (self._numbers[text] for text in texts)
         ]
         offsets = np.concatenate([[0], np.cumsum([len(piece) for piece in pieces])])
-        return item_words.Words(np.concatenate(pieces), offsets.astype(np.int64), known.cut)
+        return item_tokens.TokenizedTexts(
+            np.concatenate(pieces), offsets.astype(np.int64), known.cut
+        )
 
 
 def make_text_items(
@@ -167,12 +168,12 @@ def make_text_items(
     folder: where tokens and vectors are kept. Raises DataError.
     """
     texts = config.model.texts
-    composed = item_words.compose(columns, texts.fields, texts.prompt)
-    distinct, text_of_item = item_words.distinct(composed)
+    composed = item_tokens.compose(columns, texts.fields, texts.prompt)
+    distinct, text_of_item = item_tokens.distinct(composed)
     text_vectors.check(distinct)
-    tokenizer = item_words.Tokenizer(texts.model, tower.text.vocabulary)
+    tokenizer = item_tokens.Tokenizer(texts.model, tower.text.vocabulary)
     tokenise = functools.partial(
-        item_words.tokenised, tokenizer, distinct, texts.max_tokens, folder
+        item_tokens.tokenize_once, tokenizer, distinct, texts.max_tokens, folder
     )
     distributed.leader_first(tokenise)
     tokens = tokenise()
@@ -209,7 +210,7 @@ def make_text_items(
             say=say,
         )
         items = params[table.ITEMS]
-        embedding = towers.filled(encoded.vectors, np.asarray(items[table.MEAN]))
+        embedding = text_table.filled(encoded.vectors, np.asarray(items[table.MEAN]))
         embedding = distributed.spread(embedding, items[table.EMBEDDING].sharding)
         distributed.leader_first(lambda: _remove_others(encoded.folder))
         return {**params, table.ITEMS: {**items, table.EMBEDDING: embedding}}

@@ -36,7 +36,7 @@ class TextBatch(NamedTuple):
 
     text_of_row: int32 [I], the text of every row, 0 where it has none (padding is row 0).
     tokens, owner, positions: int32 [S, C, T] texts 1, 2, ... packed as in
-    `data.item_words.Packed`. used: int32 [], chunks that hold texts, the first ones.
+    `data.item_tokens.PackedTexts`. used: int32 [], chunks that hold texts, the first ones.
     """
 
     batch: Batch

@@ -7,7 +7,7 @@ import numpy as np
 
 from benchmarks import item_texts
 from jaxrec.config import LlamaConfig, ModelConfig
-from jaxrec.data import item_words
+from jaxrec.data import item_tokens
 from jaxrec.nn.item_tower import ItemTower
 from jaxrec.nn.text_model import TextModel
 
@@ -17,7 +17,7 @@ def test_packed_and_padded_encode_the_same():
     tower = ItemTower(TextModel(config, 9), "mean")
     lengths = np.asarray([2, 7, 3, 1, 2])
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    words = item_words.Words(np.arange(15, dtype=np.int32) % 9, offsets, 0)
+    words = item_tokens.TokenizedTexts(np.arange(15, dtype=np.int32) % 9, offsets, 0)
     args = argparse.Namespace(rows=2, row_length=8, padded_rows=2, repeats=1)
     row = item_texts.measure(tower, tower.init(jax.random.key(0)), words, args)
     assert row["relative_difference"] < 1e-4
@@ -30,7 +30,7 @@ def test_packed_and_padded_encode_the_same():
 def test_positions_of_a_whole_catalog():
     lengths = np.asarray([3, 5, 2, 6, 8])
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    words = item_words.Words(np.zeros(24, np.int32), offsets, 0)
+    words = item_tokens.TokenizedTexts(np.zeros(24, np.int32), offsets, 0)
     found = item_texts.packing(words, rows=4, row_length=8)
     assert (found["texts"], found["words"]) == (5, 24)
     assert found["packed_per_word"] == 1.0  # 8, 6 + 2, 5 + 3

@@ -20,6 +20,7 @@ SCRIPT = """
 import json, sys
 from jaxrec.config import DataConfig
 from jaxrec.data import beam, prepare, sorting
+from jaxrec.errors import DataError
 sorting.BUCKET = {bucket}
 engine = beam.Pool() if {beam} else None
 for config, folder in json.loads(sys.stdin.read()):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxrec.data.catalog import FILE
-from jaxrec.data.schema import Vocabulary
+from jaxrec.data.vocabulary import Vocabulary
 from jaxrec.errors import DataError, WorkdirError
 from jaxrec.serving import Catalog
 from tests.serving import standin

@@ -3,7 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from jaxrec.data.schema import Vocabulary, check, check_ids, seconds
+from jaxrec.data.schema import check, check_ids, seconds
+from jaxrec.data.vocabulary import Vocabulary
 from jaxrec.errors import DataError
 
 

@@ -298,7 +298,7 @@ def test_every_reader_says_what_it_reads():
     from jaxrec.config import CHOICES
 
     for name in CHOICES["data.dataset"]:
-        module = importlib.import_module(f"jaxrec.data.datasets.{name}")
+        module = importlib.import_module(f"jaxrec.data.datasets.{datasets.MODULES.get(name, name)}")
         assert callable(module.read)
         if name not in ("table", "synthetic", "completejourney"):
             for part in ("icence", "data.path"):

@@ -10,7 +10,7 @@ from jaxrec import config as config_lib
 from jaxrec.runtime import mesh as mesh_lib
 from jaxrec.session import Session
 from tests.data import upstream
-from tests.interop.test_towers import tower_folder
+from tests.interop.folders import tower_folder
 
 SMALL = {"kv_heads": 1, "head_width": 4, "ffn_width": 12}
 RECIPES = {

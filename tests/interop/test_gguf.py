@@ -80,7 +80,7 @@ def test_a_file_becomes_a_folder(tmp_path, capsys):
     pytest.importorskip("tokenizers")
     weights = write(tmp_path / "m.gguf")
     assert gguf.main([str(tmp_path / "m.gguf"), f"--output={tmp_path}/m", "--dtype=float32"]) == 0
-    assert "2 layers of width 8, 2/1 heads, 7 words" in capsys.readouterr().out
+    assert "2 layers of width 8, 2/1 heads, 7 tokens" in capsys.readouterr().out
     model, params = huggingface.load(tmp_path / "m")
     assert model.tied
     assert model.context == 32

@@ -41,7 +41,7 @@ def failure(capsys, path):
 def test_command():
     """One line per quantity and exit status 0, as the module is run."""
     run = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "jaxrec.interop.persrec", str(CAUSAL)],
+        [sys.executable, "-W", "error", "-m", "jaxrec.interop.golden", str(CAUSAL)],
         capture_output=True,
         text=True,
         timeout=300,

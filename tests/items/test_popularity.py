@@ -10,7 +10,8 @@ from jaxrec.errors import ConfigError
 from jaxrec.items import popularity
 from jaxrec.layout import SegmentLayout
 from jaxrec.model import recommender
-from jaxrec.model.network import scale_at_start
+from jaxrec.model.initial import starting_from
+from jaxrec.model.network import initial_scale
 from jaxrec.model.parameters import has_item_rows
 from jaxrec.runtime import mesh as mesh_lib
 from jaxrec.session import Session
@@ -30,11 +31,11 @@ def build(loss=LOSSES["dot"], **model):
 
 
 def test_log_popularity():
-    found = popularity.log_popularity(COUNTS)
-    assert found[0] == 0
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found[1:].mean(), 0, atol=1e-6)
-    np.testing.assert_allclose(np.diff(found[1:3]), [-np.log(8)], rtol=1e-6)
+    biases = popularity.log_popularity(COUNTS)
+    assert biases[0] == 0
+    assert biases.dtype == np.float32
+    np.testing.assert_allclose(biases[1:].mean(), 0, atol=1e-6)
+    np.testing.assert_allclose(np.diff(biases[1:3]), [-np.log(8)], rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -42,35 +43,38 @@ def test_logits_of_a_user_of_whom_nothing_is_known_are_popularity(name):
     """Before training, for an output of zeros: scores times scale are the log of the counts."""
     loss = LOSSES[name]
     model = build(loss)
-    params = popularity.starting_from(model.init, COUNTS, scale_at_start(loss))(jax.random.key(0))
-    x = np.asarray(model.queries(params, np.zeros((1, 8), np.float32)))[0]
-    scale = float(model.network.apply({"params": params}, method=type(model.network).scale))
-    logits = scale * np.asarray(model.item_table(params)) @ x
+    known = popularity.leaves(COUNTS, initial_scale(loss))
+    params = starting_from(model.init, known)(jax.random.key(0))
+    x = np.asarray(model.queries(params, np.zeros((1, 8), np.float32)).vectors)[0]
+    items = model.item_vectors(params)
+    logits = float(model.scale(params)) * (np.asarray(items.vectors) @ x + items.bias)
     np.testing.assert_allclose(logits, popularity.log_popularity(COUNTS), rtol=1e-5)
 
 
 def test_vectors_that_enter_the_encoder_have_no_bias():
     model = build(item_width=6)
     params = model.init(jax.random.key(0))
-    assert params["item_embedding"].shape == (8, 7)
-    other = {**params, "item_embedding": params["item_embedding"].at[:, -1].add(5.0)}
+    assert params["items"]["embedding"].shape == (8, 6)
+    assert params["items"]["bias"].shape == (8,)
+    other = {**params, "items": {**params["items"], "bias": params["items"]["bias"] + 5.0}}
     items = np.asarray([[3, 1, 7, 4, 5, 1, 2, 6, 3]])
     lengths, times = np.asarray([[3, 3, 3]]), np.arange(10)[None]
     ask = jax.jit(lambda p: model.forward(p, items, LAYOUT, lengths, times)[0])
     np.testing.assert_array_equal(ask(params), ask(other))
-    tables = [np.asarray(model.item_table(p)) for p in (params, other)]
-    np.testing.assert_array_equal(tables[0][:, :8], tables[1][:, :8])
-    np.testing.assert_allclose(tables[1][:, 8] - tables[0][:, 8], 5.0, rtol=1e-6)
+    items = [model.item_vectors(p) for p in (params, other)]
+    np.testing.assert_array_equal(items[0].vectors, items[1].vectors)
+    np.testing.assert_allclose(items[1].bias - items[0].bias, 5.0, rtol=1e-6)
 
 
 def test_biases_arrive_where_the_table_is_split():
     model = build()
-    init = popularity.starting_from(model.init, COUNTS, scale_at_start(LOSSES["dot"]))
+    known = popularity.leaves(COUNTS, initial_scale(LOSSES["dot"]))
+    init = starting_from(model.init, known)
     mesh = mesh_lib.make_mesh(MeshConfig(data=2, model=4))
     like = mesh_lib.abstract(mesh, lambda: init(jax.random.key(0)), has_item_rows)
-    placed = mesh_lib.create(lambda: init(jax.random.key(0)), like)["item_embedding"]
+    placed = mesh_lib.create(lambda: init(jax.random.key(0)), like)["items"]["bias"]
     assert placed.sharding.spec[0] == "model"
-    np.testing.assert_array_equal(placed[:, -1], popularity.log_popularity(COUNTS))
+    np.testing.assert_array_equal(placed, popularity.log_popularity(COUNTS))
 
 
 def test_a_run_starts_at_the_popularity_of_its_training_events(tmp_path):
@@ -86,7 +90,7 @@ def test_a_run_starts_at_the_popularity_of_its_training_events(tmp_path):
     params = session.init()(jax.random.key(0))
     expected = popularity.log_popularity(session.prepared.counts)
     assert expected.std() > 0
-    np.testing.assert_array_equal(params["item_embedding"][:, -1], expected)
+    np.testing.assert_array_equal(params["items"]["bias"], expected)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +101,7 @@ def test_items_without_a_row_to_learn_have_no_bias(key, value, words):
     config = Config()
     config.model.item_bias = True
     if key == "texts":
-        config.model.texts.model = value
+        config.model.texts.model, config.train.frozen = value, ("^item_embedding",)
     else:
         config.model.item_hash, config.model.item_rows = value, 100
     with pytest.raises(ConfigError, match=f"model.item_bias=True.*{words}"):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jaxrec.config import LlamaConfig, MeshConfig, ModelConfig
-from jaxrec.data import item_words as texts
+from jaxrec.data import item_tokens
 from jaxrec.errors import DataError
 from jaxrec.items import text_vectors
 from jaxrec.nn.item_tower import ItemTower
@@ -21,15 +21,16 @@ class Letters:
     """A tokenizer of single letters."""
 
     def __init__(self):
-        self.asked = []
+        self.texts = []
 
-    def words(self, given, longest):
-        self.asked += given
-        ids = [[ord(c) - 96 for c in text if c != " "] for text in given]
+    def tokenize(self, texts, longest):
+        self.texts += texts
+        ids = [[ord(c) - 96 for c in text if c != " "] for text in texts]
         cut = sum(len(i) > longest for i in ids)
         ids = [i[:longest] for i in ids]
         offsets = np.concatenate([[0], np.cumsum([len(i) for i in ids])])
-        return texts.Words(np.asarray([i for text in ids for i in text], np.int32), offsets, cut)
+        flat = np.asarray([i for text in ids for i in text], np.int32)
+        return item_tokens.TokenizedTexts(flat, offsets, cut)
 
 
 @pytest.fixture(scope="module")
@@ -44,15 +45,15 @@ def encode(params, folder, given=TEXTS, tokenizer=None, **more):
 
 def test_every_item_gets_its_text_s_vector(params, tmp_path):
     said = []
-    found = encode(params, tmp_path, say=said.append)
-    assert (found.new, found.known, found.without_text, found.cut) == (4, 0, 2, 1)
-    assert found.words == 2 + 1 + 2 + 1
-    assert found.computed % 16 == 0
-    np.testing.assert_array_equal(found.vectors[[0, 3]], np.zeros((2, 4)))
-    np.testing.assert_array_equal(found.vectors[1], found.vectors[4])
-    assert len({row.tobytes() for row in found.vectors}) == 5
+    encoded = encode(params, tmp_path, say=said.append)
+    assert (encoded.new, encoded.known, encoded.without_text, encoded.cut) == (4, 0, 2, 1)
+    assert encoded.tokens == 2 + 1 + 2 + 1
+    assert encoded.positions % 16 == 0
+    np.testing.assert_array_equal(encoded.vectors[[0, 3]], np.zeros((2, 4)))
+    np.testing.assert_array_equal(encoded.vectors[1], encoded.vectors[4])
+    assert len({row.tobytes() for row in encoded.vectors}) == 5
     alone = encode(params, tmp_path / "other", ["c"]).vectors[0]
-    np.testing.assert_allclose(found.vectors[2], alone, atol=1e-6)
+    np.testing.assert_allclose(encoded.vectors[2], alone, atol=1e-6)
     assert "4 of 4 encoded" in said[-1]
 
 
@@ -62,10 +63,10 @@ def test_known_texts_are_not_encoded_again(params, tmp_path):
     letters = Letters()
     whole = encode(params, tmp_path, [*TEXTS, "z"], letters)
     assert (first.new, whole.known, whole.new) == (2, 2, 3)
-    assert sorted(letters.asked) == ["d e f", "g", "z"]
+    assert sorted(letters.texts) == ["d e f", "g", "z"]
     np.testing.assert_array_equal(whole.vectors[:3], first.vectors)
     again = encode(params, tmp_path, [*TEXTS, "z"])
-    assert (again.new, again.known, again.computed) == (0, 5, 0)
+    assert (again.new, again.known, again.positions) == (0, 5, 0)
     np.testing.assert_array_equal(again.vectors, whole.vectors)
 
 

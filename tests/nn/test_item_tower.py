@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxrec.config import LlamaConfig, ModelConfig
-from jaxrec.data import item_words as texts
+from jaxrec.data import item_tokens as texts
 from jaxrec.nn.item_tower import ItemTower
 from jaxrec.nn.text_model import TextModel
 
@@ -50,7 +50,7 @@ def alone(tower, params, words, text):
 def test_packed_vectors_are_those_of_texts_alone(pooling, backend):
     tower, params = tower_of(pooling, attention=backend)
     words = words_of()
-    ((packed, order),) = texts.pack(words, range(5), 4, 8, tower.end, devices=4)
+    ((packed, order),) = texts.pack(words, range(5), 4, 8, end=tower.end, devices=4)
     vectors = tower.vectors(params, *packed, 7)
     assert vectors.dtype == jnp.float32
     for number, text in enumerate(order):
@@ -61,7 +61,7 @@ def test_packed_vectors_are_those_of_texts_alone(pooling, backend):
 
 def test_chunks_change_no_gradient():
     tower, params = tower_of("token", remat=True)
-    ((packed, _),) = texts.pack(words_of(), range(5), 4, 8, tower.end, devices=4)
+    ((packed, _),) = texts.pack(words_of(), range(5), 4, 8, end=tower.end, devices=4)
 
     def loss(params, rows):
         return jnp.square(tower.vectors(params, *packed, 5, rows=rows)).sum()

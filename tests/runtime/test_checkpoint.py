@@ -1,5 +1,7 @@
 """Checkpoints: exact, verified, never damaged by what comes later."""
 
+import hashlib
+import json
 import logging
 import os
 import pathlib
@@ -19,6 +21,7 @@ from jaxrec.config import MeshConfig
 from jaxrec.errors import CheckpointError, StructureError
 from jaxrec.runtime import checkpoint, leaves
 from jaxrec.runtime import mesh as mesh_lib
+from jaxrec.runtime.checkpoint import integrity
 
 
 def has_item_rows(path):
@@ -176,7 +179,7 @@ def test_a_wrong_value_behind_sound_files_names_the_leaf(tmp_path, monkeypatch):
     noise, trees = noise_trees()
     checkpoint.save(tmp_path, 4, trees, {})
     flip_noise(tmp_path, noise)
-    monkeypatch.setattr(checkpoint, "_check_files", lambda *_: None)
+    monkeypatch.setattr(integrity, "check_files", lambda *_: None)
     with pytest.raises(CheckpointError, match=r"checkpoint 4 in .* corrupt: params/noise is not"):
         checkpoint.restore(tmp_path, 4, trees)
 
@@ -225,6 +228,32 @@ def test_another_structure_is_a_readable_difference(tmp_path):
         assert "missing params/c/d int32[7]" in text
         assert "extra params/b float32[2]" in text
         assert "params/a is float32[3, 4], the model has float32[3, 5]" in text
+
+
+@pytest.mark.parametrize(
+    ("written", "age"), [(1, "an earlier"), (None, "an earlier"), (3, "a later")]
+)
+def test_a_checkpoint_of_another_layout_is_refused(tmp_path, written, age):
+    """Whoever reads it: nothing is set aside, nothing is guessed."""
+    trees = {"params": {"a": jnp.zeros(3)}}
+    checkpoint.save(tmp_path, 5, trees, {}, best=5)
+    file = tmp_path / "5" / "record.json"
+    record = json.loads(file.read_text())["record"]
+    assert record.pop("format") == 2
+    record |= {} if written is None else {"format": written}
+    digest = hashlib.blake2b(json.dumps(record, sort_keys=True).encode(), digest_size=16)
+    file.write_text(json.dumps({"digest": digest.hexdigest(), "record": record}))
+    for read in (
+        lambda: checkpoint.restore(tmp_path, 5, trees),
+        lambda: checkpoint.restore_latest(tmp_path, trees),
+        lambda: checkpoint.load_params(tmp_path, trees["params"]),
+        lambda: checkpoint.load_params(tmp_path, trees["params"], "latest"),
+    ):
+        with pytest.raises(
+            CheckpointError, match=f"checkpoint 5 in .* {age} layout of jaxrec; train"
+        ):
+            read()
+    assert [path.name for path in tmp_path.iterdir()] == ["5"]
 
 
 def test_unknown_step(tmp_path):

@@ -9,15 +9,15 @@ import sys
 
 import pytest
 
-from jaxrec.runtime import environment, progress, writer
+from jaxrec.runtime import environment, metrics_writer, progress
+from jaxrec.runtime.metrics_writer import MetricsWriter
 from jaxrec.runtime.progress import Progress
-from jaxrec.runtime.writer import MetricsWriter
 
 
 @pytest.fixture(autouse=True)
 def _no_board(monkeypatch):
     """TensorBoard events have their own test."""
-    monkeypatch.setattr(writer.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(metrics_writer.importlib.util, "find_spec", lambda name: None)
 
 
 def lines(folder):
@@ -52,7 +52,7 @@ def test_a_torn_last_line_is_dropped_a_torn_middle_one_reported(tmp_path, caplog
     assert [row["step"] for row in lines(tmp_path)] == [1, 2]
     assert not caplog.text
     path.write_text('{"step": 1, "a": 1.0}\n{"st\n{"step": 3, "a": 3.0}\n')
-    assert [row["step"] for row in writer.read_metrics(path)] == [1, 3]
+    assert [row["step"] for row in metrics_writer.read_metrics(path)] == [1, 3]
     assert "line 2" in caplog.text
 
 

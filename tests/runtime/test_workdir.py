@@ -98,6 +98,20 @@ def test_a_key_that_came_after_the_start_had_its_default(tmp_path):
         workdir.claim(tmp_path, config, DIGESTS)
 
 
+def test_a_run_of_an_earlier_layout_is_refused(tmp_path):
+    workdir.claim(tmp_path, Config(), DIGESTS)
+    values = json.loads((tmp_path / "config.json").read_text())
+    values["train"]["clip"] = 1.0
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    for use in (
+        lambda: workdir.claim(tmp_path, Config(), DIGESTS),
+        lambda: workdir.check(tmp_path, Config()),
+        lambda: workdir.load_config(tmp_path),
+    ):
+        with pytest.raises(WorkdirError, match=r"earlier layout of jaxrec .*train\.clip.*; train"):
+            use()
+
+
 def test_strange_and_damaged_folders(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(WorkdirError, match=r"has checkpoints but no config.json"):

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxrec.config import Config, HSTUConfig, ModelConfig
 from jaxrec.data.records import Record
-from jaxrec.data.schema import Vocabulary
+from jaxrec.data.vocabulary import Vocabulary
 from jaxrec.layout import SegmentLayout
 from jaxrec.model import recommender
 from jaxrec.serving import Catalog, Recommender

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec.config import Config
-from jaxrec.runtime import checkpoint
+from jaxrec.runtime.checkpoint import integrity
 from jaxrec.training import loop
 from jaxrec.training.task import DataIdentity, Task
 from jaxrec.types import Batch
@@ -153,14 +153,14 @@ class Fault:
     def install(self) -> None:
         if self.where != "save":
             return
-        digest = checkpoint._file_digest
+        digest = integrity.file_digest
 
         def hurting(path):
             if int(path.relative_to(sys.argv[1]).parts[1].removesuffix(".new")) >= self.step:
                 self._hurt()
             return digest(path)
 
-        checkpoint._file_digest = hurting
+        integrity.file_digest = hurting
 
 
 def main():

@@ -10,11 +10,12 @@ import pytest
 
 from jaxrec import config as config_lib
 from jaxrec.config import Config, LlamaConfig, MeshConfig
-from jaxrec.data import item_words
-from jaxrec.interop import huggingface, towers
-from jaxrec.items import table
+from jaxrec.data import item_tokens
+from jaxrec.interop import huggingface, item_towers
+from jaxrec.items import table, text_table
 from jaxrec.layout import SegmentLayout
 from jaxrec.model import parameters, recommender, states
+from jaxrec.model.initial import starting_from
 from jaxrec.nn.item_tower import TOWER
 from jaxrec.objective import sampling
 from jaxrec.runtime import checkpoint, leaves
@@ -23,7 +24,7 @@ from jaxrec.training import loop, text_batches, text_step
 from jaxrec.training import optimizer as optimizer_lib
 from jaxrec.training.task import Task
 from jaxrec.types import Batch
-from tests.interop.test_towers import tower_folder
+from tests.interop.folders import tower_folder
 
 ITEMS, USERS = 9, 8
 NAMES = ["", "a", "b", "a b", "b a a", "", "a", "a a a a", "b b", "b b b"]  # 5: none, 6: as 1
@@ -77,13 +78,11 @@ class Run:
         self.config, self.work = config, work
         self.layout = SegmentLayout.from_config(config.layout)
         self.model = recommender.build(config.model, config.loss, self.layout, ITEMS)
-        self.tower = towers.tower_of(config.model)
+        self.tower = item_towers.tower_of(config.model)
         self.mesh = mesh_lib.make_mesh(MeshConfig(data=devices))
-        weights = towers.tower_weights(config.model, self.tower)
+        weights = item_towers.tower_weights(config.model, self.tower)
         given = {f"{TOWER}/{name}": x for name, x in leaves.flatten(weights).items()}
-        self.init = towers.starting_from(
-            text_batches.with_tower(self.model.init, self.tower), given
-        )
+        self.init = starting_from(text_batches.with_tower(self.model.init, self.tower), given)
         self.items = text_batches.make_text_items(
             config,
             self.model,
@@ -123,8 +122,8 @@ def params(run):
 def alone(run, params, item):
     """The vector of an item by the definition: its text in a row of its own, the token behind."""
     folder = run.config.model.texts.model
-    tokenizer = item_words.Tokenizer(folder, run.tower.text.vocabulary)
-    words = tokenizer.words([item_words.compose(COLUMNS, ("title",), "")[item]], 12).words
+    tokenizer = item_tokens.Tokenizer(folder, run.tower.text.vocabulary)
+    words = tokenizer.tokenize([item_tokens.compose(COLUMNS, ("title",), "")[item]], 12).tokens
     decoder = params["decoder"]
     x = np.concatenate([decoder["embedding"][words], params["token"][None]])[None]
     ones = np.ones(x.shape[:2], np.int32)
@@ -162,7 +161,7 @@ def test_any_batch_fits_the_rows():
         lengths = rng.integers(1, longest + 1, 60)
         lengths[::2] = longest
         offsets = np.concatenate([[0], np.cumsum(lengths)])
-        tokens = item_words.Words(np.ones(offsets[-1], np.int32), offsets, 0)
+        tokens = item_tokens.TokenizedTexts(np.ones(offsets[-1], np.int32), offsets, 0)
         text_of_item = np.arange(-1, 60)
         items = rng.permutation(60)[:50].reshape(5, 10).astype(np.int32) + 1
         empty = np.zeros(0, np.int32)
@@ -296,20 +295,22 @@ def test_adapters_leave_the_weights_of_the_tower_as_they_are(folder, tmp_path):
     ]
     # exported, it is a plain folder that encodes the same
     assert (
-        towers.main([str(tmp_path / "run"), f"--output={tmp_path / 'out'}", "--checkpoint=latest"])
+        item_towers.main(
+            [str(tmp_path / "run"), f"--output={tmp_path / 'out'}", "--checkpoint=latest"]
+        )
         == 0
     )
     again = dataclasses.replace(
         config.model.texts, model=str(tmp_path / "out"), train="frozen", pooling="token"
     )
     plain = dataclasses.replace(config.model, texts=again)
-    encoded = towers.encode_catalog(plain, COLUMNS, tmp_path / "vectors")
+    encoded = item_towers.encode_catalog(plain, COLUMNS, tmp_path / "vectors")
     like = jax.eval_shape(run.model.init, jax.random.key(0))
     _, params = checkpoint.load_params(tmp_path / "run" / "checkpoints", like, "latest")
     np.testing.assert_allclose(encoded.vectors[1:5], params["items"]["embedding"][1:5], atol=1e-5)
     # a cold item gets its vector from the exported tower
-    more = towers.append_items(
-        params, towers.encode_catalog(plain, {"title": ["a b"]}, tmp_path / "vectors").vectors
+    more = text_table.append_items(
+        params, item_towers.encode_catalog(plain, {"title": ["a b"]}, tmp_path / "vectors").vectors
     )
     embedding = more["items"]["embedding"]
     np.testing.assert_allclose(embedding[-1], params["items"]["embedding"][3], atol=1e-5)

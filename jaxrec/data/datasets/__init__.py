@@ -1,17 +1,17 @@
-"""One reader per source: `read(config)` gives raw interactions and, where known, item texts."""
+"""One reader per source: `read(config)` returns raw interactions and, where known, item texts."""
 
 import dataclasses
 import importlib
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from jaxrec.config import CHOICES, DataConfig
 from jaxrec.data.datasets import files
 from jaxrec.data.raw import Raw
 from jaxrec.errors import DataError
+from jaxrec.types import Json
 
-# readers of a list of files -> what of a folder they read
+# readers of a list of files -> glob of the files that they read of a folder; empty: no folder
 FILES = {
     "table": "",
     "amazon_reviews": "",
@@ -19,7 +19,8 @@ FILES = {
     "merrec": "**/*.parquet",
     "kuairand": "log_standard_*.csv",
 }
-# keys that say what a table is; the other readers know it of their files
+MODULES = {"table": "interaction_table"}  # values of data.dataset that are not a module's name
+# keys that describe a table; the other readers know the columns of their files
 TABLE_KEYS = {"event_column": "", "time_unit": "s", "time_zone": ""}
 
 
@@ -39,23 +40,25 @@ def read(config: DataConfig, downloads: Path) -> Raw:
 
 
 def parts(config: DataConfig) -> list[DataConfig]:
-    """Configurations that read one file each, in the order in which `read` reads all of them; of
-    sources that are no list of files: `config`."""
+    """Configurations that read one file each, in the order in which `read` reads them.
+
+    `config` alone for sources that are not a list of files.
+    """
     inside = FILES.get(config.dataset)
     if inside is None:
         return [config]
-    found = files.find(config.path, "data.path", inside)
-    return [dataclasses.replace(config, path=str(file)) for file in found]
+    paths = files.find(config.path, "data.path", inside)
+    return [dataclasses.replace(config, path=str(path)) for path in paths]
 
 
-def fingerprint(config: DataConfig) -> Any:
-    """JSON value that identifies the source's content: versions, or hashes of the files."""
+def fingerprint(config: DataConfig) -> Json:
+    """A JSON value that identifies the content of the source: versions, or hashes of its files."""
     return _reader(config).fingerprint(config)
 
 
 def _reader(config: DataConfig) -> ModuleType:
-    # by name, when asked for: a reader's own packages are needed by its users alone
+    # imported on use: only users of a reader need its packages
     names = CHOICES["data.dataset"]
     if config.dataset not in names:
         raise ValueError(f"data.dataset={config.dataset!r}: allowed are {', '.join(names)}")
-    return importlib.import_module(f"{__name__}.{config.dataset}")
+    return importlib.import_module(f"{__name__}.{MODULES.get(config.dataset, config.dataset)}")

@@ -24,12 +24,13 @@ import ast
 import gzip
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 from jaxrec.config import DataConfig
 from jaxrec.data.datasets import files
 from jaxrec.data.raw import Chunk, Names, Raw
 from jaxrec.errors import DataError
+from jaxrec.types import Json
 
 if TYPE_CHECKING:
     import polars as pl
@@ -39,8 +40,11 @@ ROWS = 1 << 15  # items parsed at once
 
 
 class Release(NamedTuple):
-    """names: columns of events. unit: of times. texts: default text columns. item: id in the
-    items' file."""
+    """Columns of a release.
+
+    names: of events. unit: of times. texts: default text columns. item: id column of the file of
+    items.
+    """
 
     names: Names
     unit: str
@@ -62,7 +66,8 @@ RELEASES = {
 ASIN = r"^(?:B[0-9A-Z]{9}|\d{9}[0-9X])$"
 
 
-def fingerprint(config: DataConfig) -> Any:
+def fingerprint(config: DataConfig) -> Json:
+    """Identifies the content of the source (see `jaxrec.data.datasets.fingerprint`)."""
     _release(config)
     return {
         "reader": VERSION,
@@ -73,14 +78,14 @@ def fingerprint(config: DataConfig) -> Any:
 
 def read(config: DataConfig, downloads: Path) -> Raw:
     """Reviews as events, and the items' texts where `data.items_path` is set."""
-    release, found, items = _release(config), files.find(config.path, "data.path"), _items(config)
+    release, paths, items = _release(config), files.find(config.path, "data.path"), _items(config)
     types = dict.fromkeys(release.names[:2], "String") | {release.names.time: "Int64"}
     header = ("user", "item", "rating", "timestamp") if config.variant == "2014" else ()
     hint = f"Set data.path and data.variant to files of one release; {config.variant!r} is set"
     form = files.Format(types=types, header=header, hint=hint)
 
     def chunks() -> Iterator[Chunk]:
-        for chunk in files.chunks(found, release.names, form):
+        for chunk in files.chunks(paths, release.names, form):
             _check_order(chunk, release.names)
             yield chunk
 
@@ -130,8 +135,8 @@ def _literals(file: Path, item: str, columns: tuple[str, ...]) -> "Iterator[pl.D
     with _open(file) as stream, files.guarded(file):
         for number, line in enumerate(stream):
             try:
-                found = ast.literal_eval(line.decode())
-                rows.append([found[item], *(_plain(found.get(name)) for name in columns)])
+                values = ast.literal_eval(line.decode())
+                rows.append([values[item], *(_plain(values.get(name)) for name in columns)])
             except (SyntaxError, ValueError, KeyError, AttributeError, TypeError) as error:
                 raise DataError(
                     f"{file}: line {number + 1} is no item of 2014 ({error!r}): a Python "
@@ -147,8 +152,8 @@ def _open(file: Path) -> IO[bytes]:
     return gzip.open(file) if file.suffix == ".gz" else file.open("rb")  # type: ignore[return-value]
 
 
-def _plain(value: Any) -> str | None:
-    """Texts as they are; (nested) lists joined with commas."""
+def _plain(value: object) -> str | None:
+    """A value as text; (nested) lists are joined with commas."""
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, list):

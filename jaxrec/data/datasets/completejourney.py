@@ -5,14 +5,14 @@ README calls the data simulated from real patterns; the R package `completejourn
 is a port, says that these are transactions of real households (84.51 degrees). 1,469,307 rows,
 68,509 products; 13,343 of them are bought 20 times or more and stay by default.
 
-Inside a basket the rows are sorted by product id and share one timestamp: left as they are, the
-order would tell the next item. They are shuffled inside baskets with `data.seed`.
+Rows of a basket share one timestamp and are sorted by product id, so their order would leak the
+next item. They are shuffled inside baskets with `data.seed`.
 """
 
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from jaxrec.data.datasets import files
 from jaxrec.data.ingest import to_numpy
 from jaxrec.data.raw import Chunk, Names, Raw
 from jaxrec.errors import DataError
+from jaxrec.types import Json
 
 if TYPE_CHECKING:
     import polars as pl
@@ -30,7 +31,8 @@ TEXT_COLUMNS = ("department", "brand", "product_category", "product_type", "pack
 VERSION = 1  # of this reader: raise it when the same package gives other rows
 
 
-def fingerprint(config: DataConfig) -> Any:
+def fingerprint(config: DataConfig) -> Json:
+    """Identifies the content of the source (see `jaxrec.data.datasets.fingerprint`)."""
     return {"reader": VERSION, "package": PACKAGE}
 
 

@@ -23,12 +23,13 @@ also show the types: u32 users, lists of i32 articles, datetime[us], f32).
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jaxrec.config import DataConfig
 from jaxrec.data.datasets import files
 from jaxrec.data.raw import Chunk, Names, Raw
 from jaxrec.errors import DataError
+from jaxrec.types import Json
 
 if TYPE_CHECKING:
     import polars as pl
@@ -48,9 +49,10 @@ FORM = files.Format(hint="Set data.path to an unpacked bundle of recsys.eb.dk")
 USERS = 1 << 14  # histories unfolded at once
 
 
-def fingerprint(config: DataConfig) -> Any:
-    found = [path for part in _parts(config) for path in _files(config, part)]
-    return {"reader": VERSION, "files": files.fingerprint([_articles(config), *found])}
+def fingerprint(config: DataConfig) -> Json:
+    """Identifies the content of the source (see `jaxrec.data.datasets.fingerprint`)."""
+    paths = [path for part in _parts(config) for path in _files(config, part)]
+    return {"reader": VERSION, "files": files.fingerprint([_articles(config), *paths])}
 
 
 def read(config: DataConfig, downloads: Path) -> Raw:
@@ -79,7 +81,7 @@ def read(config: DataConfig, downloads: Path) -> Raw:
 
 
 def _check_zone(chunk: Chunk, zoned: dict[bool, str]) -> None:
-    """Raises DataError where some files say a time zone and others do not; zoned: those so far."""
+    """Raises DataError where only some files have times with a zone; zoned: the files so far."""
     named = getattr(chunk.frame.schema["time"], "time_zone", None) is not None
     zoned.setdefault(named, chunk.source)
     if len(zoned) > 1:

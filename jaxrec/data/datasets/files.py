@@ -1,7 +1,7 @@
 """Streams of rows from parquet, CSV and JSON-lines files, with errors that name the file.
 
-Polars reads: its streaming engine decodes a part of a file at a time, `.gz` and `.zst` as it
-goes, so memory does not grow with the files.
+Polars' streaming engine decodes a part of a file at a time and decompresses `.gz` and `.zst` on the
+way, so memory does not grow with the files.
 """
 
 import contextlib
@@ -9,7 +9,7 @@ import glob
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 from jaxrec.data.raw import CHUNK, Chunk, Names
 from jaxrec.data.schema import INT64_MAX, require
@@ -22,20 +22,19 @@ COMPRESSED = ("", ".gz", ".zst")
 PARQUET = (".parquet", ".pq")
 CSV = tuple(kind + packed for kind in (".csv", ".tsv") for packed in COMPRESSED)
 JSONL = tuple(kind + packed for kind in (".jsonl", ".ndjson") for packed in COMPRESSED)
-INFERENCE_ROWS = 10_000  # rows of a JSON-lines file that tell its columns and types
-OFFSET = r"(?:Z|[+-]\d{2}:?\d{2})$"  # of an ISO time that names its zone
+INFERENCE_ROWS = 10_000  # rows of a JSON-lines file from which columns and types are inferred
+OFFSET = r"(?:Z|[+-]\d{2}:?\d{2})$"  # of an ISO time with a zone
 INTEGER = r"^[+-]?\d+$"
 NUMBER = r"(?i)^[+-]?(?:\d+\.?\d*(?:e[+-]?\d+)?|\.\d+(?:e[+-]?\d+)?|nan|inf)$"
 
 
 class Format(NamedTuple):
-    """How a source writes its files, where it is known.
+    """What is known of the files of a source.
 
-    types: column -> polars type name ("Int64", "String", ...); others are found in the data.
-    text: comma or tab separated whatever the ending says.
-    header: column names of CSV files without a first line of names. separator: of CSV files.
-    times: columns in which text is read as ISO datetimes. zone: where times without a zone are
-    taken from, empty: UTC. hint: what to do about a missing column.
+    types: column -> polars type name ("Int64", "String", ...); others are inferred. text: the files
+    are comma or tab separated, whatever their ending. header: column names of CSV files without a
+    header line. separator: of CSV files. times: columns whose text is parsed as ISO datetimes.
+    zone: of times without a zone, empty for UTC. hint: advice about a missing column.
     """
 
     types: Mapping[str, str] = {}
@@ -48,9 +47,10 @@ class Format(NamedTuple):
 
 
 def find(pattern: str, key: str, inside: str = "") -> list[Path]:
-    """The files that a path or glob names, sorted; `key` is the config key in messages.
+    """The files that a path or glob names, sorted.
 
-    inside: glob of the files that a folder stands for; empty: folders are refused.
+    key: the config key in messages. inside: glob of the files of a folder; empty: folders are
+    refused. Raises DataError when there are none.
     """
     path = Path(pattern)
     if path.is_dir() and inside:
@@ -69,9 +69,9 @@ def find(pattern: str, key: str, inside: str = "") -> list[Path]:
     return files
 
 
-def fingerprint(files: Sequence[Path]) -> list[Any]:
-    """Size and hash of the first and last MiB of every file: tells edited files apart cheaply."""
-    prints: list[Any] = []
+def fingerprint(files: Sequence[Path]) -> list[list[int | str]]:
+    """[size, hash of the first and last MiB] of every file: a cheap test for edited files."""
+    prints: list[list[int | str]] = []
     for file in files:
         size = file.stat().st_size
         digest = hashlib.sha256()
@@ -84,7 +84,7 @@ def fingerprint(files: Sequence[Path]) -> list[Any]:
 
 
 def chunks(files: Sequence[Path], names: Names, form: Format = Format()) -> Iterator[Chunk]:  # noqa: B008
-    """The events of all files, one below the other."""
+    """The events of all files, one file after the other."""
     columns = {names.user: "user", names.item: "item", names.time: "time", names.event: "event"}
     columns.pop("", None)
     zones = _Zones(form)
@@ -105,18 +105,18 @@ def frames(
     Raises DataError naming the file when it is empty or damaged, lacks a column, or its types
     differ from those of the files before it.
     """
-    schema: Any = None
+    schema: pl.Schema | None = None
     zones = zones or _Zones(form)
     for file in files:
         with guarded(file):
             lazy = _scan(file, columns, form).select(columns)
-            found = lazy.collect_schema()
-        if schema is not None and found != schema:
+            own_schema = lazy.collect_schema()
+        if schema is not None and own_schema != schema:
             raise DataError(
-                f"{file}: column types {_types(found)} differ from those of {files[0]}: "
+                f"{file}: column types {_types(own_schema)} differ from those of {files[0]}: "
                 f"{_types(schema)}. Convert one of them"
             )
-        schema, row = found, 0
+        schema, row = own_schema, 0
         with guarded(file):
             batches = lazy.collect_batches(chunk_size=rows, engine="streaming")
         while True:
@@ -130,7 +130,7 @@ def frames(
 
 @contextlib.contextmanager
 def guarded(file: Path) -> Iterator[None]:
-    """Errors of reading become a DataError that names the file."""
+    """Turns errors of reading into a DataError that names the file."""
     import polars as pl
 
     try:
@@ -144,8 +144,18 @@ def guarded(file: Path) -> Iterator[None]:
         ) from error
 
 
+class _CsvOptions(TypedDict):
+    """Arguments of polars' `scan_csv`."""
+
+    separator: str
+    glob: bool
+    has_header: bool
+    infer_schema: bool
+    new_columns: list[str] | None
+
+
 def _scan(file: Path, columns: Sequence[str], form: Format) -> "pl.LazyFrame":
-    """The file with at least `columns`."""
+    """A lazy frame of the file that has at least `columns`."""
     import polars as pl
 
     name = file.name.lower()
@@ -167,7 +177,7 @@ def _scan(file: Path, columns: Sequence[str], form: Format) -> "pl.LazyFrame":
         require(lazy.collect_schema().names(), columns, str(file), form.hint)
         known = lazy.collect_schema()
         return pl.scan_ndjson(file, schema={c: types.get(c, known[c]) for c in columns})
-    options: dict[str, Any] = {
+    options: _CsvOptions = {
         "separator": form.separator or ("\t" if ".tsv" in name else ","),
         "glob": False,
         "has_header": not form.header,
@@ -179,45 +189,45 @@ def _scan(file: Path, columns: Sequence[str], form: Format) -> "pl.LazyFrame":
     if not form.header:
         types |= _kinds(file, plain, [c for c in columns if c not in types], form.times)
         return pl.scan_csv(file, **options, schema_overrides=types)
-    # overrides would name columns that get their names later
+    # overrides cannot name columns that are renamed by `new_columns`
     return plain.with_columns(pl.col(c).cast(kind) for c, kind in types.items() if c in columns)
 
 
 def _kinds(
     file: Path, plain: "pl.LazyFrame", columns: Sequence[str], times: Sequence[str]
-) -> dict[str, Any]:
-    """Types of CSV columns from all rows: a guess from the first ones breaks on mixed ids."""
+) -> "dict[str, type[pl.DataType]]":
+    """Types of CSV columns, from all rows: a guess from the first ones breaks on mixed ids."""
     import polars as pl
 
-    wanted = []
+    tests = []
     for column in columns:
         texts = pl.col(column)
-        # integers that do not fit are told apart from texts, to be refused by name
+        # integers beyond int64 are no texts: they are refused by name
         large = texts.filter(
             (texts.str.len_bytes() > 18) & texts.cast(pl.Int64, strict=False).is_null()
         )
-        wanted += [
+        tests += [
             texts.str.contains(INTEGER).all().alias(f"integer {column}"),
             texts.str.contains(NUMBER).all().alias(f"number {column}"),
             large.first().alias(f"large {column}"),
         ]
-    found = plain.select(wanted).collect(engine="streaming").row(0, named=True) if wanted else {}
-    kinds: dict[str, Any] = {}
+    values = plain.select(tests).collect(engine="streaming").row(0, named=True) if tests else {}
+    kinds: dict[str, type[pl.DataType]] = {}
     for column in columns:
-        if found[f"integer {column}"]:
-            if found[f"large {column}"] is not None:
+        if values[f"integer {column}"]:
+            if values[f"large {column}"] is not None:
                 advice = (
                     "Times are seconds since 1970: repair the column"
                     if column in times
                     else "Store such ids as text"
                 )
                 raise DataError(
-                    f"{file}: column {column!r} holds {found[f'large {column}']}, beyond int64 "
+                    f"{file}: column {column!r} holds {values[f'large {column}']}, beyond int64 "
                     f"(largest is {INT64_MAX}). {advice}"
                 )
             kinds[column] = pl.Int64
         else:
-            kinds[column] = pl.Float64 if found[f"number {column}"] else pl.String
+            kinds[column] = pl.Float64 if values[f"number {column}"] else pl.String
     return kinds
 
 
@@ -225,7 +235,7 @@ ZONES = {None: "", True: ", times with a zone", False: ", times without a zone"}
 
 
 class _Zones:
-    """Reads the time columns of all frames of a source; remembers whether they name a zone."""
+    """Parses the time columns of a source; zoned: whether its times have a zone, None: unknown."""
 
     def __init__(self, form: Format) -> None:
         self.form = form
@@ -275,5 +285,5 @@ class _Zones:
             ) from error
 
 
-def _types(schema: Mapping[str, Any]) -> str:
+def _types(schema: "Mapping[str, pl.DataType]") -> str:
     return ", ".join(f"{name} {kind}" for name, kind in schema.items())

@@ -15,11 +15,12 @@ Files, columns, types and numbers of events as in the README of github.com/chong
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jaxrec.config import DataConfig
 from jaxrec.data.datasets import files
 from jaxrec.data.raw import Chunk, Names, Raw
+from jaxrec.types import Json
 
 if TYPE_CHECKING:
     import polars as pl
@@ -33,15 +34,16 @@ FORM = files.Format(
 )
 
 
-def fingerprint(config: DataConfig) -> Any:
-    found = _logs(config)
-    return {"reader": VERSION, "files": files.fingerprint([*found, *_videos(found)])}
+def fingerprint(config: DataConfig) -> Json:
+    """Identifies the content of the source (see `jaxrec.data.datasets.fingerprint`)."""
+    logs = _logs(config)
+    return {"reader": VERSION, "files": files.fingerprint([*logs, *_videos(logs)])}
 
 
 def read(config: DataConfig, downloads: Path) -> Raw:
     """Exposures with the strongest reaction; types and tags of videos."""
-    found = _logs(config)
-    videos = _videos(found)
+    logs = _logs(config)
+    videos = _videos(logs)
 
     def chunks() -> Iterator[Chunk]:
         import polars as pl
@@ -53,7 +55,7 @@ def read(config: DataConfig, downloads: Path) -> Raw:
             .then(pl.lit("click"))
             .otherwise(pl.lit("exposure"))
         )
-        for frame, file, row in files.frames(found, list(TYPES), FORM):
+        for frame, file, row in files.frames(logs, list(TYPES), FORM):
             columns = frame.select(user="user_id", item="video_id", time="time_ms", event=kind)
             yield Chunk(columns, str(file), row)
 

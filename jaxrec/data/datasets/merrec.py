@@ -8,7 +8,7 @@ over 100 GB in all, one shard will do to start) and set `data.path` to a folder,
 An event is one row: `user_id`, `product_id` as the item (listings, `item_id`, sell once; a product
 groups equal ones), `stime`, and `event_id`, one of six types (item_view, item_like,
 item_add_to_cart_tap, offer_make, buy_start, buy_comp), kept in records; `data.event_types` chooses.
-Users look at a product again and again: `data.repeats` says what becomes of that. Item texts are
+Users look at a product again and again: see `data.repeats`. Item texts are
 name, brand and three levels of categories of the first row of a product.
 
 Columns as in the authors' code that reads the shards (github.com/mercari/mercari-ml-merrec-pub-us:
@@ -18,11 +18,12 @@ source tells the type of `stime`: datetimes, ISO text and seconds are read.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jaxrec.config import DataConfig
 from jaxrec.data.datasets import files
 from jaxrec.data.raw import Names, Raw
+from jaxrec.types import Json
 
 if TYPE_CHECKING:
     import polars as pl
@@ -36,22 +37,23 @@ FORM = files.Format(
 )
 
 
-def fingerprint(config: DataConfig) -> Any:
+def fingerprint(config: DataConfig) -> Json:
+    """Identifies the content of the source (see `jaxrec.data.datasets.fingerprint`)."""
     return {"reader": VERSION, "files": files.fingerprint(_files(config))}
 
 
 def read(config: DataConfig, downloads: Path) -> Raw:
     """Events of all shards in the order of their names; texts of products."""
-    found = _files(config)
+    shards = _files(config)
 
     def texts() -> "Iterator[pl.DataFrame]":
-        for frame, _, _ in files.frames(found, ("product_id", *TEXTS), FORM._replace(times=())):
+        for frame, _, _ in files.frames(shards, ("product_id", *TEXTS), FORM._replace(times=())):
             # most rows repeat a product
             yield frame.unique("product_id", keep="first", maintain_order=True).rename(
                 {"product_id": "item"}
             )
 
-    return Raw(lambda: files.chunks(found, NAMES, FORM), NAMES, config.path, texts=texts)
+    return Raw(lambda: files.chunks(shards, NAMES, FORM), NAMES, config.path, texts=texts)
 
 
 def _files(config: DataConfig) -> list[Path]:

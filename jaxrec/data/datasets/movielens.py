@@ -19,12 +19,13 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from jaxrec.config import DataConfig
 from jaxrec.data.datasets import files
 from jaxrec.data.raw import Chunk, Names, Raw
 from jaxrec.errors import DataError
+from jaxrec.types import Json
 
 if TYPE_CHECKING:
     import polars as pl
@@ -55,7 +56,8 @@ VARIANTS = {
 }
 
 
-def fingerprint(config: DataConfig) -> Any:
+def fingerprint(config: DataConfig) -> Json:
+    """Identifies the content of the source (see `jaxrec.data.datasets.fingerprint`)."""
     variant = _variant(config)
     if not config.path:  # the download is checked against a checksum
         return {"reader": VERSION, "url": URL.format(folder=variant.zip or variant.folder)}

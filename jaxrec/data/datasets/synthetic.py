@@ -25,7 +25,6 @@ Any size: users are generated in chunks, each from a generator keyed by (seed, c
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -33,6 +32,7 @@ from jaxrec.config import DataConfig, SyntheticConfig
 from jaxrec.data.raw import Chunk, Names, Raw
 from jaxrec.data.schema import Interactions
 from jaxrec.errors import DataError
+from jaxrec.types import Json
 
 VERSION = 1
 OCCASION = 1  # raw id of the item that announces a return
@@ -45,7 +45,8 @@ YEARS = 10 * 31_556_952  # seconds that a history spans at most, about
 CHUNK = 1024  # users generated together
 
 
-def fingerprint(config: DataConfig) -> Any:
+def fingerprint(config: DataConfig) -> Json:
+    """Identifies the content of the source (see `jaxrec.data.datasets.fingerprint`)."""
     return {"reader": VERSION}
 
 

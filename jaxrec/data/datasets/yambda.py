@@ -19,12 +19,13 @@ months of seconds.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jaxrec.config import DataConfig
 from jaxrec.data.datasets import files
 from jaxrec.data.raw import CHUNK, Chunk, Names, Raw
 from jaxrec.errors import DataError
+from jaxrec.types import Json
 
 if TYPE_CHECKING:
     import polars as pl
@@ -40,22 +41,23 @@ FORM = files.Format(hint="Set data.path to parquet files of yandex/yambda as the
 USERS = 1 << 10  # sequences unfolded at once
 
 
-def fingerprint(config: DataConfig) -> Any:
-    found = files.find(config.path, "data.path")
-    kinds = [KINDS.get(file.stem, file.stem) for file in found]
-    return {"reader": VERSION, "kinds": kinds, "files": files.fingerprint(found)}
+def fingerprint(config: DataConfig) -> Json:
+    """Identifies the content of the source (see `jaxrec.data.datasets.fingerprint`)."""
+    paths = files.find(config.path, "data.path")
+    kinds = [KINDS.get(path.stem, path.stem) for path in paths]
+    return {"reader": VERSION, "kinds": kinds, "files": files.fingerprint(paths)}
 
 
 def read(config: DataConfig, downloads: Path) -> Raw:
     """Events of the named files."""
-    found = files.find(config.path, "data.path")
-    return Raw(lambda: _chunks(found), NAMES, config.path)
+    paths = files.find(config.path, "data.path")
+    return Raw(lambda: _chunks(paths), NAMES, config.path)
 
 
-def _chunks(found: list[Path]) -> Iterator[Chunk]:
+def _chunks(paths: list[Path]) -> Iterator[Chunk]:
     import polars as pl
 
-    for file in found:
+    for file in paths:
         with files.guarded(file):
             schema = pl.scan_parquet(file, glob=False).collect_schema()
         columns = ["uid", "item_id", "timestamp"]

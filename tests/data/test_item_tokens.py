@@ -1,11 +1,11 @@
-"""Item texts: composed, tokenised, cut, packed; and what is refused."""
+"""Item texts: composed, tokenized, cut, packed, and refused."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxrec.data import item_words as texts
+from jaxrec.data import item_tokens as texts
 from jaxrec.errors import DataError
 
 COLUMNS = {"title": ["", "Toy Story", " ", "Heat"], "main_genre": ["", "Animation", "", ""]}
@@ -25,8 +25,8 @@ def folder(tmp_path):
 
 
 def test_prompt_and_fields_of_an_item():
-    found = texts.compose(COLUMNS, prompt="Say: ")
-    assert found == [
+    composed = texts.compose(COLUMNS, prompt="Say: ")
+    assert composed == [
         "",
         "Say: title: Toy Story, main genre: Animation",
         "",  # an item without text has no prompt either
@@ -43,44 +43,44 @@ def test_no_items_table_and_unknown_fields():
 
 
 def test_equal_texts_are_one():
-    found, which = texts.distinct(["", "a", "b", "a", ""])
-    assert found == ["a", "b"]
-    assert which.tolist() == [-1, 0, 1, 0, -1]
+    distinct, index = texts.distinct(["", "a", "b", "a", ""])
+    assert distinct == ["a", "b"]
+    assert index.tolist() == [-1, 0, 1, 0, -1]
 
 
-def test_words_are_cut_and_counted(folder):
-    words = texts.Tokenizer(folder, 10).words(["title: Toy Story", "Heat"], 3)
-    assert words.words.tolist() == [1, 2, 3, 9]
-    assert words.offsets.tolist() == [0, 3, 4]
-    assert (words.cut, len(words)) == (1, 2)
-    whole = texts.Tokenizer(folder, 10).words(["title: Toy Story"], 50)
+def test_texts_are_cut_and_counted(folder):
+    tokenized = texts.Tokenizer(folder, 10).tokenize(["title: Toy Story", "Heat"], 3)
+    assert tokenized.tokens.tolist() == [1, 2, 3, 9]
+    assert tokenized.offsets.tolist() == [0, 3, 4]
+    assert (tokenized.cut, len(tokenized)) == (1, 2)
+    whole = texts.Tokenizer(folder, 10).tokenize(["title: Toy Story"], 50)
     assert whole.lengths.tolist() == [4]
 
 
-def test_a_catalog_is_tokenised_once(folder):
-    """The second time words come from the file; other texts or limits have a file of their own."""
-    tokenizer, given = texts.Tokenizer(folder, 10), ["title: Toy Story", "Heat"]
-    first = texts.tokenised(tokenizer, given, 3, folder / "kept")
+def test_a_catalog_is_tokenized_once(folder):
+    """The second time tokens come from the file; other texts or limits have a file of their own."""
+    tokenizer, catalog = texts.Tokenizer(folder, 10), ["title: Toy Story", "Heat"]
+    first = texts.tokenize_once(tokenizer, catalog, 3, folder / "kept")
     (file,) = (folder / "kept").iterdir()
     assert file.name.endswith(".array_record")
-    tokenizer._tokenizer = None  # it is not asked again
-    again = texts.tokenised(tokenizer, given, 3, folder / "kept")
-    np.testing.assert_array_equal(again.words, first.words)
+    tokenizer._tokenizer = None  # it is not called again
+    again = texts.tokenize_once(tokenizer, catalog, 3, folder / "kept")
+    np.testing.assert_array_equal(again.tokens, first.tokens)
     np.testing.assert_array_equal(again.offsets, first.offsets)
     assert again.cut == first.cut == 1
     whole = texts.Tokenizer(folder, 10)
-    assert texts.tokenised(whole, given, 9, folder / "kept").cut == 0
-    assert len(texts.tokenised(whole, given[:1], 3, folder / "kept")) == 1
+    assert texts.tokenize_once(whole, catalog, 9, folder / "kept").cut == 0
+    assert len(texts.tokenize_once(whole, catalog[:1], 3, folder / "kept")) == 1
     assert len(list((folder / "kept").iterdir())) == 3
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(DataError, match=r"array_record: damaged"):
-        texts.tokenised(whole, given, 3, folder / "kept")
+        texts.tokenize_once(whole, catalog, 3, folder / "kept")
 
 
 def test_tokenizer_and_weights_that_do_not_match(folder):
-    with pytest.raises(DataError, match="has 10 words, the weights beside it know 9"):
+    with pytest.raises(DataError, match="has 10 tokens, the weights beside it have 9"):
         texts.Tokenizer(folder, 9)
-    assert texts.Tokenizer(folder, 11).text([3, 4]) == "Toy Story"  # padded vocabularies are fine
+    assert texts.Tokenizer(folder, 11).decode([3, 4]) == "Toy Story"  # padded vocabularies are fine
 
 
 def test_bad_tokenizers(tmp_path, folder):
@@ -91,9 +91,9 @@ def test_bad_tokenizers(tmp_path, folder):
         texts.Tokenizer(folder, 10)
 
 
-def test_a_text_without_words(folder):
-    with pytest.raises(DataError, match="text 1 \\(' '\\) has no words"):
-        texts.Tokenizer(folder, 10).words(["Heat", " "], 5)
+def test_a_text_without_tokens(folder):
+    with pytest.raises(DataError, match="text 1 \\(' '\\) has no tokens"):
+        texts.Tokenizer(folder, 10).tokenize(["Heat", " "], 5)
 
 
 @given(
@@ -101,24 +101,24 @@ def test_a_text_without_words(folder):
     end=st.sampled_from([None, 99]),
     rows=st.integers(1, 4),
 )
-def test_packing_keeps_every_word_once(lengths, end, rows):
+def test_packing_keeps_every_token_once(lengths, end, rows):
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    words = texts.Words(np.arange(1, offsets[-1] + 1, dtype=np.int32), offsets, 0)
+    tokenized = texts.TokenizedTexts(np.arange(1, offsets[-1] + 1, dtype=np.int32), offsets, 0)
     which = list(range(0, len(lengths), 2))
     seen = []
-    for packed, numbers in texts.pack(words, which, rows, 12, end):
-        assert packed.words.shape == packed.owner.shape == packed.positions.shape
-        assert packed.words.shape[1] == 12
+    for packed, numbers in texts.pack(tokenized, which, rows, 12, end=end):
+        assert packed.tokens.shape == packed.owner.shape == packed.positions.shape
+        assert packed.tokens.shape[1] == 12
         assert rows % len(packed.owner) == 0
         assert (packed.owner.max(), packed.owner.min() >= 0) == (len(numbers), True)
         for number, text in enumerate(numbers, 1):
             row, column = np.nonzero(packed.owner == number)
             assert len(set(row)) == 1
             assert (np.diff(column) == 1).all()
-            content = words.words[offsets[text] : offsets[text + 1]].tolist()
-            assert packed.words[row, column].tolist() == content + ([end] if end else [])
+            content = tokenized.tokens[offsets[text] : offsets[text + 1]].tolist()
+            assert packed.tokens[row, column].tolist() == content + ([end] if end else [])
             assert packed.positions[row, column].tolist() == list(range(len(column)))
-        assert not packed.words[packed.owner == 0].any()
+        assert not packed.tokens[packed.owner == 0].any()
         seen += numbers
     assert sorted(seen) == which
 
@@ -132,13 +132,13 @@ def test_rows_are_nearly_full():
 
 
 def test_the_last_batches_have_no_empty_rows():
-    words = texts.Words(np.ones(7 * 4, np.int32), np.arange(8) * 4, 0)
-    sizes = [len(packed.owner) for packed, _ in texts.pack(words, range(7), 4, 4)]
+    tokenized = texts.TokenizedTexts(np.ones(7 * 4, np.int32), np.arange(8) * 4, 0)
+    sizes = [len(packed.owner) for packed, _ in texts.pack(tokenized, range(7), 4, 4)]
     assert sizes == [4, 2, 1]
-    sizes = [len(packed.owner) for packed, _ in texts.pack(words, range(7), 4, 4, devices=2)]
+    sizes = [len(packed.owner) for packed, _ in texts.pack(tokenized, range(7), 4, 4, devices=2)]
     assert sizes == [4, 2, 2]
 
 
 def test_a_text_longer_than_a_row():
-    with pytest.raises(ValueError, match="text of 9 words does not fit a row of 8"):
+    with pytest.raises(ValueError, match="text of 9 tokens does not fit a row of 8"):
         texts.fill_rows(np.asarray([3, 9]), 8)

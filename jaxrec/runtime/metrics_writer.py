@@ -1,4 +1,4 @@
-"""What a run reports: metrics.jsonl, TensorBoard events where tensorboardX is installed."""
+"""Metrics of a run: metrics.jsonl, and TensorBoard events where tensorboardX is installed."""
 
 import importlib.util
 import json
@@ -7,9 +7,13 @@ import math
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 from jaxrec.runtime import workdir
+from jaxrec.types import Json
+
+if TYPE_CHECKING:
+    from tensorboardX import SummaryWriter
 
 VALIDATION = "validation/"  # prefix of keys
 
@@ -17,22 +21,18 @@ log = logging.getLogger(__name__)
 
 
 class MetricsWriter:
-    """Appends one JSON object per line to `<folder>/metrics.jsonl`, each on disk at once.
+    """Appends JSON lines to `<folder>/metrics.jsonl`; each is on disk when `write` returns.
 
-    folder: the run's. start: the step that the run continues from, validated: the last one
-    whose validation is known; later lines are dropped first (they will be written again), so
-    the file is the trace of one run.
+    folder: the run's. start: the step that the run continues from. validated: the last step whose
+    validation is known (default: `start`). Later lines are dropped first, since they will be
+    written again: the file is the trace of one run.
     """
 
     def __init__(self, folder: pathlib.Path, start: int = 0, validated: int | None = None):
         path = folder / workdir.METRICS
         rewind(path, start, start if validated is None else validated)
         self._file = open(path, "a")  # noqa: SIM115 (closed in `close`)
-        self._board: Any = None
-        if importlib.util.find_spec("tensorboardX"):
-            from tensorboardX import SummaryWriter
-
-            self._board = SummaryWriter(str(folder / "events"), purge_step=start + 1)
+        self._board = _board(folder / "events", start + 1)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """`{"step": step, **values}`; a value that is not finite becomes null."""
@@ -50,7 +50,16 @@ class MetricsWriter:
             self._board.close()
 
 
-def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
+def _board(folder: pathlib.Path, first_step: int) -> "SummaryWriter | None":
+    """A writer of TensorBoard events, which hides older ones from `first_step` on."""
+    if not importlib.util.find_spec("tensorboardX"):
+        return None
+    from tensorboardX import SummaryWriter
+
+    return SummaryWriter(str(folder), purge_step=first_step)
+
+
+def read_metrics(path: pathlib.Path) -> list[Json]:
     """The lines of a metrics file; a torn last line (a killed process) is left out."""
     if not path.exists():
         return []
@@ -70,7 +79,7 @@ def rewind(path: pathlib.Path, step: int, validated: int) -> None:
     if not path.exists():
         return
 
-    def keep(row: dict[str, Any]) -> bool:
+    def keep(row: Json) -> bool:
         validation = any(key.startswith(VALIDATION) for key in row)
         return row.get("step", 0) <= (validated if validation else step)
 

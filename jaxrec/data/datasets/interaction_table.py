@@ -1,21 +1,22 @@
 """Any table of interactions: parquet, CSV or JSON-lines files with user, item and time columns.
 
-`data.path` names a file or a glob (files are read in sorted order; `.gz` and `.zst` are unpacked
-on the way), `data.user_column`, `data.item_column` and `data.time_column` its columns. Ids are
-integers or text; times are numbers that count `data.time_unit` since 1970, datetimes, or ISO text;
-those without a zone are of `data.time_zone` (UTC). `data.event_column` may name a column of event
-types. `data.items_path` may name a table of items with the same id column and the text columns of
-`data.text_columns`.
+The reader of `data.dataset=table`. `data.path` names a file or a glob (files are read in sorted
+order; `.gz` and `.zst` are decompressed), `data.user_column`, `data.item_column` and
+`data.time_column` its columns. Ids are integers or text. Times are numbers in `data.time_unit`
+since 1970, datetimes, or ISO text; times without a zone are in `data.time_zone` (default: UTC).
+`data.event_column` may name a column of event types. `data.items_path` may name a table of items
+with the same id column and the text columns `data.text_columns`.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jaxrec.config import DataConfig
 from jaxrec.data.datasets import files
 from jaxrec.data.raw import Names, Raw
 from jaxrec.errors import DataError
+from jaxrec.types import Json
 
 if TYPE_CHECKING:
     import polars as pl
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 VERSION = 2
 
 
-def fingerprint(config: DataConfig) -> Any:
+def fingerprint(config: DataConfig) -> Json:
+    """Identifies the content of the source (see `jaxrec.data.datasets.fingerprint`)."""
     items = files.find(config.items_path, "data.items_path") if config.items_path else []
     return {
         "reader": VERSION,
@@ -35,7 +37,7 @@ def fingerprint(config: DataConfig) -> Any:
 def read(config: DataConfig, downloads: Path) -> Raw:
     """The table's interactions and, with `data.items_path`, the items' texts."""
     names = Names(config.user_column, config.item_column, config.time_column, config.event_column)
-    found = files.find(config.path, "data.path")
+    paths = files.find(config.path, "data.path")
     form = files.Format(times=[config.time_column], zone=config.time_zone)
     if config.text_columns and not config.items_path:
         raise DataError(
@@ -47,7 +49,7 @@ def read(config: DataConfig, downloads: Path) -> Raw:
             f"data.items_path={config.items_path!r}: set data.text_columns to its text columns"
         )
     return Raw(
-        lambda: files.chunks(found, names, form),
+        lambda: files.chunks(paths, names, form),
         names,
         config.path,
         config.time_unit,
