@@ -1,8 +1,8 @@
-"""The figures under `results/` as one page: nothing in it is typed by hand.
+"""The figures under `results/` as one page; nothing in it is typed by hand.
 
     python -m benchmarks.figures results > docs/figures.md
 
-Files that the page does not know are left out; a missing file is a missing section.
+Unknown files are left out; a missing file is a missing section.
 """
 
 import argparse
@@ -11,11 +11,9 @@ import json
 import pathlib
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 from benchmarks import text_figures
-
-Record = dict[str, Any]
+from jaxrec.types import Json
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -24,29 +22,31 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def milliseconds(timed: Record) -> str:
+def milliseconds(timed: Json) -> str:
     """Median and range of a timing (`timing.interleaved`)."""
     low, high = timed["min_s"] * 1e3, timed["max_s"] * 1e3
     return f"{timed['median_s'] * 1e3:,.1f} ({low:,.1f} to {high:,.1f})"
 
 
 def megabytes(count: float) -> str:
+    """Bytes as megabytes."""
     return f"{count / 1e6:,.0f} MB"
 
 
-def attention(record: Record) -> str:
+def attention(record: Json) -> str:
+    """Dense against blocked attention."""
     rows = []
     for row in record["rows"]:
         times, peak = row["times"], row["peak_bytes"]
-        for part in ("forward", "forward+backward"):
+        for passes in ("forward", "forward+backward"):
             rows.append(
                 [
                     row["layout"],
                     row["kind"],
-                    part,
-                    milliseconds(times[f"{part} dense"]),
-                    milliseconds(times[f"{part} blocked"]),
-                    f"{row['speedup'][part]:.1f}",
+                    passes,
+                    milliseconds(times[f"{passes} dense"]),
+                    milliseconds(times[f"{passes} blocked"]),
+                    f"{row['speedup'][passes]:.1f}",
                     f"{row['pairs_dense'] / row['pairs_blocked']:.1f}",
                     f"{megabytes(peak['dense'])} / {megabytes(peak['blocked'])}",
                     f"{row['largest_relative_difference']:.0e}",
@@ -56,7 +56,8 @@ def attention(record: Record) -> str:
     return table([*head, "peak memory (both passes)", "difference"], rows)
 
 
-def step(record: Record) -> str:
+def step(record: Json) -> str:
+    """A training step, its components, and the memory of the full softmax."""
     rows = []
     for row in record["rows"]:
         share = row["share_of_blocked"]
@@ -90,7 +91,8 @@ def step(record: Record) -> str:
     )
 
 
-def serving(record: Record) -> str:
+def serving(record: Json) -> str:
+    """Latency of a request and the cost of an event."""
     names = ("full", "recent", "cached", "served")
     rows = []
     for row in record["rows"]:
@@ -118,7 +120,8 @@ def serving(record: Record) -> str:
     )
 
 
-def store(record: Record) -> str:
+def store(record: Json) -> str:
+    """Throughput of the state store against plain ones."""
     kinds = record["rows"]
     names = list(kinds)
     rows = []
@@ -137,7 +140,8 @@ def store(record: Record) -> str:
     return f"{table(['users/s', *names], rows)}\n\n{text}"
 
 
-def forms(record: Record) -> str:
+def encodings(record: Json) -> str:
+    """Bytes and quality of the encodings of stored states."""
     rows = [
         [
             row["state"],
@@ -153,14 +157,15 @@ def forms(record: Record) -> str:
     return table(head, rows)
 
 
-def aot(record: Record) -> str:
+def aot(record: Json) -> str:
+    """Memory, traffic and roofline of compiled functions."""
     rows = []
     for row in record["rows"]:
         if "memory" not in row:  # the compiler gave up
             rows.append([row["function"], f"does not fit: {row['error']}", "-", "-", "-"])
             continue
         moved = ", ".join(
-            f"{kind} {megabytes(of['bytes'])}" for kind, of in row["collectives"].items()
+            f"{kind} {megabytes(traffic['bytes'])}" for kind, traffic in row["collectives"].items()
         )
         rows.append(
             [
@@ -182,7 +187,8 @@ def aot(record: Record) -> str:
 KEPT = {"adagrad": "w + 1", "adam": "3 w", "adamw": "3 w"}
 
 
-def sparse(record: Record) -> str:
+def sparse(record: Json) -> str:
+    """Row updates by catalog size."""
     width = record["settings"]["width"]
     numbers = {"adagrad": width + 1, "adam": 3 * width, "adamw": 3 * width}
     rows = []
@@ -211,8 +217,8 @@ def sparse(record: Record) -> str:
     return f"{table([*head, 'predicted of the table', 'temporaries'], rows)}\n\n{text}"
 
 
-def _plain(record: Record) -> str:
-    """Rows of numbers and words as they are; nested values are left to the file."""
+def _plain(record: Json) -> str:
+    """A table of all plain values; nested ones are only in the file."""
     rows = [
         {k: v for k, v in row.items() if not isinstance(v, dict | list)} for row in record["rows"]
     ]
@@ -220,19 +226,19 @@ def _plain(record: Record) -> str:
     return table(head, [[_cell(row.get(key, "")) for key in head] for row in rows])
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
-SECTIONS: dict[str, tuple[str, Callable[[Record], str]]] = {
+SECTIONS: dict[str, tuple[str, Callable[[Json], str]]] = {
     "attention": ("Attention", attention),
     "step": ("A training step", step),
     "peers_speed": ("A training step beside the peers'", _plain),
     "serving": ("A request", serving),
     "store": ("The store of user states", store),
-    "forms": ("Forms of a user state", forms),
+    "forms": ("Forms of a user state", encodings),
     "multiprocess": ("Several processes", _plain),
     "sparse": ("Catalogs of growing size", sparse),
     "loader": ("The input pipeline", _plain),
@@ -253,7 +259,7 @@ they come from one run, taken in turn. Medians, with the range in brackets.
 def page(folder: pathlib.Path) -> str:
     """The Markdown page of every known file in `folder`; sections in one order."""
     records = [(path.stem, json.loads(path.read_text())) for path in sorted(folder.glob("*.json"))]
-    parts = [HEAD]
+    sections = [HEAD]
     for kind, (title, body) in SECTIONS.items():
         for name, record in records:
             if record.get("benchmark") != kind:
@@ -264,8 +270,8 @@ def page(folder: pathlib.Path) -> str:
                 f"`{record['command']}`  \n{', '.join(sorted(set(machine['devices'])))}, "
                 f"{machine['cpu_count']} cores, Python {machine['python']}, jax {machine['jax']}"
             )
-            parts.append(f"## {heading}\n\n{made}\n\n{body(record)}\n")
-    return "\n".join(parts)
+            sections.append(f"## {heading}\n\n{made}\n\n{body(record)}\n")
+    return "\n".join(sections)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,10 +1,10 @@
-"""The item tower on real texts: does it speak, and what does packing save?
+"""The item tower on real texts: does it continue a prompt, and what does packing save?
 
     python -m benchmarks.item_texts --model=smollm2 --items=items.parquet \
         --columns title genres --output=results/text.json
 
-Greedy continuation of a prompt by the decoder of a Hugging Face folder; then the same texts
-encoded packed into rows and one text a row, padded to the longest, timed in turn.
+Continues a prompt greedily with the decoder of a Hugging Face folder. Then the same texts are
+encoded packed into rows and one per row, padded to the longest, timed in turn.
 """
 
 import argparse
@@ -12,7 +12,6 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -21,12 +20,13 @@ from jaxrec.benchmark import timing
 from jaxrec.data import item_tokens
 from jaxrec.interop import huggingface
 from jaxrec.nn.item_tower import ItemTower
+from jaxrec.types import Json, Params
 
-CATALOG_ROWS = 8  # of a batch when a catalog is encoded (`model.texts.rows`)
+CATALOG_ROWS = 8  # rows per batch when a catalog is encoded (`model.texts.rows`)
 
 
 def padded(words: item_tokens.TokenizedTexts, rows: int) -> list[item_tokens.PackedTexts]:
-    """The texts one a row, every row as long as the longest text."""
+    """One text per row, every row as long as the longest text."""
     longest, batches = int(words.lengths.max()), []
     for start in range(0, len(words), rows):
         batch = item_tokens.PackedTexts(*(np.zeros((rows, longest), np.int32) for _ in range(3)))
@@ -39,16 +39,14 @@ def padded(words: item_tokens.TokenizedTexts, rows: int) -> list[item_tokens.Pac
     return batches
 
 
-def packing(
-    words: item_tokens.TokenizedTexts, rows: int, row_length: int, part: int = 512
-) -> dict[str, Any]:
-    """Positions computed per word of a whole catalog, in the batches of `item_table.encode`.
+def packing(words: item_tokens.TokenizedTexts, rows: int, row_length: int, chunk: int = 512) -> Json:
+    """Positions computed per word of a whole catalog, packed and padded to the longest text.
 
-    Nothing is encoded. padded: one text a row, as long as the longest.
+    Batches are those of `towers.encode_catalog`, but nothing is encoded.
     """
     order, computed = np.random.default_rng(0).permutation(len(words)), 0
-    for first in range(0, len(words), part):
-        chosen = np.sort(order[first : first + part])
+    for first in range(0, len(words), chunk):
+        chosen = np.sort(order[first : first + chunk])
         computed += sum(b.tokens.size for b, _ in item_tokens.pack(words, chosen, rows, row_length))
     present = int(words.offsets[-1])
     return {
@@ -60,9 +58,9 @@ def packing(
 
 
 def measure(
-    tower: ItemTower, params: Any, words: item_tokens.TokenizedTexts, args: argparse.Namespace
-) -> dict[str, Any]:
-    """Both ways over the same texts: seconds, words per second, positions computed."""
+    tower: ItemTower, params: Params, words: item_tokens.TokenizedTexts, args: argparse.Namespace
+) -> Json:
+    """Both encodings of the same texts: seconds, words per second, positions computed."""
     packed = [b for b, _ in item_tokens.pack(words, range(len(words)), args.rows, args.row_length)]
     ways = {"packed": packed, "padded": padded(words, args.padded_rows)}
     texts = max(int(b.owner.max()) for batches in ways.values() for b in batches)
@@ -97,7 +95,7 @@ def measure(
 
 
 def read_texts(path: str, columns: list[str], prompt: str) -> list[str]:
-    """Distinct texts of an items table, or of the `texts.json` of prepared data."""
+    """Distinct texts of an items table (parquet), or of the `texts.json` of prepared data."""
     if path.endswith(".json"):
         fields = json.loads(Path(path).read_text(encoding="utf-8"))
     else:
@@ -132,7 +130,7 @@ def main() -> None:
     prompt = tokenizer.tokenize([args.say], model.context - args.count).tokens
     start = time.monotonic()
     text = tokenizer.decode(model.generate(decoder, prompt, args.count).tolist())
-    spoken = {"prompt": args.say, "continuation": text, "seconds": time.monotonic() - start}
+    generation = {"prompt": args.say, "continuation": text, "seconds": time.monotonic() - start}
     print(f"{args.say!r} -> {text!r}", flush=True)
     rows = []
     if args.items:
@@ -151,7 +149,10 @@ def main() -> None:
                 f"{way['computed_per_word']:.3f} positions computed per word"
             )
     facts = {k: v for k, v in vars(args).items() if k not in ("output", "model", "items")}
-    timing.save(timing.report("text", rows, settings=facts, generation=spoken), args.output)
+    report = timing.report(
+        "benchmarks.item_texts", rows, kind="text", settings=facts, generation=generation
+    )
+    timing.save(report, args.output)
 
 
 if __name__ == "__main__":

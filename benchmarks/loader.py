@@ -2,10 +2,10 @@
 
     python -m benchmarks.loader --output=results/loader.json
 
-Data of `--config` (default: the quickstart) is prepared as `train.py` would; then batches are read
-without training, steps are run on a batch that already lies on the device, and at last steps on
-batches as they come. Printed: examples per second of the first two, their ratio (exit status 1
-below --limit), the time to read one batch, and which share of the last steps was waiting for input
+The data of `--config` (default: the quickstart) is prepared as `train.py` does. Then batches are
+read without training, steps are run on one batch that is already on the device, and steps are run
+on batches as they come. Printed are examples per second of the first two, their ratio (exit status
+1 below --limit), the time to read one batch, and the share of the last steps that waited for input
 (exit status 1 above --wait_limit).
 """
 
@@ -15,15 +15,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 
 from jaxrec import data
-from jaxrec.benchmark import timing
-from jaxrec.benchmark.aot import load_config
+from jaxrec.benchmark import config_file, timing
 from jaxrec.config import Config
 from jaxrec.data import pipeline
+from jaxrec.data.prepared import Prepared
 from jaxrec.errors import ConfigError
 from jaxrec.layout import SegmentLayout
 from jaxrec.model import recommender
@@ -31,10 +30,10 @@ from jaxrec.objective import sampling
 from jaxrec.runtime import mesh as mesh_lib
 from jaxrec.training import step as step_lib
 from jaxrec.training.task import Task
-from jaxrec.types import Batch
+from jaxrec.types import Batch, Tree
 
 
-def batches(config: Config, prepared: Any) -> Iterator[Batch]:
+def batches(config: Config, prepared: Prepared) -> Iterator[Batch]:
     """The training batches of a single process."""
     return pipeline.train_batches(
         prepared,
@@ -47,7 +46,7 @@ def batches(config: Config, prepared: Any) -> Iterator[Batch]:
     )
 
 
-def loader_rate(config: Config, prepared: Any, count: int) -> float:
+def loader_rate(config: Config, prepared: Prepared, count: int) -> float:
     """Examples per second of the loader alone, its start-up left out."""
     source = batches(config, prepared)
     for _ in range(max(1, count // 10)):
@@ -58,25 +57,27 @@ def loader_rate(config: Config, prepared: Any, count: int) -> float:
     return count * config.train.batch_size / (time.perf_counter() - start)
 
 
-def step_rate(config: Config, prepared: Any, steps: int) -> tuple[float, float]:
-    """Examples per second of the compiled step on a batch that does not change, and the share of
-    time that the same number of steps waits for input when every batch is read (`input_wait` of
-    a run)."""
+def step_rate(config: Config, prepared: Prepared, steps: int) -> tuple[float, float]:
+    """(examples per second of the step on one batch, share of time spent waiting for input).
+
+    The share is that of the same number of steps on batches as they are read (`input_wait` of a
+    run).
+    """
     layout = SegmentLayout.from_config(config.layout)
     model = recommender.build(config.model, config.loss, layout, prepared.num_items)
     mesh = mesh_lib.make_mesh(config.mesh)
-    parts = step_lib.assemble(config, Task(model.init, model.loss, model.negatives), mesh)
+    run = step_lib.assemble(config, Task(model.init, model.loss, model.negatives), mesh)
     batch = mesh_lib.put_batch(mesh, next(batches(config, prepared)))
-    counts: Any = prepared.counts
+    counts: Tree = prepared.counts
     if config.train.table_update != "adamw":
         counts = sampling.make_sampler(counts) if config.loss.sampling == "popularity" else None
-    state = mesh_lib.create(parts.new, parts.like)
+    state = mesh_lib.create(run.new, run.like)
     for _ in range(2):
-        state, metrics = parts.step(state, batch, counts)
+        state, metrics = run.step(state, batch, counts)
     jax.block_until_ready(metrics)
     start = time.perf_counter()
     for _ in range(steps):
-        state, metrics = parts.step(state, batch, counts)
+        state, metrics = run.step(state, batch, counts)
     jax.block_until_ready(metrics)
     rate = steps * config.train.batch_size / (time.perf_counter() - start)
     source, waited = batches(config, prepared), 0.0
@@ -84,9 +85,9 @@ def step_rate(config: Config, prepared: Any, steps: int) -> tuple[float, float]:
     begin = time.perf_counter()
     for _ in range(steps):
         start = time.perf_counter()
-        given = next(source)
+        host_batch = next(source)
         waited += time.perf_counter() - start
-        state, metrics = parts.step(state, mesh_lib.put_batch(mesh, given), counts)
+        state, metrics = run.step(state, mesh_lib.put_batch(mesh, host_batch), counts)
         jax.block_until_ready(metrics)
     return rate, waited / (time.perf_counter() - begin)
 
@@ -105,7 +106,7 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            config = load_config(args.config)
+            config = config_file.load(args.config)
             prepared = data.prepare(config.data, pathlib.Path(args.data or scratch))
         except ConfigError as error:
             sys.exit(f"loader: error: {error}")
@@ -130,7 +131,7 @@ def main() -> None:
         "batch_size": config.train.batch_size,
         "workers": [config.data.workers, config.data.worker_processes],
     }
-    timing.save(timing.report("loader", [row], settings=facts), args.output)
+    timing.save(timing.report("benchmarks.loader", [row], settings=facts), args.output)
     if row["ratio"] < args.limit:
         sys.exit(
             f"the loader gives {row['ratio']:.1f} times what the step takes, below {args.limit}"

@@ -1,11 +1,12 @@
-"""Proof that processes only divide the work: `train.py` as 1 x 8, 2 x 4 and 4 x 2 devices.
+"""Checks that the number of processes changes nothing: `train.py` as 1 x 8, 2 x 4, 4 x 2 devices.
 
     python -m benchmarks.multiprocess --output=results/multiprocess.json
 
-The same synthetic run is trained by one process with eight (CPU) devices, two with four and four
-with two. Loss traces must agree to 1e-6 and every figure of the evaluation must be equal. Then a
-run of two processes is stopped by SIGTERM to the second one and continued by one process, and
-another loses a process to SIGKILL and is continued by four. Exit status 1 when a check fails.
+The same synthetic run is trained by one process with eight CPU devices, by two with four each and
+by four with two. Loss traces must agree to 1e-6 and every figure of the evaluation must be equal.
+Then a run of two processes is stopped by SIGTERM to the second process and continued by one
+process; another loses a process to SIGKILL and is continued by four. Exit status 1 when a check
+fails.
 """
 
 import argparse
@@ -18,15 +19,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from typing import Any
 
 from jaxrec.benchmark import timing
 from jaxrec.runtime import checkpoint
+from jaxrec.types import Json
 
-ROOT = pathlib.Path(__file__).parents[2]
+ROOT = pathlib.Path(__file__).parents[1]
 SHAPES = ((1, 8), (2, 4), (4, 2))  # processes, devices of each
-TOLERANCE = 1e-6  # of a step's loss
-TIMEOUT = 60  # seconds after which a silent process counts as dead
+TOLERANCE = 1e-6  # largest difference of a step's loss
+TIMEOUT = 60  # seconds without a sign of life after which a process counts as dead
 RUN = {
     "data.synthetic.users": 64,
     "data.synthetic.items": 100,
@@ -52,7 +53,7 @@ RUN = {
 def start(
     folder: pathlib.Path, shape: tuple[int, int], steps: int, cache: str
 ) -> list[subprocess.Popen]:
-    """The processes of a run, each with its messages in `<folder>.<index>.log`."""
+    """Starts the processes of a run; each logs to `<folder>.<index>.log`."""
     processes, devices = shape
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -74,11 +75,11 @@ def start(
             "JAX_NUM_CPU_DEVICES": str(devices),
             "PYTHONPATH": str(ROOT),
         }
-        place = [f"--coordinator={address}", f"--processes={processes}", f"--process={index}"]
+        flags = [f"--coordinator={address}", f"--processes={processes}", f"--process={index}"]
         with open(log_file(folder, index), "a") as log:
             started.append(
                 subprocess.Popen(
-                    command + (place if processes > 1 else ["--coordinator=none"]),
+                    command + (flags if processes > 1 else ["--coordinator=none"]),
                     cwd=ROOT,
                     env=environment,
                     stdout=log,
@@ -89,11 +90,12 @@ def start(
 
 
 def log_file(folder: pathlib.Path, index: int) -> pathlib.Path:
+    """Where process `index` of a run logs."""
     return folder.with_name(f"{folder.name}.{index}.log")
 
 
 def wait(processes: list[subprocess.Popen], seconds: float) -> list[int]:
-    """Exit statuses; raises TimeoutError (and ends the processes) when one does not end."""
+    """Exit statuses; when a process does not end, ends all and raises TimeoutError."""
     limit = time.monotonic() + seconds
     try:
         return [p.wait(max(0.1, limit - time.monotonic())) for p in processes]
@@ -104,18 +106,20 @@ def wait(processes: list[subprocess.Popen], seconds: float) -> list[int]:
             p.kill()
 
 
-def rows(folder: pathlib.Path) -> list[dict[str, Any]]:
+def rows(folder: pathlib.Path) -> list[Json]:
+    """Complete rows of a run's metrics.jsonl."""
     file = folder / "metrics.jsonl"
     lines = file.read_text().splitlines(keepends=True) if file.exists() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def losses(folder: pathlib.Path) -> dict[int, float]:
+    """Loss by step."""
     return {row["step"]: row["train/loss"] for row in rows(folder) if "train/loss" in row}
 
 
-def figures(folder: pathlib.Path) -> dict[str, Any]:
-    """What the evaluation says of the trained model, validations of the run included."""
+def figures(folder: pathlib.Path) -> Json:
+    """All metrics of the evaluation and of the validations of a run."""
     result = json.loads((folder / "results.json").read_text())
     validations = [
         {k: v for k, v in row.items() if not k.startswith("train/")}
@@ -125,13 +129,16 @@ def figures(folder: pathlib.Path) -> dict[str, Any]:
     return {"rows": result["rows"], "validations": validations}
 
 
-def compare(folder: pathlib.Path, whole: pathlib.Path) -> dict[str, Any]:
-    here, there = losses(folder), losses(whole)
-    same_steps = list(here) == list(there)
+def compare(folder: pathlib.Path, reference: pathlib.Path) -> Json:
+    """Difference of two runs: loss traces and evaluations."""
+    trace, expected = losses(folder), losses(reference)
+    same_steps = list(trace) == list(expected)
     return {
-        "steps": len(here),
-        "loss_difference": max(abs(here[s] - there[s]) for s in there) if same_steps else None,
-        "same_evaluation": figures(folder) == figures(whole),
+        "steps": len(trace),
+        "loss_difference": (
+            max(abs(trace[step] - expected[step]) for step in expected) if same_steps else None
+        ),
+        "same_evaluation": figures(folder) == figures(reference),
     }
 
 
@@ -145,8 +152,8 @@ def until(folder: pathlib.Path, step: int, processes: list[subprocess.Popen]) ->
 
 def signalled(
     folder: pathlib.Path, number: signal.Signals, step: int, steps: int, cache: str
-) -> dict[str, Any]:
-    """Two processes; the second one gets a signal once `step` is logged."""
+) -> Json:
+    """A run of two processes whose second one gets a signal once `step` is logged."""
     processes = start(folder, (2, 4), steps, cache)
     until(folder, step, processes)
     processes[1].send_signal(number)
@@ -160,6 +167,76 @@ def signalled(
     }
 
 
+class Proof:
+    """Runs everything in a scratch folder.
+
+    rows: of the result. failures: checks that failed.
+    """
+
+    def __init__(self, scratch: pathlib.Path, steps: int) -> None:
+        self.scratch, self.steps = scratch, steps
+        self.cache = str(scratch / "cache")
+        self.reference = scratch / "1x8"
+        self.rows: list[Json] = []
+        self.failures: list[str] = []
+
+    def check(self, passed: bool, text: str) -> None:
+        """Notes a failed check."""
+        if not passed:
+            self.failures.append(text)
+            print(f"FAILED: {text}", flush=True)
+
+    def train(self, name: str, folder: pathlib.Path, shape: tuple[int, int]) -> None:
+        """Trains (or continues) a run and compares it with the reference."""
+        begin = time.monotonic()
+        status = wait(start(folder, shape, self.steps, self.cache), 900)
+        self.check(not any(status), f"{name}: exit status {status}")
+        row: Json = {
+            "run": name,
+            "processes": shape[0],
+            "devices_each": shape[1],
+            "status": status,
+        }
+        if folder != self.reference and not any(status):
+            row |= compare(folder, self.reference)
+            difference = row["loss_difference"]
+            agree = difference is not None and difference <= TOLERANCE
+            self.check(agree, f"{name}: losses differ by {difference}")
+            self.check(bool(row["same_evaluation"]), f"{name}: another evaluation")
+        self.rows.append(row)
+        print(f"{name}: {time.monotonic() - begin:.0f} s  {row}", flush=True)
+
+    def shapes(self) -> None:
+        """Trains the run with every number of processes."""
+        for processes, devices in SHAPES:
+            name = f"{processes} x {devices}"
+            self.train(name, self.scratch / name.replace(" ", ""), (processes, devices))
+
+    def stopped(self) -> None:
+        """SIGTERM to one of two processes: both save and end; one process continues."""
+        folder, step = self.scratch / "stopped", self.steps // 2 + 2
+        row = signalled(folder, signal.SIGTERM, step, self.steps, self.cache)
+        self.check(row["exit_status"] == [0, 0], f"SIGTERM: exit status {row['exit_status']}")
+        self.check(row["saved"][-1] >= step, f"SIGTERM: saved {row['saved']} after step {step}")
+        self.rows.append({"run": "SIGTERM to process 1 of 2 x 4", **row})
+        print(self.rows[-1], flush=True)
+        self.train("stopped as 2 x 4, continued as 1 x 8", folder, (1, 8))
+
+    def killed(self) -> None:
+        """SIGKILL of one of two processes: the other ends with a message; four continue."""
+        folder, step = self.scratch / "killed", self.steps // 2 + 2
+        row = signalled(folder, signal.SIGKILL, step, self.steps, self.cache)
+        log = log_file(folder, 0).read_text()
+        message = "lost another process" in log or "another task died" in log
+        ended = message and row["exit_status"][0] not in (0, -9)
+        self.check(ended, "SIGKILL: the other process said nothing")
+        in_time = row["seconds_to_end"] < 2 * TIMEOUT
+        self.check(in_time, f"SIGKILL: {row['seconds_to_end']:.0f} s to end")
+        self.rows.append({"run": "SIGKILL of process 1 of 2 x 4", "message": message, **row})
+        print(self.rows[-1], flush=True)
+        self.train("killed as 2 x 4, continued as 4 x 2", folder, (4, 2))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.multiprocess", description=__doc__.split("\n\n")[0]
@@ -168,67 +245,20 @@ def main() -> None:
     parser.add_argument("--output", default="", help="JSON file of the result")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        result, failures = prove(pathlib.Path(scratch), args.steps)
-    timing.save(
-        timing.report("multiprocess", result, settings=RUN, tolerance=TOLERANCE, failures=failures),
-        args.output,
+        proof = Proof(pathlib.Path(scratch), args.steps)
+        proof.shapes()
+        proof.stopped()
+        proof.killed()
+    report = timing.report(
+        "benchmarks.multiprocess",
+        proof.rows,
+        settings=RUN,
+        tolerance=TOLERANCE,
+        failures=proof.failures,
     )
-    if failures:
-        sys.exit("\n".join(failures))
-
-
-def prove(scratch: pathlib.Path, steps: int) -> tuple[list[dict[str, Any]], list[str]]:
-    """All runs in a scratch folder: (what was found, which checks failed)."""
-    cache = str(scratch / "cache")
-    found: list[dict[str, Any]] = []
-    failures: list[str] = []
-
-    def check(good: bool, text: str) -> None:
-        if not good:
-            failures.append(text)
-            print(f"FAILED: {text}", flush=True)
-
-    def run(name: str, folder: pathlib.Path, shape: tuple[int, int]) -> None:
-        begin = time.monotonic()
-        status = wait(start(folder, shape, steps, cache), 900)
-        check(not any(status), f"{name}: exit status {status}")
-        row: dict[str, Any] = {
-            "run": name,
-            "processes": shape[0],
-            "devices_each": shape[1],
-            "status": status,
-        }
-        if folder != whole and not any(status):
-            row |= compare(folder, whole)
-            apart = row["loss_difference"]
-            check(apart is not None and apart <= TOLERANCE, f"{name}: losses differ by {apart}")
-            check(bool(row["same_evaluation"]), f"{name}: another evaluation")
-        found.append(row)
-        print(f"{name}: {time.monotonic() - begin:.0f} s  {row}", flush=True)
-
-    whole = scratch / "1x8"
-    for processes, devices in SHAPES:
-        name = f"{processes} x {devices}"
-        run(name, scratch / name.replace(" ", ""), (processes, devices))
-
-    middle, step = scratch / "stopped", steps // 2 + 2
-    row: Any = signalled(middle, signal.SIGTERM, step, steps, cache)
-    check(row["exit_status"] == [0, 0], f"SIGTERM: exit status {row['exit_status']}")
-    check(row["saved"][-1] >= step, f"SIGTERM: saved {row['saved']} after step {step}")
-    found.append({"run": "SIGTERM to process 1 of 2 x 4", **row})
-    print(found[-1], flush=True)
-    run("stopped as 2 x 4, continued as 1 x 8", middle, (1, 8))
-
-    killed = scratch / "killed"
-    row = signalled(killed, signal.SIGKILL, step, steps, cache)
-    message = log_file(killed, 0).read_text()
-    told = "lost another process" in message or "another task died" in message
-    check(told and row["exit_status"][0] not in (0, -9), "SIGKILL: the other process said nothing")
-    check(row["seconds_to_end"] < 2 * TIMEOUT, f"SIGKILL: {row['seconds_to_end']:.0f} s to end")
-    found.append({"run": "SIGKILL of process 1 of 2 x 4", "message": told, **row})
-    print(found[-1], flush=True)
-    run("killed as 2 x 4, continued as 4 x 2", killed, (4, 2))
-    return found, failures
+    timing.save(report, args.output)
+    if proof.failures:
+        sys.exit("\n".join(proof.failures))
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
-"""The decoder against transformers' LlamaModel on the same folder: hidden states, every way.
+"""Hidden states of the decoder against transformers' LlamaModel with the same weights.
 
     python -m benchmarks.parity --model=smollm2 --output=results/parity.json
 
-Both compute in float32. Ours takes texts alone, packed into one row, padded on either side, and in
-two parts with cached keys and values. Needs torch and transformers beside jaxrec.
+Both compute in float32. Ours reads texts alone, packed into one row, padded on either side, and in
+two halves with cached keys and values. Needs torch and transformers beside jaxrec.
 """
 
 import argparse
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -41,18 +41,22 @@ def expected(folder: str, texts: Sequence[np.ndarray]) -> list[np.ndarray]:
     return [output.last_hidden_state[0].numpy() for output in outputs]
 
 
+# (model, params, texts) -> last hidden states [T, D] of every text
+Way: TypeAlias = Callable[[TextModel, Params, Sequence[np.ndarray]], list[np.ndarray]]
+
+
 def alone(model: TextModel, params: Params, texts: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """One text a row, without padding."""
-    found = []
+    """One text per call, without padding."""
+    outputs = []
     for words in texts:
         row, ones = words[None], np.ones((1, len(words)), np.int32)
         y, _ = model.hidden(params, row, ones, np.arange(len(words), dtype=np.int32)[None])
-        found.append(np.asarray(y[0]))
-    return found
+        outputs.append(np.asarray(y[0]))
+    return outputs
 
 
 def packed(model: TextModel, params: Params, texts: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """All texts behind each other in one row."""
+    """All texts in one row."""
     lengths = [len(words) for words in texts]
     segments = np.repeat(np.arange(1, len(texts) + 1, dtype=np.int32), lengths)
     positions = np.concatenate([np.arange(n, dtype=np.int32) for n in lengths])
@@ -63,7 +67,7 @@ def packed(model: TextModel, params: Params, texts: Sequence[np.ndarray]) -> lis
 def padded(
     left: bool, model: TextModel, params: Params, texts: Sequence[np.ndarray]
 ) -> list[np.ndarray]:
-    """One text a row, all rows as long as the longest."""
+    """One text per row, all rows as long as the longest."""
     longest = max(len(words) for words in texts)
     row, segments, positions = (np.zeros((len(texts), longest), np.int32) for _ in range(3))
     places = []
@@ -77,22 +81,22 @@ def padded(
 
 
 def cached(model: TextModel, params: Params, texts: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """The first half of a text, then the rest over its keys and values."""
-    found = []
+    """The first half of a text, then the rest with its keys and values cached."""
+    outputs = []
     for words in texts:
         if len(words) < 2:
-            found += alone(model, params, [words])
+            outputs += alone(model, params, [words])
             continue
-        cut, every = len(words) // 2, np.arange(len(words), dtype=np.int32)[None]
-        ones = np.ones_like(every)
-        first, (k, v) = model.hidden(params, words[None, :cut], ones[:, :cut], every[:, :cut])
+        cut, positions = len(words) // 2, np.arange(len(words), dtype=np.int32)[None]
+        ones = np.ones_like(positions)
+        first, (k, v) = model.hidden(params, words[None, :cut], ones[:, :cut], positions[:, :cut])
         past = Cache(k, v, jnp.ones((1, cut), bool))
-        rest, _ = model.hidden(params, words[None, cut:], ones[:, cut:], every[:, cut:], past)
-        found.append(np.concatenate([first[0], rest[0]]))
-    return found
+        rest, _ = model.hidden(params, words[None, cut:], ones[:, cut:], positions[:, cut:], past)
+        outputs.append(np.concatenate([first[0], rest[0]]))
+    return outputs
 
 
-WAYS: dict[str, Callable[[TextModel, Params, Sequence[np.ndarray]], list[np.ndarray]]] = {
+WAYS: dict[str, Way] = {
     "alone": alone,
     "packed": packed,
     "padded on the right": functools.partial(padded, False),
@@ -101,9 +105,9 @@ WAYS: dict[str, Callable[[TextModel, Params, Sequence[np.ndarray]], list[np.ndar
 }
 
 
-def compare(found: Sequence[np.ndarray], truth: Sequence[np.ndarray]) -> dict[str, float]:
-    """Largest difference of two lists of hidden states, and against the largest number."""
-    pairs = list(zip(found, truth, strict=True))
+def compare(outputs: Sequence[np.ndarray], truth: Sequence[np.ndarray]) -> dict[str, float]:
+    """Largest difference between hidden states, absolute and relative to the largest number."""
+    pairs = list(zip(outputs, truth, strict=True))
     difference = max(float(np.abs(a - b).max()) for a, b in pairs)
     largest = max(float(np.abs(b).max()) for _, b in pairs)
     return {
@@ -135,7 +139,7 @@ def main() -> None:
             flush=True,
         )
     size = {"layers": model.config.layers, "width": model.config.width}
-    timing.save(timing.report("parity", rows, settings=size), args.output)
+    timing.save(timing.report("benchmarks.parity", rows, settings=size), args.output)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Preparing large tables: time, peak memory and events a second, beside a plain group-by.
+"""Preparing large tables: time, peak memory and events per second, against a plain group-by.
 
     python -m benchmarks.prepare --events=100000000 --output=results/prepare.json
 
 Writes a log of `--events` events in time order as parquet files of two million rows (users and
-items drawn from skewed distributions), prepares it in a process of its own, and reads that
-process's peak resident memory from the system. The plain way (read everything, sort, group by
-user) runs on the first `--plain-events` events with pandas, if it is installed, and polars.
-`--append-events` also measures `data.append` of that many later events to the prepared ones.
+items drawn from skewed distributions), prepares it in a process of its own and reads that process's
+peak resident memory from the system. The plain way (read everything, sort, group by user) runs on
+the first `--plain-events` events with polars, and with pandas if it is installed. `--append-events`
+also measures `data.append` of that many later events to the prepared ones.
 """
 
 import argparse
@@ -19,11 +19,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-ROWS = 2_000_000  # of a file
+from jaxrec.benchmark import timing
+from jaxrec.types import Json
+
+ROWS = 2_000_000  # per file
 EVENTS_PER_USER = 100
 PLAIN = """
 import glob, sys, time
@@ -86,7 +88,7 @@ def write_log(folder: Path, events: int, seed: int = 0) -> None:
 
 
 def write_later(file: Path, events: int, count: int) -> None:
-    """`count` events behind those of `write_log`: the same users and items, a few new ones."""
+    """`count` events after those of `write_log`: the same users and items and a few new ones."""
     import polars as pl
 
     rng = np.random.default_rng(1)
@@ -122,82 +124,97 @@ def run(command: list[str], folder: Path) -> tuple[str, dict[str, float]]:
 
 def measure(
     folder: Path, events: int, plain_events: int, workers: int, append_events: int = 0
-) -> list[dict[str, Any]]:
-    """Rows of the result: the preparation, an append to it (`data.append`), and the plain ways
-    that can run here."""
-    say = lambda text: print(text, file=sys.stderr, flush=True)  # noqa: E731
-    say(f"writing {events:,} events")
+) -> list[Json]:
+    """Rows of the preparation, of an append to it (`data.append`), and of plain group-bys."""
+    _say(f"writing {events:,} events")
     write_log(folder / "log", events)
-    size = sum(file.stat().st_size for file in (folder / "log").iterdir())
-    settings = {
+    settings: Json = {
         "dataset": "table",
         "path": str(folder / "log" / "*.parquet"),
         "min_item_events": 5,
         "min_user_events": 5,
         "prepare_workers": workers,
     }
-    command = [sys.executable, "-c", PREPARE, json.dumps(settings), str(folder / "data")]
-    text, facts = run(command, folder)
-    found = json.loads(text)
-    rows: list[dict[str, Any]] = [
-        {
-            "method": "jaxrec.cli.prepare",
-            "events": events,
-            "input_bytes": size,
-            "events_per_s": events / found["seconds"],
-            **found,
-            **facts,
-        }
-    ]
-    _print(rows[-1])
+    rows = [prepared(folder, settings, events)]
     if append_events:
-        write_later(folder / "later.parquet", events, append_events)
-        settings["append"] = [str(folder / "later.parquet")]
-        command[3] = json.dumps(settings)
-        text, facts = run(command, folder)
-        found = json.loads(text)
-        rows.append(
-            {
-                "method": "data.append",
-                "events": events + append_events,
-                "new_events": append_events,
-                "events_per_s": (events + append_events) / found["seconds"],
-                "records_bytes": sum(
-                    file.stat().st_size for file in (folder / "data").rglob("*.array_record*")
-                )
-                // 2,  # before and after
-                **found,
-                **facts,
-            }
-        )
-        _print(rows[-1])
+        rows.append(appended(folder, settings, events, append_events))
     files = max(min(plain_events, events) // ROWS, 1)
     for name, script in (("pandas", PLAIN_PANDAS), ("polars", PLAIN_POLARS)):
         if importlib.util.find_spec(name) is None:
-            say(f"{name} is not installed: left out")
+            _say(f"{name} is not installed: left out")
             continue
-        text, facts = run([sys.executable, "-c", script, str(folder / "log"), str(files)], folder)
-        number = min(files * ROWS, events)
-        seconds = float(text.split()[1])
-        rows.append(
-            {
-                "method": f"{name} group-by",
-                "events": number,
-                "users": int(text.split()[0]),
-                "seconds": seconds,
-                "events_per_s": number / seconds,
-                **facts,
-            }
-        )
-        _print(rows[-1])
+        rows.append(plain(folder, name, script, files, min(files * ROWS, events)))
     return rows
 
 
-def _print(row: dict[str, Any]) -> None:
+def _prepare(folder: Path, settings: Json) -> tuple[Json, dict[str, float]]:
+    """The report of a preparation in a process of its own, and what the process took."""
+    command = [sys.executable, "-c", PREPARE, json.dumps(settings), str(folder / "data")]
+    text, usage = run(command, folder)
+    return json.loads(text), usage
+
+
+def prepared(folder: Path, settings: Json, events: int) -> Json:
+    """The preparation of the log."""
+    size = sum(file.stat().st_size for file in (folder / "log").iterdir())
+    report, usage = _prepare(folder, settings)
+    row = {
+        "method": "jaxrec.cli.prepare",
+        "events": events,
+        "input_bytes": size,
+        "events_per_s": events / report["seconds"],
+        **report,
+        **usage,
+    }
+    _print(row)
+    return row
+
+
+def appended(folder: Path, settings: Json, events: int, append_events: int) -> Json:
+    """The preparation of later events behind a prepared log."""
+    later = folder / "later.parquet"
+    write_later(later, events, append_events)
+    report, usage = _prepare(folder, settings | {"append": [str(later)]})
+    records = sum(file.stat().st_size for file in (folder / "data").rglob("*.array_record*"))
+    row = {
+        "method": "data.append",
+        "events": events + append_events,
+        "new_events": append_events,
+        "events_per_s": (events + append_events) / report["seconds"],
+        "records_bytes": records // 2,  # those before the append are there too
+        **report,
+        **usage,
+    }
+    _print(row)
+    return row
+
+
+def plain(folder: Path, name: str, script: str, files: int, events: int) -> Json:
+    """A group-by of the first `files` files, which hold `events` events."""
+    command = [sys.executable, "-c", script, str(folder / "log"), str(files)]
+    text, usage = run(command, folder)
+    users, seconds = text.split()
+    row = {
+        "method": f"{name} group-by",
+        "events": events,
+        "users": int(users),
+        "seconds": float(seconds),
+        "events_per_s": events / float(seconds),
+        **usage,
+    }
+    _print(row)
+    return row
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _print(row: Json) -> None:
     print(
         f"{row['method']}: {row['events']:,} events in {row['seconds']:.1f} s, "
-        f"{row['events_per_s']:,.0f} a second, peak {row['peak_bytes'] / 1e9:.2f} GB, "
-        f"{row['peak_bytes'] / row['events']:.0f} bytes an event",
+        f"{row['events_per_s']:,.0f} per second, peak {row['peak_bytes'] / 1e9:.2f} GB, "
+        f"{row['peak_bytes'] / row['events']:.0f} bytes per event",
         flush=True,
     )
 
@@ -220,15 +237,13 @@ def main() -> None:
         rows = measure(folder, args.events, args.plain_events, args.workers, args.append_events)
     finally:
         shutil.rmtree(folder)
-    from jaxrec.benchmark import timing
-
     facts = {
         "events": args.events,
         "workers": args.workers,
         "plain_events": args.plain_events,
         "append_events": args.append_events,
     }
-    timing.save(timing.report("prepare", rows, settings=facts), args.output)
+    timing.save(timing.report("benchmarks.prepare", rows, settings=facts), args.output)
 
 
 if __name__ == "__main__":

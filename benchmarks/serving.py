@@ -2,13 +2,13 @@
 
     python -m benchmarks.serving --output=results/serving.json
 
-For every history length one model of each kind with the same sizes: `full` sees all events as
-one segment (`--block` users at a time; of large batches `--full-users` are measured and scaled),
-`recent` the newest window alone, `cached` the stored tokens and the same window. A request is
-the query vector of each user's next event; `served` is all of `recommend`: rows read from the
-store, decoded, queried, ranked over the catalog, raw ids out. Functions run in turn, compiled
-and warmed up, and every call is waited for. Then the cost of an event for `extend` as histories
-grow, and the bytes of a user in every form.
+For every history length there is one model of each kind with the same sizes. `full` sees all
+events as one segment (`--block` users at a time; of large batches `--full-users` are measured and
+scaled), `recent` sees the newest window only, `cached` the stored tokens and the same window. A
+request computes the query vector of each user's next event. `served` is the whole of `recommend`:
+rows are read from the store, decoded, queried and ranked over the catalog, raw ids come out. The
+functions run in turn after compilation and a warm-up, and every call is waited for. Then follow the
+cost of an event for `extend` as histories grow, and the bytes of a user in every encoding.
 """
 
 import argparse
@@ -18,13 +18,13 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxrec.benchmark import timing
+from jaxrec.benchmark.workload import last_query, random_events, stacked
 from jaxrec.config import Config
 from jaxrec.data.vocabulary import Vocabulary
 from jaxrec.layout import SegmentLayout
@@ -32,12 +32,12 @@ from jaxrec.model import recommender, states
 from jaxrec.model.recommender import Model
 from jaxrec.model.token_memory import user_axes
 from jaxrec.serving import Catalog, Recommender, rows
-from jaxrec.serving.rows import Events
 from jaxrec.state_store.forms import FORMS, decode_state
-from jaxrec.types import Params, UserState
+from jaxrec.types import Json, Params, UserState
 
-LONG = 2048  # histories beyond it are cut into longer segments
-TARGETS = {"full_over_cached": {1024: 10.0, 4096: 40.0}, "cached_over_recent": 1.3}
+LONG = 2048  # longer histories are cut into longer segments
+FULL_OVER_CACHED = {1024: 10.0, 4096: 40.0}  # targets by history: at least
+CACHED_OVER_RECENT = 1.3  # target: at most
 
 
 def config_of(args: argparse.Namespace, history: int) -> Config:
@@ -59,41 +59,19 @@ def make(config: Config, layout: SegmentLayout, items: int) -> tuple[Model, Para
 
 
 def make_recommender(config: Config, items: int) -> Recommender:
+    """A recommender with random weights whose raw item ids are 0..items - 1."""
     _, params = make(config, SegmentLayout.from_config(config.layout), items)
     catalog = Catalog(Vocabulary(np.arange(items)), np.arange(items + 1)[::-1].copy(), 0)
     return Recommender(config, params, catalog, devices=jax.local_devices()[:1])
 
 
-def random_events(users: int, events: int, items: int, seed: int = 0) -> list[Events]:
-    """Uniform items at increasing times."""
-    rng = np.random.default_rng(seed)
-    drawn = rng.integers(1, items + 1, (users, events)).astype(np.int32)
-    times = np.sort(rng.integers(0, 3 * 10**7, (users, events)), axis=1).astype(np.int32)
-    return [Events(*line) for line in zip(drawn, times, strict=True)]
-
-
-def last_query(model: Model, block: int, params: Params, items: Any, times: Any) -> jax.Array:
-    """[B, D] queries behind whole histories [B, T], `block` users at a time in memory."""
-
-    def one(line: Any) -> jax.Array:
-        items, times = line
-        after = jnp.concatenate([times, times[:, -1:]], axis=1)
-        lengths = jnp.full((items.shape[0], 1), items.shape[1], jnp.int32)
-        y, _ = model.forward(params, items, model.layout, lengths, after)
-        return model.queries(params, y[:, -1])
-
-    block = min(block, items.shape[0])
-    parts = jax.tree.map(lambda a: a.reshape(-1, block, a.shape[-1]), (items, times))
-    return jax.lax.map(one, parts).reshape(items.shape[0], -1)
-
-
 def latencies(
-    functions: Mapping[str, Callable[[], Any]], seconds: float, most: int
+    functions: Mapping[str, Callable[[], object]], seconds: float, most: int
 ) -> dict[str, dict[str, float]]:
-    """Seconds of each function run in turn: p50, p99 and how often.
+    """p50 and p99 of the seconds of each function, run in turn, and the number of runs.
 
-    After one warm-up every function runs until it took `seconds` or ran `most` times, three
-    times at least; the slow ones drop out of the turns first.
+    After a warm-up every function runs until it has taken `seconds` or run `most` times, but at
+    least three times; slow functions drop out of the turns first.
     """
     samples: dict[str, list[float]] = {name: [] for name in functions}
     for function in functions.values():
@@ -106,83 +84,115 @@ def latencies(
             start = time.perf_counter()
             jax.block_until_ready(function())
             samples[name].append(time.perf_counter() - start)
-            taken = samples[name]
-            if len(taken) >= 3 and (sum(taken) >= seconds or len(taken) >= most):
+            measured = samples[name]
+            if len(measured) >= 3 and (sum(measured) >= seconds or len(measured) >= most):
                 active.discard(name)
     return {
         name: {
-            "p50_s": float(np.percentile(taken, 50)),
-            "p99_s": float(np.percentile(taken, 99)),
-            "runs": len(taken),
+            "p50_s": float(np.percentile(measured, 50)),
+            "p99_s": float(np.percentile(measured, 99)),
+            "runs": len(measured),
         }
-        for name, taken in samples.items()
+        for name, measured in samples.items()
     }
 
 
-def requests(args: argparse.Namespace, history: int, folder: Path) -> list[dict[str, Any]]:
+class Models(NamedTuple):
+    """The functions of one history length, jitted, with what they need.
+
+    full, recent, cached: (params, ...) -> queries [B, D].
+    """
+
+    recommender: Recommender
+    full: Callable[..., jax.Array]
+    full_params: Params
+    recent: Callable[..., jax.Array]
+    recent_params: Params
+    cached: Callable[..., jax.Array]
+
+
+def make_models(args: argparse.Namespace, config: Config, history: int) -> Models:
+    """Models of full, recent and compressed history of the same sizes."""
+    rec = make_recommender(config, args.catalog)
+    window = history - config.layout.max_segments * config.layout.segment_size
+    full, full_params = make(config, SegmentLayout.full(history), args.catalog)
+    recent, recent_params = make(config, SegmentLayout.full(window), args.catalog)
+    return Models(
+        rec,
+        jax.jit(functools.partial(last_query, full, args.block)),
+        full_params,
+        jax.jit(functools.partial(last_query, recent, max(args.batches))),
+        recent_params,
+        jax.jit(functools.partial(states.query, rec.model)),
+    )
+
+
+def requests(args: argparse.Namespace, history: int, folder: Path) -> list[Json]:
     """Latency of every batch size for one history length."""
     config = config_of(args, history)
-    rec = make_recommender(config, args.catalog)
-    users = max(args.batches)
+    models = make_models(args, config, history)
+    rec, users = models.recommender, max(args.batches)
     window = history - config.layout.max_segments * config.layout.segment_size
-    lines = random_events(users, history, args.catalog)
+    histories = random_events(users, history, args.catalog)
     store = rec.create_store(folder / f"states-{history}", num_shards=1)
     for start in range(0, users, 256):
-        part = range(start, min(start + 256, users))
-        rec.append_dense(store, list(part), lines[start : start + 256])
+        ids = list(range(start, min(start + 256, users)))
+        rec.append_dense(store, ids, histories[start : start + 256])
     columns, _ = store.read(range(users))
     state = decode_state(columns, "float32")
     assert (state.pending == window).all()
-    whole, whole_params = make(config, SegmentLayout.full(history), args.catalog)
-    recent, recent_params = make(config, SegmentLayout.full(window), args.catalog)
-    full = jax.jit(functools.partial(last_query, whole, args.block))
-    short = jax.jit(functools.partial(last_query, recent, max(args.batches)))
-    cached = jax.jit(functools.partial(states.query, rec.model))
-    items, times = (np.stack(column) for column in zip(*lines, strict=True))
+    items, times = stacked(histories)
     result = []
     for batch in args.batches:
-        some = jax.device_put(_take(state, batch))
-        # blocks follow each other, so a few of them tell what all of them take
+        # blocks of users follow each other, so a few of them tell what all of them take
         measured = min(batch, args.full_users)
         events = jax.device_put((items[:measured], times[:measured]))
         newest = jax.device_put((items[:batch, -window:], times[:batch, -window:]))
-        asked = list(range(batch))
-        found = latencies(
+        states_of_batch = jax.device_put(_take(state, batch))
+        latency = latencies(
             {
-                "full": functools.partial(full, whole_params, *events),
-                "recent": functools.partial(short, recent_params, *newest),
-                "cached": functools.partial(cached, rec.params, some),
-                "served": functools.partial(rec.recommend, store, asked, k=10),
+                "full": functools.partial(models.full, models.full_params, *events),
+                "recent": functools.partial(models.recent, models.recent_params, *newest),
+                "cached": functools.partial(models.cached, rec.params, states_of_batch),
+                "served": functools.partial(rec.recommend, store, list(range(batch)), k=10),
             },
             args.seconds,
             args.repeats,
         )
         for key in ("p50_s", "p99_s"):
-            found["full"][key] *= batch / measured
-        for line in found.values():
-            line["users_per_s"] = batch / line["p50_s"]
-        ratio = found["full"]["p50_s"] / found["cached"]["p50_s"]
-        beside = found["cached"]["p50_s"] / found["recent"]["p50_s"]
-        row = {
+            latency["full"][key] *= batch / measured
+        sizes = {
             "history": history,
             "batch": batch,
             "tokens": config.layout.max_segments * args.tokens,
             "window": window,
             "full_measured_users": measured,
-            "latency": found,
-            "full_over_cached": ratio,
-            "cached_over_recent": beside,
         }
-        result.append(row)
-        ms = {name: line["p50_s"] * 1e3 for name, line in found.items()}
-        print(
-            f"history {history}, batch {batch}: full {ms['full']:.1f} ms, recent "
-            f"{ms['recent']:.2f} ms, cached {ms['cached']:.2f} ms (p99 "
-            f"{found['cached']['p99_s'] * 1e3:.2f}), served {ms['served']:.2f} ms; full/cached "
-            f"{ratio:.1f}, cached/recent {beside:.2f}",
-            flush=True,
-        )
+        result.append(request_row(sizes, latency))
     return result
+
+
+def request_row(sizes: Json, latency: dict[str, dict[str, float]]) -> Json:
+    """A row with throughput and ratios of its latencies; prints them."""
+    for timed in latency.values():
+        timed["users_per_s"] = sizes["batch"] / timed["p50_s"]
+    median = {name: timed["p50_s"] for name, timed in latency.items()}
+    full_over_cached = median["full"] / median["cached"]
+    cached_over_recent = median["cached"] / median["recent"]
+    ms = {name: seconds * 1e3 for name, seconds in median.items()}
+    print(
+        f"history {sizes['history']}, batch {sizes['batch']}: full {ms['full']:.1f} ms, recent "
+        f"{ms['recent']:.2f} ms, cached {ms['cached']:.2f} ms (p99 "
+        f"{latency['cached']['p99_s'] * 1e3:.2f}), served {ms['served']:.2f} ms; full/cached "
+        f"{full_over_cached:.1f}, cached/recent {cached_over_recent:.2f}",
+        flush=True,
+    )
+    return {
+        **sizes,
+        "latency": latency,
+        "full_over_cached": full_over_cached,
+        "cached_over_recent": cached_over_recent,
+    }
 
 
 def _take(state: UserState, batch: int) -> UserState:
@@ -192,8 +202,8 @@ def _take(state: UserState, batch: int) -> UserState:
     return jax.tree.map(lambda a: a[:batch], state)._replace(tokens=tokens)
 
 
-def extend_cost(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Seconds of `extend` per new event, for users whose histories have grown ever longer."""
+def extend_cost(args: argparse.Namespace) -> list[Json]:
+    """Seconds of `extend` per new event, by the length of the history so far."""
     config = config_of(args, max(args.histories))
     rec = make_recommender(config, args.catalog)
     batch, n = args.extend_batch, config.layout.segment_size
@@ -201,69 +211,76 @@ def extend_cost(args: argparse.Namespace) -> list[dict[str, Any]]:
     compress = jax.jit(functools.partial(states.compress, rec.model))
     runs = {}
     for history in (*args.histories, 2 * max(args.histories)):
-        lines = random_events(batch, history + n, args.catalog, seed=history)
-        items, times = (np.stack(column) for column in zip(*lines, strict=True))
+        items, times = stacked(random_events(batch, history + n, args.catalog, seed=history))
         counts = np.full(batch, history, np.int32)
         state = compress(rec.params, items[:, :history], times[:, :history], counts)
         more = jax.device_put((items[:, history:], times[:, history:]))
         added = np.full(batch, n, np.int32)
         runs[str(history)] = functools.partial(extend, rec.params, state, *more, added)
-    found = timing.interleaved(runs, repeats=args.extend_repeats)
-    result = []
-    for history, line in found.items():
-        per_event = line["median_s"] / (batch * n)
-        result.append({"history": int(history), "seconds_per_event": per_event, **line})
+    result: list[Json] = []
+    for history, timed in timing.interleaved(runs, repeats=args.extend_repeats).items():
+        per_event = timed["median_s"] / (batch * n)
+        result.append({"history": int(history), "seconds_per_event": per_event, **timed})
         print(f"extend behind {history} events: {per_event * 1e6:.1f} us per event", flush=True)
-    costs = [line["seconds_per_event"] for line in result]
+    costs = [row["seconds_per_event"] for row in result]
     print(f"longest over shortest history: {costs[-1] / costs[0]:.2f}", flush=True)
     return result
 
 
-def bytes_per_user(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """A user's row in every form: vectors of tokens alone, and all of it."""
-    result = []
+def bytes_per_user(args: argparse.Namespace) -> list[Json]:
+    """Bytes of a user's row in every encoding, and of its token vectors alone."""
+    result: list[Json] = []
     for history in args.histories:
         for kind in ("kv", "embedding"):
             config = config_of(args, history)
             config.model = dataclasses.replace(config.model, state=kind)
             model, _ = make(config, SegmentLayout.from_config(config.layout), 10)
-            for form in FORMS:
-                spec = rows.row_spec(model, form, 0)
+            for encoding in FORMS:
+                spec = rows.row_spec(model, encoding, 0)
                 vectors = sum(f.nbytes for f in spec.fields if f.name in rows.TOKEN_COLUMNS)
                 result.append(
                     {
                         "history": history,
                         "state": kind,
-                        "form": form,
+                        "form": encoding,
                         "vector_bytes": vectors,
                         "row_bytes": spec.row_bytes,
                     }
                 )
                 print(
-                    f"history {history}, {kind} in {form}: {spec.row_bytes:,} bytes per user, "
+                    f"history {history}, {kind} in {encoding}: {spec.row_bytes:,} bytes per user, "
                     f"{vectors:,} of them vectors",
                     flush=True,
                 )
     return result
 
 
-def check(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Every target with what was measured and whether it is met."""
-    checks = []
+def check(results: list[Json]) -> list[Json]:
+    """Every target with the measured value and whether it is met."""
+    checks: list[Json] = []
+
+    def add(what: str, value: float, bound: str, met: bool) -> None:
+        checks.append({"what": what, "found": value, "wanted": bound, "met": met})
+        verdict = "met" if met else "MISSED"
+        print(f"{what} {value:.2f}, target {bound}: {verdict}", flush=True)
+
     for row in results:
         name = f"history {row['history']}, batch {row['batch']}"
-        wanted = TARGETS["full_over_cached"].get(row["history"])  # type: ignore[attr-defined]
-        if wanted is not None:
-            found = row["full_over_cached"]
-            checks.append((f"{name}: full/cached", found, f">= {wanted:g}", found >= wanted))
-        most, found = TARGETS["cached_over_recent"], row["cached_over_recent"]
-        checks.append((f"{name}: cached/recent", found, f"<= {most:g}", found <= most))
-    for text, found, wanted, met in checks:
-        print(f"{text} {found:.2f}, wanted {wanted}: {'met' if met else 'MISSED'}", flush=True)
-    return [dict(zip(("what", "found", "wanted", "met"), line, strict=True)) for line in checks]
+        least = FULL_OVER_CACHED.get(row["history"])
+        if least is not None:
+            ratio = row["full_over_cached"]
+            add(f"{name}: full/cached", ratio, f">= {least:g}", ratio >= least)
+        ratio = row["cached_over_recent"]
+        add(
+            f"{name}: cached/recent",
+            ratio,
+            f"<= {CACHED_OVER_RECENT:g}",
+            ratio <= CACHED_OVER_RECENT,
+        )
+    return checks
 
 
-def main() -> None:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.serving", description=__doc__.split("\n\n")[0]
     )
@@ -288,7 +305,11 @@ def main() -> None:
     parser.add_argument("--extend-batch", type=int, default=32)
     parser.add_argument("--extend-repeats", type=int, default=7)
     parser.add_argument("--output", default="", help="JSON file of the result")
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    args = parser().parse_args()
     results = []
     with tempfile.TemporaryDirectory() as folder:
         for history in args.histories:
@@ -297,7 +318,12 @@ def main() -> None:
     sizes = bytes_per_user(args)
     facts = {key: value for key, value in vars(args).items() if key != "output"}
     report = timing.report(
-        "serving", results, settings=facts, extend=extension, bytes=sizes, targets=check(results)
+        "benchmarks.serving",
+        results,
+        settings=facts,
+        extend=extension,
+        bytes=sizes,
+        targets=check(results),
     )
     timing.save(report, args.output)
 

@@ -2,22 +2,21 @@
 
     python -m benchmarks.sparse --output=results/sparse.json
 
-The same batch shape and model with catalogs of 10⁵, 10⁶ and 10⁷ items. With
-train.table_update=adagrad or adam a step reads and writes the rows of its batch and negatives
-alone, so its time must not grow: the ratio of the slowest to the fastest is printed, and exit
-status 1 says that it exceeded --limit. `adamw` (the whole table) is measured for comparison, with
-the catalogs that --dense allows. Memory is XLA's plan beside what parameters and state take.
+The batch shape and the model are the same for catalogs of 10⁵, 10⁶ and 10⁷ items. With
+train.table_update=adagrad or adam a step reads and writes only the rows of its batch and
+negatives, so its time must not grow. The ratio of the slowest to the fastest step is printed; exit
+status 1 says that it exceeds --limit. `adamw` (the whole table) is measured for comparison on the
+catalogs that --dense allows. Memory is XLA's plan beside the bytes of parameters and state.
 """
 
 import argparse
 import sys
-from typing import Any
 
 import jax
 import numpy as np
 
-from benchmarks.step import random_batch
 from jaxrec.benchmark import timing
+from jaxrec.benchmark.workload import random_batch
 from jaxrec.config import Config
 from jaxrec.layout import SegmentLayout
 from jaxrec.model import recommender
@@ -25,17 +24,18 @@ from jaxrec.objective import sampling
 from jaxrec.runtime import mesh as mesh_lib
 from jaxrec.training import step as step_lib
 from jaxrec.training.task import Task
+from jaxrec.types import Json, Tree
 
 
 class Runner:
     """A training step over one catalog, ready to be repeated."""
 
-    def __init__(self, config: Config, items: int):
+    def __init__(self, config: Config, items: int) -> None:
         layout = SegmentLayout.from_config(config.layout)
         model = recommender.build(config.model, config.loss, layout, items)
         mesh = mesh_lib.make_mesh(config.mesh)
-        parts = step_lib.assemble(config, Task(model.init, model.loss, model.negatives), mesh)
-        self.counts: Any = None
+        run = step_lib.assemble(config, Task(model.init, model.loss, model.negatives), mesh)
+        self.counts: Tree = None
         if config.loss.sampling == "popularity":
             self.counts = 1.0 / np.arange(1, items + 2)
             if config.train.table_update != "adamw":
@@ -43,8 +43,8 @@ class Runner:
             self.counts = jax.device_put(self.counts, mesh_lib.replicated(mesh))
         users = config.train.batch_size
         self.batch = mesh_lib.put_batch(mesh, random_batch(layout, users, items))
-        self.state = mesh_lib.create(parts.new, parts.like)
-        self.compiled = parts.step.lower(self.state, self.batch, self.counts).compile()
+        self.state = mesh_lib.create(run.new, run.like)
+        self.compiled = run.step.lower(self.state, self.batch, self.counts).compile()
         plan = self.compiled.memory_analysis()
         self.memory = {
             "state": sum(x.nbytes for x in jax.tree.leaves(self.state)),
@@ -52,7 +52,7 @@ class Runner:
             "temporaries": int(plan.temp_size_in_bytes),
         }
 
-    def __call__(self) -> Any:
+    def __call__(self) -> Tree:
         self.state, metrics = self.compiled(self.state, self.batch, self.counts)
         return metrics
 
@@ -68,14 +68,13 @@ def settings(args: argparse.Namespace, update: str) -> Config:
     return config
 
 
-def measure(args: argparse.Namespace, update: str, catalogs: list[int]) -> dict[str, Any]:
-    """One kind of update over all catalogs, their steps taken in turn."""
-    runners = {}
+def measure(args: argparse.Namespace, update: str, catalogs: list[int]) -> Json:
+    """Steps of one kind of update over all catalogs, timed in turn."""
+    runners: dict[str, Runner] = {}
     for items in catalogs:
         runners[str(items)] = Runner(settings(args, update), items)
         print(f"{update}, {items:,} items: ready", flush=True)
-    functions: Any = runners
-    times = timing.interleaved(functions, repeats=args.repeats)
+    times = timing.interleaved(runners, repeats=args.repeats)
     medians = [row["median_s"] for row in times.values()]
     for name, row in times.items():
         size = runners[name].memory["state"] / 2**20
@@ -113,7 +112,7 @@ def main() -> None:
     if small:
         rows.append(measure(args, "adamw", small))
     facts = {key: value for key, value in vars(args).items() if key != "output"}
-    timing.save(timing.report("sparse", rows, settings=facts), args.output)
+    timing.save(timing.report("benchmarks.sparse", rows, settings=facts), args.output)
     if slow:
         sys.exit(f"the step grows with the catalog: {slow[0]['ratio']:.2f} > {args.limit}")
 

@@ -2,50 +2,45 @@
 
     python -m benchmarks.step --output=results/step.json
 
-Both steps compute the same loss on the same batch with the same parameters; they differ in the
-attention backend only. Also prints the share of the parts of the blocked step (encoder, loss,
-optimizer; attention as the difference that leaving it out makes is not additive under a
-compiler, so it is timed alone) and how XLA's planned memory moves with the catalog.
+Both steps compute the same loss on the same batch with the same parameters and differ in the
+attention backend only. Also prints what attention, loss and optimizer take when each is compiled
+alone, as shares of the blocked step, and how XLA's planned memory grows with the catalog.
 """
 
 import argparse
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from jaxrec.benchmark import timing
+from jaxrec.benchmark.workload import random_batch
 from jaxrec.config import LossConfig, ModelConfig
 from jaxrec.layout import SegmentLayout
 from jaxrec.model import recommender
 from jaxrec.nn.attention import attend
 from jaxrec.objective import losses, sampling
-from jaxrec.types import Batch
+from jaxrec.types import Batch, Json, Params, Tree
 
 # (segment size, tokens, segments, recent window, batch): the dense step of the long layout
 # keeps 25 GB of attention weights at batch 8, so it is measured at 2
 LAYOUTS = {"4x(100+4)+100": (100, 4, 4, 100, 8), "16x(128+4)+128": (128, 4, 16, 128, 2)}
 
 
-def random_batch(layout: SegmentLayout, batch: int, num_items: int, seed: int = 0) -> Batch:
-    """Full histories of uniformly drawn items."""
-    rng = np.random.default_rng(seed)
-    slots = layout.num_items + 1
-    items = rng.integers(1, num_items + 1, (batch, slots)).astype(np.int32)
-    times = np.sort(rng.integers(0, 3 * 10**7, (batch, slots)), axis=1).astype(np.int32)
-    lengths = np.asarray([[n for n, _ in layout.segments]] * batch, np.int32)
-    index = np.arange(batch, dtype=np.int32)
-    return Batch(items, times, lengths, np.ones((batch, slots), np.float32), index, index)
+# (params, opt_state, batch, rng) -> (params, opt_state, mean loss)
+Step: TypeAlias = Callable[[Params, Tree, Batch, jax.Array], tuple[Params, Tree, jax.Array]]
 
 
-def make_step(model: recommender.Model, optimizer: optax.GradientTransformation) -> Any:
-    """(params, opt_state, batch, rng) -> the same, one update later, and the mean loss."""
+def make_step(model: recommender.Model, optimizer: optax.GradientTransformation) -> Step:
+    """A plain training step: loss, gradient, update."""
 
-    def step(params, opt_state, batch, rng):
-        def mean(params):
+    def step(
+        params: Params, opt_state: Tree, batch: Batch, rng: jax.Array
+    ) -> tuple[Params, Tree, jax.Array]:
+        def mean(params: Params) -> jax.Array:
             total, weight, _ = model.loss(params, batch, rng=rng, train=True)
             return total / weight
 
@@ -56,10 +51,8 @@ def make_step(model: recommender.Model, optimizer: optax.GradientTransformation)
     return step
 
 
-def measure(
-    shape: tuple[int, int, int, int], batch_size: int, args: argparse.Namespace
-) -> dict[str, Any]:
-    """One layout: dense and blocked steps in turn, then the parts of the blocked one."""
+def measure(shape: tuple[int, int, int, int], batch_size: int, args: argparse.Namespace) -> Json:
+    """One layout: dense and blocked steps in turn with the components of the blocked one."""
     n, k, segments, recent = shape
     layout = SegmentLayout.stream(n, k, segments, recent - n + 1)
     loss_config = LossConfig(
@@ -72,8 +65,7 @@ def measure(
     optimizer = optax.adamw(1e-3, weight_decay=0.0)
     rng = jax.random.key(0)
     batch = jax.device_put(random_batch(layout, batch_size, args.catalog))
-    steps, memory, params = {}, {}, None
-    models = {}
+    steps, memory, models = {}, {}, {}
     for backend in ("dense", "blocked"):
         config = ModelConfig(
             backbone=args.backbone,
@@ -90,8 +82,8 @@ def measure(
         compiled = jax.jit(step).lower(params, opt_state, batch, rng).compile()
         memory[backend] = timing.peak_bytes(compiled)
         steps[backend] = functools.partial(compiled, params, opt_state, batch, rng)
-    parts = _parts(models["blocked"], params, optimizer, batch, rng, args)
-    times = timing.interleaved({**steps, **parts}, repeats=args.repeats)
+    components = _components(models["blocked"], params, optimizer, batch, rng, args)
+    times = timing.interleaved({**steps, **components}, repeats=args.repeats)
     loss = {b: float(steps[b]()[2]) for b in steps}
     blocked = times["blocked"]["median_s"]
     return {
@@ -99,32 +91,39 @@ def measure(
         "batch": batch_size,
         "times": times,
         "blocked_over_dense": blocked / times["dense"]["median_s"],
-        "share_of_blocked": {name: times[name]["median_s"] / blocked for name in parts},
+        "share_of_blocked": {name: times[name]["median_s"] / blocked for name in components},
         "peak_bytes": memory,
         "loss": loss,
     }
 
 
-def _parts(model, params, optimizer, batch, rng, args) -> dict[str, Any]:
-    """Forward and backward of single parts of the blocked step, compiled alone."""
+def _components(
+    model: recommender.Model,
+    params: Params,
+    optimizer: optax.GradientTransformation,
+    batch: Batch,
+    rng: jax.Array,
+    args: argparse.Namespace,
+) -> dict[str, Callable[[], Tree]]:
+    """Forward and backward passes of components of the blocked step, compiled alone."""
     layout, width, heads = model.layout, args.width, args.heads
     users = batch.items.shape[0]
     shape = (users, layout.length, heads, width // heads)
     q, k, v = (jax.random.normal(key, shape) for key in jax.random.split(rng, 3))
     valid = jnp.ones(shape[:2], bool)
-    kind: Any = "pointwise" if args.backbone == "hstu" else "softmax"
+    kind: Literal["pointwise", "softmax"] = "pointwise" if args.backbone == "hstu" else "softmax"
 
-    def attention(q, k, v):
+    def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         out = attend(q, k, v, layout, valid, kind=kind, normalizer=layout.normalizer)
         return out.sum()
 
-    def all_attention(q, k, v):
+    def all_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> Tree:
         return [jax.grad(attention, (0, 1, 2))(q + i, k, v) for i in range(args.layers)]
 
     x = jax.random.normal(rng, (users * len(layout.predictors), width))
     targets = jnp.asarray(batch.items)[:, layout.target_slots].reshape(-1)
 
-    def loss(x, table):
+    def loss(x: jax.Array, table: jax.Array) -> jax.Array:
         ids, log_q = sampling.sample_negatives(rng, args.catalog, args.negatives, None, "uniform")
         total, weight = losses.sampled_softmax(
             losses.unit(x),
@@ -142,27 +141,30 @@ def _parts(model, params, optimizer, batch, rng, args) -> dict[str, Any]:
     table = params["item_embedding"]
     grads = jax.tree.map(jnp.ones_like, params)
     opt_state = optimizer.init(params)
-    run = {
+    functions = {
         f"attention ({args.layers} layers)": (jax.jit(all_attention), (q, k, v)),
         "loss": (jax.jit(jax.grad(loss, (0, 1))), (x, table)),
         "optimizer": (jax.jit(optimizer.update), (grads, opt_state, params)),
     }
-    return {name: functools.partial(f.lower(*a).compile(), *a) for name, (f, a) in run.items()}
+    return {
+        name: functools.partial(f.lower(*a).compile(), *a) for name, (f, a) in functions.items()
+    }
 
 
-def loss_memory(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """XLA's planned temporaries of the full softmax's gradient for growing catalogs and batches."""
+def loss_memory(args: argparse.Namespace) -> list[Json]:
+    """Planned temporary memory of the full softmax's gradient, by catalog and batch."""
     rows = []
     for items, positions in ((20_000, 4_000), (200_000, 4_000), (200_000, 16_000)):
 
-        def loss(x, table, positions=positions):
+        def loss(x: jax.Array, table: jax.Array, positions: int = positions) -> jax.Array:
             targets = jnp.ones((positions,), jnp.int32)
             return losses.full_softmax(x, table, targets, jnp.ones((positions,)))[0]
 
         shapes = [
             jax.ShapeDtypeStruct((n, args.width), jnp.float32) for n in (positions, items + 1)
         ]
-        plan: Any = jax.jit(jax.grad(loss, (0, 1))).lower(*shapes).compile().memory_analysis()
+        plan = jax.jit(jax.grad(loss, (0, 1))).lower(*shapes).compile().memory_analysis()
+        assert plan is not None
         rows.append(
             {
                 "items": items,
@@ -193,18 +195,18 @@ def main() -> None:
     parser.add_argument("--output", default="", help="JSON file of the result")
     args = parser.parse_args()
     rows = []
-    for name in args.layouts:
-        *shape, users = LAYOUTS[name]
+    for layout in args.layouts:
+        *shape, users = LAYOUTS[layout]
         row = measure((shape[0], shape[1], shape[2], shape[3]), args.batch or users, args)
-        rows.append({"layout": name, **row})
-        ms = {part: t["median_s"] * 1e3 for part, t in row["times"].items()}
+        rows.append({"layout": layout, **row})
+        ms = {name: t["median_s"] * 1e3 for name, t in row["times"].items()}
         print(
-            f"{name}: dense {ms['dense']:.0f} ms, blocked {ms['blocked']:.0f} ms, "
+            f"{layout}: dense {ms['dense']:.0f} ms, blocked {ms['blocked']:.0f} ms, "
             f"ratio {row['blocked_over_dense']:.2f}",
             flush=True,
         )
-        for part, share in row["share_of_blocked"].items():
-            print(f"    {part}: {ms[part]:.0f} ms, {share:.0%} of the blocked step", flush=True)
+        for name, share in row["share_of_blocked"].items():
+            print(f"    {name}: {ms[name]:.0f} ms, {share:.0%} of the blocked step", flush=True)
     memory = loss_memory(args)
     for line in memory:
         print(
@@ -213,7 +215,9 @@ def main() -> None:
             f"{line['logits_bytes'] / 1e6:.0f} MB"
         )
     facts = {key: value for key, value in vars(args).items() if key not in ("output", "layouts")}
-    timing.save(timing.report("step", rows, settings=facts, loss_memory=memory), args.output)
+    timing.save(
+        timing.report("benchmarks.step", rows, settings=facts, loss_memory=memory), args.output
+    )
 
 
 if __name__ == "__main__":

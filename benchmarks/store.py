@@ -1,22 +1,23 @@
-"""The store of user states beside the same bytes in a NumPy memmap and in one zarr3 array.
+"""The store of user states against the same bytes in a NumPy memmap and in one zarr3 array.
 
     python -m benchmarks.store --output=results/store.json
 
-Three places hold the same rows of random bytes:
+Three stores (`benchmarks.row_stores`) hold the same rows of random bytes:
 
     store    UserStateStore: OCDBT key-value rows, looked up by user id, checksum per row
-    zarr3    one zarr3 array over OCDBT, chunk of one user, crc32c codec; looked up by row number,
-             so what finds a user's row number and lists users would come on top
+    zarr3    one zarr3 array over OCDBT, a chunk per user, crc32c codec; looked up by row number,
+             so finding a user's row number and listing users would come on top
     memmap   numpy.memmap by row number, `flush` (msync) after every batch: no atomicity, no
-             checksums, no deletion; what the disk and NumPy cost alone
+             checksums, no deletion; the cost of disk and NumPy alone
 
-Timed in turn (store, zarr3, memmap, store, ...): reading batches, writing batches durably
-without looking (`write`) and reading, changing and writing them (`update`), all of random
-users; then reading with the page cache of the files dropped (`cold read`), opening, iterating,
-compacting. Memory is the growth of the peak of a fresh process that reads, updates and iterates.
+Timed in turn (store, zarr3, memmap, store, ...) on random users: reading batches, writing batches
+durably (`write`), and reading, changing and writing them (`update`). Then reading with the page
+cache of the files dropped (`cold read`), opening, iterating and compacting. Memory is the growth of
+the peak of a fresh process that reads, updates and iterates.
 """
 
 import argparse
+import importlib.metadata
 import os
 import pathlib
 import shutil
@@ -26,136 +27,30 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import TypeAlias
 
 import numpy as np
-import tensorstore as ts
 
+from benchmarks.row_stores import BINDING, Memmap, RowStore, Store, Zarr
 from jaxrec.benchmark import timing
-from jaxrec.state_store import Binding, RowSpec, UserStateStore, database
+from jaxrec.state_store import UserStateStore
+from jaxrec.types import Json
 
-BINDING = Binding(params="benchmark", layout="", vocabulary="", form="float32")
-FILL = 4096
-
-
-class Place(Protocol):
-    """Where rows uint8 [B, row_bytes] lie, by user number [B]."""
-
-    def fill(self, start: int, rows: np.ndarray) -> None: ...
-    def read(self, users: np.ndarray) -> np.ndarray: ...
-    def write(self, users: np.ndarray, rows: np.ndarray) -> None: ...
-    def update(self, users: np.ndarray) -> None: ...
-    def reopen(self) -> "Place": ...
-
-
-class Store:
-    """The state store."""
-
-    def __init__(self, folder: pathlib.Path, users: int, row_bytes: int, shards: int) -> None:
-        self.folder = folder
-        spec = RowSpec.of({"row": np.zeros((1, row_bytes), np.uint8)})
-        self.store = UserStateStore.create(folder, spec, BINDING, shards)
-
-    def fill(self, start: int, rows: np.ndarray) -> None:
-        self.store.write(range(start, start + len(rows)), {"row": rows})
-
-    def read(self, users: np.ndarray) -> np.ndarray:
-        return self.store.read(users)[0]["row"]
-
-    def write(self, users: np.ndarray, rows: np.ndarray) -> None:
-        self.store.write(users, {"row": rows})
-
-    def update(self, users: np.ndarray) -> None:
-        self.store.update(users, lambda ids, columns, found: {"row": columns["row"] ^ 1})
-
-    def reopen(self) -> "Store":
-        self.store.close()
-        self.store = UserStateStore.open(self.folder, BINDING, mode="w")
-        return self
-
-
-class Zarr:
-    """One zarr3 array; every batch is one atomic transaction, as in the store."""
-
-    def __init__(self, folder: pathlib.Path, users: int, row_bytes: int) -> None:
-        self.spec = {
-            "driver": "zarr3",
-            "kvstore": {
-                "driver": "ocdbt",
-                "base": {"driver": "file", "path": f"{folder}/"},
-                "config": {"max_decoded_node_bytes": database.NODE_BYTES, "compression": None},
-            },
-            "path": "rows",
-        }
-        self.array = ts.open(
-            self.spec,
-            create=True,
-            dtype=ts.uint8,
-            shape=[users, row_bytes],
-            chunk_layout=ts.ChunkLayout(chunk_shape=[1, row_bytes]),
-            codec=ts.CodecSpec(
-                {"driver": "zarr3", "codecs": [{"name": "bytes"}, {"name": "crc32c"}]}
-            ),
-        ).result()
-
-    def fill(self, start: int, rows: np.ndarray) -> None:
-        self.write(np.arange(start, start + len(rows)), rows)
-
-    def read(self, users: np.ndarray) -> np.ndarray:
-        return self.array[users].read().result()
-
-    def write(self, users: np.ndarray, rows: np.ndarray) -> None:
-        with database.transaction() as transaction:
-            self.array.with_transaction(transaction)[users].write(rows).result()
-
-    def update(self, users: np.ndarray) -> None:
-        with database.transaction() as transaction:
-            view = self.array.with_transaction(transaction)[users]
-            view.write(view.read().result() ^ 1).result()
-
-    def reopen(self) -> "Zarr":
-        self.array = ts.open(self.spec, open=True, context=ts.Context()).result()
-        return self
-
-
-class Memmap:
-    """One file of rows."""
-
-    def __init__(self, folder: pathlib.Path, users: int, row_bytes: int) -> None:
-        folder.mkdir()
-        self.path, self.shape = folder / "rows", (users, row_bytes)
-        self.rows: Any = np.memmap(self.path, np.uint8, "w+", shape=self.shape)
-
-    def fill(self, start: int, rows: np.ndarray) -> None:
-        self.rows[start : start + len(rows)] = rows
-        self.rows.flush()
-
-    def read(self, users: np.ndarray) -> np.ndarray:
-        return self.rows[users]
-
-    def write(self, users: np.ndarray, rows: np.ndarray) -> None:
-        self.rows[users] = rows
-        self.rows.flush()
-
-    def update(self, users: np.ndarray) -> None:
-        self.write(users, self.rows[users] ^ 1)
-
-    def reopen(self) -> "Memmap":
-        self.rows = None  # unmapped
-        self.rows = np.memmap(self.path, np.uint8, "r+", shape=self.shape)
-        return self
+FILL = 4096  # users written at once while filling
 
 
 def files(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """All files below a folder."""
     return (path for path in folder.rglob("*") if path.is_file())
 
 
 def disk_bytes(folder: pathlib.Path) -> int:
+    """Bytes of all files below a folder."""
     return sum(path.stat().st_size for path in files(folder))
 
 
 def drop_cache(folder: pathlib.Path) -> None:
-    """Forgets the cached pages of a folder's files (they are synced: nothing is lost)."""
+    """Drops the cached pages of a folder's files after syncing them."""
     for path in files(folder):
         descriptor = os.open(path, os.O_RDONLY)
         os.fdatasync(descriptor)
@@ -163,7 +58,8 @@ def drop_cache(folder: pathlib.Path) -> None:
         os.close(descriptor)
 
 
-def seconds(function: Callable[..., Any], *arguments: Any) -> float:
+def seconds(function: Callable[..., object], *arguments: object) -> float:
+    """Wall time of one call."""
     start = time.perf_counter()
     function(*arguments)
     return time.perf_counter() - start
@@ -185,60 +81,86 @@ def random_rows(rng: np.random.Generator, count: int, row_bytes: int) -> np.ndar
     return np.frombuffer(rng.bytes(count * row_bytes), np.uint8).reshape(count, row_bytes)
 
 
+Operation: TypeAlias = Callable[[RowStore, np.ndarray, np.ndarray], object]
+
+
 def compare(
-    places: dict[str, Place], folder: pathlib.Path, args: argparse.Namespace
-) -> dict[str, dict[str, Any]]:
-    """Fills all places with the same rows and times them in turn."""
+    stores: dict[str, RowStore], folder: pathlib.Path, args: argparse.Namespace
+) -> dict[str, Json]:
+    """Fills all stores with the same rows and times them in turn."""
     rng = np.random.default_rng(0)
-    spent = dict.fromkeys(places, 0.0)
-    for start in range(0, args.users, FILL):
-        rows = random_rows(rng, min(FILL, args.users - start), args.row_bytes)
-        for name, place in places.items():
-            spent[name] += seconds(place.fill, start, rows)
-        if start // FILL % 10 == 0:
-            print(f"filled {start + len(rows):,} of {args.users:,} users", flush=True)
-    result: dict[str, dict[str, Any]] = {
-        name: {
-            "fill": {"users": args.users, "users_per_s": args.users / spent[name]},
-            "disk_bytes_after_fill": disk_bytes(folder / name),
-        }
-        for name in places
-    }
-    operations: dict[str, tuple[int, Callable[[Place, np.ndarray, np.ndarray], Any]]] = {
-        "read": (args.read_batch, lambda p, users, rows: p.read(users)),
-        "write": (args.write_batch, lambda p, users, rows: p.write(users, rows)),
-        "update": (args.write_batch, lambda p, users, rows: p.update(users)),
+    result = fill(stores, folder, rng, args)
+    operations: dict[str, tuple[int, Operation]] = {
+        "read": (args.read_batch, lambda store, users, rows: store.read(users)),
+        "write": (args.write_batch, lambda store, users, rows: store.write(users, rows)),
+        "update": (args.write_batch, lambda store, users, rows: store.update(users)),
     }
     for what, (count, act) in operations.items():
-        samples: dict[str, list[float]] = {name: [] for name in places}
+        samples: dict[str, list[float]] = {name: [] for name in stores}
         for turn in range(args.warmup + args.repeats):
             users = rng.choice(args.users, count, replace=False)
             rows = random_rows(rng, count, args.row_bytes)
-            for name, place in places.items():
-                took = seconds(act, place, users, rows)
+            for name, store in stores.items():
+                elapsed = seconds(act, store, users, rows)
                 if turn >= args.warmup:
-                    samples[name].append(took)
-        for name in places:
+                    samples[name].append(elapsed)
+        for name in stores:
             result[name][what] = show(name, what, summary(samples[name], count))
-    same = rng.choice(args.users, args.read_batch, replace=False)
-    first, *others = [place.read(same) for place in places.values()]
+    users = rng.choice(args.users, args.read_batch, replace=False)
+    first, *others = [store.read(users) for store in stores.values()]
     if any(not np.array_equal(first, other) for other in others):
-        raise AssertionError("the places hold different rows: the comparison means nothing")
-    for name, place in places.items():
-        result[name]["open_s"] = min(seconds(place.reopen) for _ in range(5))
-        cold = []
-        for _ in range(args.cold):
-            place.reopen()
-            drop_cache(folder / name)
-            users = rng.choice(args.users, args.read_batch, replace=False)
-            cold.append(seconds(place.read, users))
-        if cold:
-            result[name]["cold read"] = show(name, "cold read", summary(cold, args.read_batch))
-        result[name]["disk_bytes"] = disk_bytes(folder / name)
+        raise AssertionError("the stores hold different rows: the comparison means nothing")
+    for name, store in stores.items():
+        result[name] |= reopened(name, store, folder / name, rng, args)
     return result
 
 
+def fill(
+    stores: dict[str, RowStore],
+    folder: pathlib.Path,
+    rng: np.random.Generator,
+    args: argparse.Namespace,
+) -> dict[str, Json]:
+    """Writes all rows to all stores; throughput and bytes on disk by store."""
+    elapsed = dict.fromkeys(stores, 0.0)
+    for start in range(0, args.users, FILL):
+        rows = random_rows(rng, min(FILL, args.users - start), args.row_bytes)
+        for name, store in stores.items():
+            elapsed[name] += seconds(store.fill, start, rows)
+        if start // FILL % 10 == 0:
+            print(f"filled {start + len(rows):,} of {args.users:,} users", flush=True)
+    return {
+        name: {
+            "fill": {"users": args.users, "users_per_s": args.users / elapsed[name]},
+            "disk_bytes_after_fill": disk_bytes(folder / name),
+        }
+        for name in stores
+    }
+
+
+def reopened(
+    name: str,
+    store: RowStore,
+    folder: pathlib.Path,
+    rng: np.random.Generator,
+    args: argparse.Namespace,
+) -> Json:
+    """Opening, and reading without page cache."""
+    row: Json = {"open_s": min(seconds(store.reopen) for _ in range(5))}
+    cold = []
+    for _ in range(args.cold):
+        store.reopen()
+        drop_cache(folder)
+        users = rng.choice(args.users, args.read_batch, replace=False)
+        cold.append(seconds(store.read, users))
+    if cold:
+        row["cold read"] = show(name, "cold read", summary(cold, args.read_batch))
+    row["disk_bytes"] = disk_bytes(folder)
+    return row
+
+
 def show(name: str, what: str, row: dict[str, float]) -> dict[str, float]:
+    """Prints a timing and returns it."""
     print(
         f"{name:7} {what:9} {int(row['users']):5} users: {row['median_s'] * 1e3:7.1f} ms "
         f"({row['min_s'] * 1e3:.1f} to {row['max_s'] * 1e3:.1f}), "
@@ -248,10 +170,9 @@ def show(name: str, what: str, row: dict[str, float]) -> dict[str, float]:
     return row
 
 
-def whole(place: Store, folder: pathlib.Path, empty_open_s: float) -> dict[str, Any]:
-    """What concerns the whole store: opening, iterating, compacting."""
-    store = place.store
-    result: dict[str, Any] = {"open_s_empty": empty_open_s}
+def maintenance(store: UserStateStore, folder: pathlib.Path, empty_open_s: float) -> Json:
+    """Timings of operations on the whole store: opening, iterating, compacting."""
+    result: Json = {"open_s_empty": empty_open_s}
     result["iterate_s"] = seconds(lambda: [len(ids) for ids, _ in store.iterate()])
     result["stat_s"] = seconds(store.stat)
     result["compact_s"] = seconds(store.compact)
@@ -286,13 +207,14 @@ def peak_bytes() -> int:
 
 
 def in_fresh_process(folder: pathlib.Path, args: argparse.Namespace) -> int:
+    """`memory` of a new process."""
     call = f"memory({str(folder)!r}, {args.read_batch}, {args.write_batch})"
-    code = f"from jaxrec.benchmark.store import memory; print({call})"
+    code = f"from benchmarks.store import memory; print({call})"
     done = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE)
     return int(done.stdout.split()[-1])
 
 
-def main() -> None:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.store", description=__doc__.split("\n\n")[0]
     )
@@ -306,18 +228,22 @@ def main() -> None:
     parser.add_argument("--cold", type=int, default=5, help="batches read without page cache")
     parser.add_argument("--folder", default=None, help="disk to measure (default: temporary)")
     parser.add_argument("--output", default="", help="JSON file of the result")
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    args = parser().parse_args()
     folder = pathlib.Path(tempfile.mkdtemp(prefix="jaxrec-store-", dir=args.folder))
     try:
         store = Store(folder / "store", args.users, args.row_bytes, args.shards)
         empty_open_s = min(seconds(store.reopen) for _ in range(5))
-        places: dict[str, Place] = {
+        stores: dict[str, RowStore] = {
             "store": store,
             "zarr3": Zarr(folder / "zarr3", args.users, args.row_bytes),
             "memmap": Memmap(folder / "memmap", args.users, args.row_bytes),
         }
-        rows = compare(places, folder, args)
-        rows["store"] |= whole(store, folder / "store", empty_open_s)
+        rows = compare(stores, folder, args)
+        rows["store"] |= maintenance(store.store, folder / "store", empty_open_s)
         store.store.close()
         rows["store"]["memory_bytes"] = in_fresh_process(folder / "store", args)
     finally:
@@ -331,14 +257,13 @@ def main() -> None:
         f"{facts['memory_bytes'] / 1e6:.0f} MB"
     )
     settings = {key: value for key, value in vars(args).items() if key not in ("output", "folder")}
-    result = timing.report("store", rows, settings=settings, tensorstore=version("tensorstore"))
+    result = timing.report(
+        "benchmarks.store",
+        rows,
+        settings=settings,
+        tensorstore=importlib.metadata.version("tensorstore"),
+    )
     timing.save(result, args.output)
-
-
-def version(package: str) -> str:
-    import importlib.metadata
-
-    return importlib.metadata.version(package)
 
 
 if __name__ == "__main__":

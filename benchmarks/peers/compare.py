@@ -305,7 +305,7 @@ def main() -> None:
     described = environment.describe()
     result = plain(
         {
-            "command": options.told("compare", sys.argv[1:]),
+            "command": options.command_line("compare", sys.argv[1:]),
             "git": described["git"],
             "time": described["time"],
             "platform": described["platform"],

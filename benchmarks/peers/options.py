@@ -55,7 +55,7 @@ def changes(texts: Sequence[str]) -> dict[str, Any]:
 PLACES = ("--runs", "--rectools-python", "--recbole-python", "--ml-latest-small", "--ml-100k")
 
 
-def told(command: str, arguments: Sequence[str]) -> str:
+def command_line(command: str, arguments: Sequence[str]) -> str:
     """The command line to repeat, without this machine's folders."""
     kept = [text for text in arguments if text.partition("=")[0] not in PLACES]
     return " ".join([f"python -m benchmarks.peers.{command}", *kept])

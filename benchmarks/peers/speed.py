@@ -47,7 +47,8 @@ def step_of_ours(args: argparse.Namespace) -> Callable[[], Any]:
     import jax
     import optax
 
-    from benchmarks.step import make_step, random_batch
+    from benchmarks.step import make_step
+    from jaxrec.benchmark.workload import random_batch
     from jaxrec.config import LossConfig, ModelConfig
     from jaxrec.layout import SegmentLayout
     from jaxrec.model import recommender
@@ -216,8 +217,10 @@ def main() -> None:
         from jaxrec.benchmark import timing
 
         settings = {key: getattr(args, key) for key in (*SHAPE, "steps", "rounds", "cores")}
-        result = timing.report("peers_speed", table, settings=settings)
-        result["command"] = options.told("speed", sys.argv[1:])
+        result = timing.report(
+            "benchmarks.peers.speed", table, kind="peers_speed", settings=settings
+        )
+        result["command"] = options.command_line("speed", sys.argv[1:])
         timing.save(result, str(args.output))
 
 

@@ -1,9 +1,9 @@
-"""What compression saves: every method side by side in one run.
+"""Measures what compression saves, every method side by side in one run.
 
     python -m jaxrec.benchmark --config=configs/bench_quick.py --output=runs/bench
 
-Writes rows.json (stored as it goes; the same command continues), report.json, report.md and
-plots. `--config.key=value` overrides a setting. See docs/benchmark.md.
+Writes rows.json (as it goes; the same command continues), report.json, report.md and plots.
+`--config.key=value` overrides a setting. See docs/benchmark.md.
 """
 
 import argparse
@@ -21,7 +21,7 @@ def main() -> None:
         prog="python -m jaxrec.benchmark", description=__doc__.split("\n\n")[0]
     )
     parser.add_argument("--config", required=True, help="FILE.py[:argument], configs/bench_*.py")
-    parser.add_argument("--output", required=True, help="folder of rows, report and plots")
+    parser.add_argument("--output", required=True, help="folder for rows, report and plots")
     args, overrides = parser.parse_known_args()
     try:
         config = grid_config.load(args.config, overrides)
@@ -29,15 +29,20 @@ def main() -> None:
         parser.error(str(error))
     folder = pathlib.Path(args.output)
     rows = grid.run(config, folder)
-    facts = timing.report("grid", rows, timing=grid.TIMING, config=dataclasses.asdict(config))
-    facts["command"] = " ".join(["python -m jaxrec.benchmark", *sys.argv[1:]])
+    facts = timing.report(
+        "jaxrec.benchmark",
+        rows,
+        kind="grid",
+        timing=grid.TIMING,
+        config=dataclasses.asdict(config),
+    )
     names = ("jax", "jaxlib", "flax", "optax", "numpy")
     facts["versions"] = {name: importlib.metadata.version(name) for name in names}
     grid.write_json(folder / "report.json", facts)
     (folder / "report.md").write_text(grid_report.markdown(facts))
     try:
         grid_report.plot(rows, folder)
-    except ConfigError as error:  # figures are worth having without plots
+    except ConfigError as error:  # the figures are useful without plots
         print(f"no plots: {error}", file=sys.stderr)
     print(folder / "report.md")
 

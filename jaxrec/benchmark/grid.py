@@ -1,4 +1,4 @@
-"""Cells of the benchmark: measured in turn, stored when done, skipped when stored."""
+"""Cells of the benchmark: timed in turn, stored when done, skipped when already stored."""
 
 import contextlib
 import dataclasses
@@ -8,8 +8,8 @@ import pathlib
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -17,6 +17,7 @@ import numpy as np
 from jaxrec.benchmark import timing
 from jaxrec.benchmark.grid_config import WITH_TOKENS, GridConfig, key_of
 from jaxrec.benchmark.grid_methods import Request, Shape, request, training
+from jaxrec.types import Json
 
 TIMING = (
     "p50, p90, p99: wall time of one request from NumPy arrays on the host to query vectors on "
@@ -29,6 +30,17 @@ TIMING = (
     "products of visible pairs and projections."
 )
 TOO_LARGE = "out_of_memory"
+Name = TypeVar("Name")
+
+
+class Cell(NamedTuple):
+    """method: one of `grid_config.METHODS`; tokens: per segment, 0 where the method has none."""
+
+    method: str
+    tokens: int
+
+
+FULL = Cell("full", 0)  # what ratios are to
 
 
 class PlanTooLarge(MemoryError):
@@ -36,7 +48,7 @@ class PlanTooLarge(MemoryError):
 
 
 def available_bytes() -> int | None:
-    """Memory that the first device has left; None where nobody tells."""
+    """Free memory of the first device; None where it is unknown."""
     stats = jax.devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return int(stats["bytes_limit"] - stats.get("bytes_in_use", 0))
@@ -47,8 +59,8 @@ def available_bytes() -> int | None:
     return int(lines["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in lines else None
 
 
-def check_fits(compiled: Any) -> int:
-    """Planned peak bytes. Raises PlanTooLarge when more than the device has left."""
+def check_fits(compiled: jax.stages.Compiled) -> int:
+    """Planned peak bytes. Raises PlanTooLarge when the device has less memory left."""
     needed, left = timing.peak_bytes(compiled), available_bytes()
     if left is not None and needed > left:
         raise PlanTooLarge(f"the plan needs {needed:,} bytes, {left:,} are left on the device")
@@ -64,14 +76,15 @@ def status_of(error: Exception) -> str:
 
 
 def in_turn(
-    calls: dict[Any, Callable[[], Any]], seconds: float, rounds: int
-) -> tuple[dict[Any, list[float]], dict[Any, Exception]]:
-    """Seconds of every call, round by round, until the time is used up, 3 rounds at least.
+    calls: Mapping[Name, Callable[[], object]], seconds: float, rounds: int
+) -> tuple[dict[Name, list[float]], dict[Name, Exception]]:
+    """Seconds of every call per round, and the errors of calls that failed.
 
-    A call that raises drops out with its error.
+    Rounds go on until `seconds` are used up, but 3 are run at least. Two rounds before them
+    are not counted. A call that raises drops out with its error.
     """
-    samples: dict[Any, list[float]] = {name: [] for name in calls}
-    errors: dict[Any, Exception] = {}
+    samples: dict[Name, list[float]] = {name: [] for name in calls}
+    errors: dict[Name, Exception] = {}
     started, counted = 0.0, 0
     for turn in range(-2, rounds):
         if turn == 0:
@@ -93,55 +106,66 @@ def in_turn(
     return samples, errors
 
 
-def cells(config: GridConfig) -> list[tuple[str, int]]:
-    """(method, tokens) of a shape; 0 tokens where a method has none."""
+def cells(config: GridConfig) -> list[Cell]:
+    """The cells of every shape and batch size."""
     return [
-        (method, tokens)
+        Cell(method, tokens)
         for method in config.methods
         for tokens in (config.tokens if method in WITH_TOKENS else (0,))
     ]
 
 
-def measure(config: GridConfig, shape: Shape, batch: int) -> list[dict[str, Any]]:
+def measure(config: GridConfig, shape: Shape, batch: int) -> list[Json]:
     """Rows of every method for one shape and batch size, timed in turn."""
-    table: dict[tuple[str, int], dict[str, Any]] = {}
-    requests: dict[tuple[str, int], Request] = {}
+    table: dict[Cell, Json] = {}
+    requests: dict[Cell, Request] = {}
     for cell in cells(config):
         row = table[cell] = blank(shape, cell, batch)
         try:
-            made = request(config, *_args(cell, shape), batch)
-            row["flops_analytic"], row["state_bytes"] = made.flops, made.state_bytes
-            row["flops_xla"] = float((made.compiled.cost_analysis() or {}).get("flops", 0.0))
-            row["peak_bytes"] = timing.peak_bytes(made.compiled)
-            check_fits(made.compiled)
-            requests[cell] = made
+            compiled = request(config, cell.method, shape, cell.tokens, batch)
+            row |= planned(compiled)
+            check_fits(compiled.compiled)
+            requests[cell] = compiled
         except Exception as error:
             fail(row, error)
-    calls = {cell: made.call for cell, made in requests.items()}
+    calls = {cell: compiled.call for cell, compiled in requests.items()}
     samples, errors = in_turn(calls, config.seconds, config.rounds)
     for cell, problem in errors.items():
         fail(table[cell], problem)
-    base = ("full", 0)
     for cell in calls:
         if cell in errors:
             continue
-        row, taken = table[cell], np.asarray(samples[cell])
-        for q in (50, 90, 99):
-            row[f"p{q}_ms"] = float(np.percentile(taken, q)) * 1e3
-        row["users_per_s"] = batch / float(np.median(taken))
-        row["rounds_ms"] = [round(1e3 * float(t), 5) for t in taken]
-        if base in calls and base not in errors:
-            row.update(ratios(row, table[base], taken, np.asarray(samples[base])))
+        row, seconds = table[cell], np.asarray(samples[cell])
+        row |= latency(seconds, batch)
+        if FULL in calls and FULL not in errors:
+            row |= ratios(row, table[FULL], seconds, np.asarray(samples[FULL]))
     if batch == min(config.batches) and shape.history <= config.train_longest:
         train(config, shape, table)
     return list(table.values())
 
 
-def ratios(
-    row: dict[str, Any], full: dict[str, Any], taken: np.ndarray, base: np.ndarray
-) -> dict[str, Any]:
-    """Of a row to full history: FLOPs both ways, paired time with quartiles."""
-    low, middle, high = np.percentile(taken / base, (25, 50, 75))
+def planned(compiled: Request) -> Json:
+    """FLOPs and bytes of a request, known before it runs."""
+    return {
+        "flops_analytic": compiled.flops,
+        "state_bytes": compiled.state_bytes,
+        "flops_xla": float((compiled.compiled.cost_analysis() or {}).get("flops", 0.0)),
+        "peak_bytes": timing.peak_bytes(compiled.compiled),
+    }
+
+
+def latency(seconds: np.ndarray, batch: int) -> Json:
+    """Percentiles and throughput of a request timed [rounds] times."""
+    return {
+        **{f"p{q}_ms": float(np.percentile(seconds, q)) * 1e3 for q in (50, 90, 99)},
+        "users_per_s": batch / float(np.median(seconds)),
+        "rounds_ms": [round(1e3 * float(value), 5) for value in seconds],
+    }
+
+
+def ratios(row: Json, full: Json, seconds: np.ndarray, full_seconds: np.ndarray) -> Json:
+    """A row relative to full history: FLOPs by both counts, paired time with quartiles."""
+    low, middle, high = np.percentile(seconds / full_seconds, (25, 50, 75))
     return {
         "flops_ratio_analytic": row["flops_analytic"] / full["flops_analytic"],
         "flops_ratio_xla": row["flops_xla"] / full["flops_xla"] if full["flops_xla"] else None,
@@ -150,14 +174,17 @@ def ratios(
     }
 
 
-def train(config: GridConfig, shape: Shape, table: dict[tuple[str, int], dict[str, Any]]) -> None:
-    """Adds training steps; the stored form changes none, so int8 has its model's."""
-    steps: dict[tuple[str, int], Callable[[], Any]] = {}
+def train(config: GridConfig, shape: Shape, table: dict[Cell, Json]) -> None:
+    """Adds training steps to the rows.
+
+    The encoding of stored states does not change training: int8 takes the step of its model.
+    """
+    steps: dict[Cell, Callable[[], object]] = {}
     for cell in table:
-        if cell[0] == "compressed_int8" and ("compressed", cell[1]) in table:
+        if cell.method == "compressed_int8" and Cell("compressed", cell.tokens) in table:
             continue
         try:
-            step, compiled = training(config, *_args(cell, shape))
+            step, compiled = training(config, cell.method, shape, cell.tokens)
             table[cell]["train_peak_bytes"] = check_fits(compiled)
             steps[cell] = step
         except Exception as error:
@@ -167,30 +194,26 @@ def train(config: GridConfig, shape: Shape, table: dict[tuple[str, int], dict[st
         if cell in errors:
             fail(table[cell], errors[cell], "train_")
             continue
-        table[cell]["train_rounds_ms"] = [1e3 * t for t in samples[cell]]
+        table[cell]["train_rounds_ms"] = [1e3 * seconds for seconds in samples[cell]]
         table[cell]["train_step_ms"] = float(np.median(samples[cell])) * 1e3
-    for (method, tokens), row in table.items():
-        twin = table.get(("compressed", tokens), {})
-        if method == "compressed_int8" and "train_step_ms" in twin:
+    for cell, row in table.items():
+        twin = table.get(Cell("compressed", cell.tokens), {})
+        if cell.method == "compressed_int8" and "train_step_ms" in twin:
             row["train_step_ms"] = twin["train_step_ms"]
-    whole = table[("full", 0)]["train_step_ms"]
+    full_step = table[FULL]["train_step_ms"]
     for row in table.values():
-        if whole and row["train_step_ms"]:
-            row["train_ratio"] = row["train_step_ms"] / whole
+        if full_step and row["train_step_ms"]:
+            row["train_ratio"] = row["train_step_ms"] / full_step
 
 
-def _args(cell: tuple[str, int], shape: Shape) -> tuple[str, Shape, int]:
-    return cell[0], shape, cell[1]
-
-
-def blank(shape: Shape, cell: tuple[str, int], batch: int) -> dict[str, Any]:
+def blank(shape: Shape, cell: Cell, batch: int) -> Json:
     """A row before anything is measured."""
     empty = "flops_analytic flops_xla p50_ms p90_ms p99_ms users_per_s peak_bytes state_bytes"
     return {
-        "method": cell[0],
+        "method": cell.method,
         "history": shape.history,
         "segments": shape.segments,
-        "tokens": cell[1],
+        "tokens": cell.tokens,
         "batch": batch,
         **dict.fromkeys(empty.split()),
         "train_step_ms": None,
@@ -199,15 +222,15 @@ def blank(shape: Shape, cell: tuple[str, int], batch: int) -> dict[str, Any]:
     }
 
 
-def fail(row: dict[str, Any], error: Exception, prefix: str = "") -> None:
-    """Notes an error; of a training step the request's figures stay."""
+def fail(row: Json, error: Exception, prefix: str = "") -> None:
+    """Notes an error; when a training step fails, the request's figures stay."""
     text = f"{prefix.rstrip('_')} {type(error).__name__}: {error}".strip()
     row["status"], row["error"] = prefix + status_of(error), text[:500]
     print(f"  {row['method']}, {row['tokens']} tokens: {row['error'][:200]}", file=sys.stderr)
 
 
-def write_json(path: pathlib.Path, value: Any) -> None:
-    """Whole or not at all."""
+def write_json(path: pathlib.Path, value: Json | list[Json]) -> None:
+    """Writes a JSON file, whole or not at all."""
     part = path.with_name(path.name + ".part")
     part.write_text(json.dumps(value, indent=1) + "\n")
     os.replace(part, path)
@@ -215,9 +238,9 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 
 @contextlib.contextmanager
 def compiled_once() -> Iterator[None]:
-    """Programs that methods share, and those asked for their plan first, are compiled once.
+    """Compiles programs that several methods share only once, through a temporary cache.
 
-    A cache that the user chose stays.
+    A compilation cache that the user has chosen is used instead.
     """
     settings: Any = jax.config
     if settings.jax_compilation_cache_dir is not None:
@@ -231,16 +254,17 @@ def compiled_once() -> Iterator[None]:
             settings.update("jax_compilation_cache_dir", None)
 
 
-def run(config: GridConfig, folder: pathlib.Path) -> list[dict[str, Any]]:
-    """Measures what DIR/rows.json does not hold; returns the rows of this configuration.
+def run(config: GridConfig, folder: pathlib.Path) -> list[Json]:
+    """Measures what `folder`/rows.json does not hold; returns the rows of this configuration.
 
-    What is timed together is stored together: a shape and batch size is measured anew as a whole.
+    Cells that are timed together are stored together, so a shape and batch size is measured
+    again as a whole or not at all.
     """
     with compiled_once():
         return _run(config, folder)
 
 
-def _run(config: GridConfig, folder: pathlib.Path) -> list[dict[str, Any]]:
+def _run(config: GridConfig, folder: pathlib.Path) -> list[Json]:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "rows.json"
     stored = json.loads(path.read_text()) if path.exists() else []
@@ -248,25 +272,26 @@ def _run(config: GridConfig, folder: pathlib.Path) -> list[dict[str, Any]]:
     for name in ("shapes", "batches"):
         del settings[name]
     settings["trained_at"] = min(config.batches)
-    found: list[dict[str, Any]] = []
-    work = [
+    rows: list[Json] = []
+    blocks = [
         (Shape(*shape), batch)
         for shape in config.shapes
         for batch in config.batches
         if batch == min(config.batches) or batch * shape[0] <= config.most_events
     ]
     kind = jax.devices()[0].device_kind
-    for index, (shape, batch) in enumerate(work):
+    for index, (shape, batch) in enumerate(blocks):
         key = key_of(settings, shape, batch, jax.__version__, kind)
-        mine = [row for row in stored if row["key"] == key]
-        name = f"[{index + 1}/{len(work)}] history {shape.history}, {shape.segments} segments"
-        print(f"{name}, batch {batch}{': stored' if mine else ''}", file=sys.stderr, flush=True)
-        if not mine:
+        measured = [row for row in stored if row["key"] == key]
+        name = f"[{index + 1}/{len(blocks)}] history {shape.history}, {shape.segments} segments"
+        note = ": stored" if measured else ""
+        print(f"{name}, batch {batch}{note}", file=sys.stderr, flush=True)
+        if not measured:
             started = time.perf_counter()
-            mine = [{**row, "key": key} for row in measure(config, shape, batch)]
+            measured = [{**row, "key": key} for row in measure(config, shape, batch)]
             jax.clear_caches()  # programs of this shape are not needed again
-            stored = stored + mine
+            stored = stored + measured
             write_json(path, stored)
             print(f"  {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
-        found += mine
-    return found
+        rows += measured
+    return rows

@@ -1,14 +1,12 @@
-"""What `python -m jaxrec.benchmark` measures: a file's `get_config()` returns a `GridConfig`."""
+"""Settings of `python -m jaxrec.benchmark`: a file's `get_config()` returns a `GridConfig`."""
 
 import ast
 import dataclasses
 import hashlib
-import importlib.util
 import json
-import pathlib
 from collections.abc import Sequence
-from typing import Any
 
+from jaxrec.benchmark import config_file
 from jaxrec.config import LossConfig, ModelConfig
 from jaxrec.errors import ConfigError
 from jaxrec.serving import buckets
@@ -27,7 +25,7 @@ WITH_TOKENS = tuple(name for name in METHODS if name.startswith("compressed"))
 
 def _model() -> ModelConfig:
     config = ModelConfig(width=64, layers=4, heads=4)
-    # looking up a bias for every pair would slow full history most: measured without
+    # a bias lookup per pair would slow full history most, so it is left out
     config.hstu.position_bias = config.hstu.time_bias = False
     return config
 
@@ -44,14 +42,17 @@ def _loss() -> LossConfig:
 
 @dataclasses.dataclass
 class GridConfig:
-    """shapes: (history, segments): a history of so many events in equal segments, the last of
-    them the recent window, the others compressed to `tokens` each."""
+    """What is measured.
+
+    shapes: (history, segments), a history of that many events in equal segments. The last
+    segment is the recent window, the others are compressed to `tokens` each.
+    """
 
     shapes: tuple[tuple[int, int], ...] = ((512, 4),)
     tokens: tuple[int, ...] = (4,)
     methods: tuple[str, ...] = METHODS
-    batches: tuple[int, ...] = (1,)  # users of a request: sizes that serving compiles
-    most_events: int = 32768  # batch x history; larger batches of longer histories are left out
+    batches: tuple[int, ...] = (1,)  # users per request, sizes that serving compiles
+    most_events: int = 32768  # batch x history; larger cells are left out
     local_window: int = 128  # semi-local attention: newest positions
     local_prefix: int = 16  # semi-local attention: first positions
     catalog: int = 20_000
@@ -65,7 +66,7 @@ class GridConfig:
 
 
 def validate(config: GridConfig) -> GridConfig:
-    """Raises ConfigError naming the key, what was found and what is allowed."""
+    """Returns the configuration; raises ConfigError naming key, value and what is allowed."""
     for history, segments in config.shapes:
         if segments < 2 or history < segments or history % segments:
             raise ConfigError(
@@ -81,9 +82,9 @@ def validate(config: GridConfig) -> GridConfig:
     if bad := [b for b in config.batches if b not in buckets.USERS]:
         raise ConfigError(f"batches has {bad}: serving compiles {buckets.USERS}")
     for name in ("tokens", "batches"):
-        found = getattr(config, name)
-        if not found or min(found) < 1:
-            raise ConfigError(f"{name}={found!r}: positive integers are needed")
+        values = getattr(config, name)
+        if not values or min(values) < 1:
+            raise ConfigError(f"{name}={values!r}: positive integers are needed")
     if config.model.backbone not in ("hstu", "sasrec"):
         raise ConfigError(f"model.backbone={config.model.backbone!r}: allowed are hstu, sasrec")
     if config.model.state != "kv":
@@ -95,37 +96,30 @@ def validate(config: GridConfig) -> GridConfig:
 
 
 def load(text: str, overrides: Sequence[str] = ()) -> GridConfig:
-    """FILE.py[:argument] and `--config.key=value` -> a checked configuration.
+    """The checked configuration of FILE.py[:argument] with `--config.key=value` applied.
 
     Raises ConfigError when the file, its function or a key is missing.
     """
-    file, _, argument = text.partition(":")
-    path = pathlib.Path(file)
-    if not path.is_file():
-        raise ConfigError(f"--config={file}: no such file; see configs/bench_*.py")
-    spec: Any = importlib.util.spec_from_file_location("bench_config", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    make = getattr(module, "get_config", None)
-    config = None if make is None else make(argument) if argument else make()
+    config = config_file.get_config(text, hint="; see configs/bench_*.py")
     if not isinstance(config, GridConfig):
-        raise ConfigError(f"--config={file}: needs a function get_config() of a GridConfig")
+        raise ConfigError(f"--config={text}: needs a function get_config() of a GridConfig")
     for override in overrides:
         _override(config, override)
     return validate(config)
 
 
-def _override(config: Any, text: str) -> None:
+def _override(config: GridConfig, text: str) -> None:
     name, equals, value = text.removeprefix("--config.").partition("=")
     if not text.startswith("--config.") or not equals:
         raise ConfigError(f"unexpected argument {text!r}: overrides are --config.key=value")
     *groups, last = name.split(".")
-    for part in groups:
-        config = getattr(config, part, None)
-    known = [f.name for f in dataclasses.fields(config)] if dataclasses.is_dataclass(config) else []
+    group: object = config
+    for key in groups:
+        group = getattr(group, key, None)
+    known = [f.name for f in dataclasses.fields(group)] if dataclasses.is_dataclass(group) else []
     if last not in known:
         raise ConfigError(f"unknown config key {name}: known are {', '.join(known) or 'none here'}")
-    old = getattr(config, last)
+    old = getattr(group, last)
     try:
         new = value if isinstance(old, str) else ast.literal_eval(value)
     except (ValueError, SyntaxError):
@@ -134,10 +128,10 @@ def _override(config: Any, text: str) -> None:
         new = float(new)
     if type(new) is not type(old):
         raise ConfigError(f"--config.{name}={value}: a {type(old).__name__} is needed")
-    setattr(config, last, new)
+    setattr(group, last, new)
 
 
-def key_of(*parts: Any) -> str:
-    """Hash of what decides a measurement."""
-    text = json.dumps(parts, sort_keys=True, default=str)
+def key_of(*facts: object) -> str:
+    """Hash of everything that decides a measurement."""
+    text = json.dumps(facts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,14 +1,19 @@
-"""The benchmark's rows as Markdown tables and plots."""
+"""The rows of the benchmark as Markdown tables and plots."""
 
 import collections
 import pathlib
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from jaxrec.benchmark import drawing
 from jaxrec.benchmark.grid_config import METHODS
+from jaxrec.types import Json
 
-Rows = Sequence[dict[str, Any]]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Rows = Sequence[Json]
+Points = list[tuple[int, float]]  # (history, value)
 HEADS = (
     "method",
     "tokens",
@@ -25,7 +30,7 @@ HEADS = (
     "training step",
     "status",
 )
-# file, column, factor, axis
+# name of the file, column, factor, axis
 PLOTS = (
     ("latency", "p50_ms", 1, "median of a request, ms"),
     ("flops", "flops_analytic", 1e-6, "MFLOP of a request, analytic"),
@@ -36,12 +41,17 @@ PLOTS = (
 SHARES = "Shares are of full history in the same shape; 100 % is the full row."
 
 
-def number(value: Any, form: str = ".3g") -> str:
-    return "" if value is None else format(value, form)
+def number(value: float | None, spec: str = ".3g") -> str:
+    """A formatted number; empty where it was not measured.
+
+    >>> number(1234.5, ",.0f"), number(None)
+    ('1,234', '')
+    """
+    return "" if value is None else format(value, spec)
 
 
-def cells(row: dict[str, Any]) -> list[str]:
-    """One row of a table, `HEADS` above it; FLOPs, time, training as shares of full history."""
+def cells(row: Json) -> list[str]:
+    """One row under `HEADS`; FLOPs, time and training steps as shares of full history."""
     flops, time = row.get("flops_ratio_xla"), row.get("time_ratio")
     spread = row.get("time_ratio_quartiles")
     share = f"{time:.1%} [{spread[0]:.1%}, {spread[1]:.1%}]" if time and spread else ""
@@ -63,7 +73,8 @@ def cells(row: dict[str, Any]) -> list[str]:
     ]
 
 
-def hardware(report: dict[str, Any]) -> str:
+def hardware(report: Json) -> str:
+    """Devices and versions of a report in one sentence."""
     machine = report["machine"]
     return (
         f"{', '.join(machine['devices'])}, {machine['cpu_count']} CPUs, jax {machine['jax']}, "
@@ -71,18 +82,18 @@ def hardware(report: dict[str, Any]) -> str:
     )
 
 
-def groups(rows: Rows) -> dict[str, list[dict[str, Any]]]:
-    """Rows that were timed in turn, by what they have in common."""
-    found: dict[str, list[dict[str, Any]]] = {}
+def groups(rows: Rows) -> dict[str, list[Json]]:
+    """Rows that were timed in turn, by a title that names shape and batch size."""
+    by_title: dict[str, list[Json]] = {}
     for row in rows:
         history, segments = row["history"], row["segments"]
         name = f"{history:,} events, {segments} segments of {history // segments}"
-        found.setdefault(f"{name}, batch {row['batch']}", []).append(row)
-    return found
+        by_title.setdefault(f"{name}, batch {row['batch']}", []).append(row)
+    return by_title
 
 
-def markdown(report: dict[str, Any]) -> str:
-    """The whole report."""
+def markdown(report: Json) -> str:
+    """The whole report as Markdown."""
     text = ["# What compression saves", "", f"`{report['command']}`", ""]
     text += [hardware(report), "", report["timing"], "", SHARES]
     for name, rows in groups(report["rows"]).items():
@@ -92,70 +103,82 @@ def markdown(report: dict[str, Any]) -> str:
     return "\n".join(text) + "\n"
 
 
-def plot(rows: Rows, folder: pathlib.Path, prefix: str = "") -> list[str]:
-    """`PLOTS` against history, a line per method: PNG and SVG; those with nothing to show are
-    left out.
+def figures(rows: Rows) -> dict[str, "Figure"]:
+    """`PLOTS` by name, against history with a line per method; plots without a point are left out.
 
-    Returns their names without ending. Raises ConfigError where matplotlib is not installed.
+    Raises ConfigError where matplotlib is not installed.
     """
-    made = []
-    for file, value, factor, label in PLOTS:
-        lines = lines_of(rows, value)
-        if not lines:
-            continue
-        with drawing.style() as matplotlib:
-            figure = matplotlib.figure.Figure(figsize=(5.6, 4.2))
-            axes = figure.subplots()
-            for method, points in lines.items():
-                number = METHODS.index(method)
-                axes.plot(
-                    [history for history, _ in points],
-                    [factor * y for _, y in points],
-                    color=drawing.COLOURS[number],
-                    marker=drawing.MARKS[number],
-                    markersize=5,
-                    linewidth=1.6,
-                    label=method.replace("_", " "),
-                )
-            axes.set(xlabel="events of the history", yscale="log")
-            axes.set_xscale("log", base=2)
-            ticks = sorted({history for points in lines.values() for history, _ in points})
-            axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
-            axes.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
-            axes.yaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(_tick))
-            axes.minorticks_off()
-            axes.set_title(label, loc="left", fontsize=11, fontweight="bold")
-            figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
-            drawing.save(figure, folder, prefix + file)
-        made.append(prefix + file)
-    return made
+    drawn = {}
+    for name, column, factor, label in PLOTS:
+        lines = lines_of(rows, column)
+        if lines:
+            scaled = {
+                method: [(history, factor * value) for history, value in points]
+                for method, points in lines.items()
+            }
+            drawn[name] = _figure(scaled, label)
+    return drawn
+
+
+def plot(rows: Rows, folder: pathlib.Path) -> None:
+    """Writes `figures` as PNG files. Raises ConfigError where matplotlib is not installed."""
+    for name, figure in figures(rows).items():
+        drawing.save(figure, folder / f"{name}.png")
+
+
+def _figure(lines: dict[str, Points], label: str) -> "Figure":
+    """One plot, both axes logarithmic."""
+    with drawing.style() as matplotlib:
+        figure: Figure = matplotlib.figure.Figure(figsize=(5.6, 4.2))
+        axes = figure.subplots()
+        for method, points in lines.items():
+            number = METHODS.index(method)
+            axes.plot(
+                [history for history, _ in points],
+                [value for _, value in points],
+                color=drawing.COLOURS[number],
+                marker=drawing.MARKS[number],
+                markersize=5,
+                linewidth=1.6,
+                label=method.replace("_", " "),
+            )
+        axes.set(xlabel="events of the history", yscale="log")
+        axes.set_xscale("log", base=2)
+        ticks = sorted({history for points in lines.values() for history, _ in points})
+        axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+        axes.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(_tick))
+        axes.minorticks_off()
+        axes.set_title(label, loc="left", fontsize=11, fontweight="bold")
+        figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    return figure
 
 
 def _tick(value: float, _: int) -> str:
     return f"{value:,.6g}"
 
 
-def lines_of(rows: Rows, value: str) -> dict[str, list[tuple[int, float]]]:
-    """method -> points (history, value) of the smallest batch, with most tokens.
+def lines_of(rows: Rows, column: str) -> dict[str, Points]:
+    """Points per method for the smallest batch size and the most tokens.
 
-    Only shapes whose segments are as long as those of most shapes: other windows would put
-    steps into the lines. Shapes of one history: that with most segments.
+    Only shapes with the most common segment length are used: other windows would put steps into
+    the lines. Of several shapes with one history, the one with most segments is used.
     """
     batch = min((row["batch"] for row in rows), default=0)
     shapes = {(row["history"], row["segments"]) for row in rows}
     windows = collections.Counter(history // segments for history, segments in shapes)
     most = max(windows.values(), default=0)
     common = {window for window, count in windows.items() if count == most}
-    found: dict[str, dict[int, tuple[tuple[int, int], float]]] = {}
+    best: dict[str, dict[int, tuple[tuple[int, int], float]]] = {}
     for row in rows:
         history, segments = row["history"], row["segments"]
-        if row["batch"] != batch or row[value] is None or history // segments not in common:
+        if row["batch"] != batch or row[column] is None or history // segments not in common:
             continue
-        points, rank = found.setdefault(row["method"], {}), (segments, row["tokens"])
-        if history not in points or rank > points[history][0]:
-            points[history] = (rank, row[value])
+        points, order = best.setdefault(row["method"], {}), (segments, row["tokens"])
+        if history not in points or order > points[history][0]:
+            points[history] = (order, row[column])
     return {
-        method: [(history, found[method][history][1]) for history in sorted(found[method])]
+        method: [(history, best[method][history][1]) for history in sorted(best[method])]
         for method in METHODS
-        if method in found
+        if method in best
     }

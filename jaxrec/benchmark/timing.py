@@ -8,13 +8,14 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 
+from jaxrec.types import Json
+
 
 def interleaved(
-    functions: Mapping[str, Callable[[], Any]],
+    functions: Mapping[str, Callable[[], object]],
     *,
     repeats: int = 7,
     warmup: int = 2,
@@ -26,19 +27,20 @@ def interleaved(
 
 
 def turns(
-    functions: Mapping[str, Callable[[], Any]],
+    functions: Mapping[str, Callable[[], object]],
     *,
     repeats: int = 7,
     warmup: int = 2,
     least_s: float = 0.0,
 ) -> dict[str, list[float]]:
-    """Seconds of a call of each function, run in turn (A B C A B C ...), so that a machine whose
-    speed drifts slows all of them alike.
+    """Seconds per call of each function, one value per turn.
 
-    Each call is waited for (`block_until_ready`) and its inputs already lie on the device.
-    least_s: a function is called again until its turn has lasted so long, and the turn's mean
-    counts: a short call would otherwise see a single moment of a machine that does other things
-    too, where a long one sees their average. The first `warmup` turns are left out.
+    Functions run in turn (A B C A B C ...), so that a machine whose speed drifts slows all of
+    them alike. Each call is waited for (`block_until_ready`); inputs should already be on the
+    device. The first `warmup` turns are left out.
+
+    least_s: a function is called again until its turn has lasted this long, and the turn's mean
+    counts. A single short call would measure one moment of a busy machine, not the average.
     """
     samples: dict[str, list[float]] = {name: [] for name in functions}
     for turn in range(warmup + repeats):
@@ -54,7 +56,11 @@ def turns(
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:
-    """Median, min, max and number of seconds."""
+    """Median, min and max of seconds, and how many there are.
+
+    >>> summary([2.0, 1.0, 4.0])
+    {'median_s': 2.0, 'min_s': 1.0, 'max_s': 4.0, 'runs': 3}
+    """
     return {
         "median_s": statistics.median(values),
         "min_s": min(values),
@@ -64,7 +70,11 @@ def summary(values: Sequence[float]) -> dict[str, float]:
 
 
 def times_faster(slow: Sequence[float], fast: Sequence[float]) -> tuple[float, float, float]:
-    """Median and quartiles, over turns, of `slow` / `fast` within a turn."""
+    """(median, lower and upper quartile) over turns of `slow` / `fast` within a turn.
+
+    >>> times_faster([8.0, 80.0, 8.8], [1.0, 10.0, 1.0])
+    (8.0, 8.0, 8.4)
+    """
     ratios = sorted(a / b for a, b in zip(slow, fast, strict=True))
     if len(ratios) == 1:
         return (ratios[0],) * 3
@@ -72,18 +82,23 @@ def times_faster(slow: Sequence[float], fast: Sequence[float]) -> tuple[float, f
     return median, low, high
 
 
-def peak_bytes(compiled: Any) -> int:
-    """Bytes a compiled function needs at once by XLA's plan: arguments, results, temporaries."""
+def peak_bytes(compiled: jax.stages.Compiled) -> int:
+    """Planned peak memory of a compiled function: arguments, results and temporaries."""
     plan = compiled.memory_analysis()
+    assert plan is not None
     used = plan.argument_size_in_bytes + plan.output_size_in_bytes + plan.temp_size_in_bytes
     return int(used - plan.alias_size_in_bytes)
 
 
-def report(name: str, rows: Any, **facts: Any) -> dict[str, Any]:
-    """A result with what is needed to repeat it: command, machine, versions."""
+def report(program: str, rows: Sequence[Json] | Json, *, kind: str = "", **facts: object) -> Json:
+    """A result with what is needed to repeat it: command, machine, versions.
+
+    program: the module that ran, as in `python -m PROGRAM`. kind: name of the benchmark,
+    default the last part of `program`.
+    """
     return {
-        "benchmark": name,
-        "command": " ".join(["python -m", f"jaxrec.benchmark.{name}", *sys.argv[1:]]),
+        "benchmark": kind or program.rpartition(".")[2],
+        "command": " ".join(["python -m", program, *sys.argv[1:]]),
         "machine": {
             "devices": [str(d.device_kind) for d in jax.devices()],
             "cpu_count": _cpus(),
@@ -95,8 +110,8 @@ def report(name: str, rows: Any, **facts: Any) -> dict[str, Any]:
     }
 
 
-def save(result: dict[str, Any], path: str) -> None:
-    """Writes a report as JSON; nothing for an empty path."""
+def save(result: Json, path: str) -> None:
+    """Writes a report as JSON; an empty path writes nothing."""
     if path:
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -8,15 +8,16 @@ python -m jaxrec.experiments verify FILE.json [--row=NAME]
 import pathlib
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from jaxrec.errors import ConfigError, JaxrecError, WorkdirError
 from jaxrec.experiments import catalog, page, plots, settings, table, verify
 from jaxrec.experiments.runs import Lab
 from jaxrec.runtime.preemption import Preempted, Preemption
+from jaxrec.types import Json
 
 
 def main(argv: Sequence[str]) -> int:
+    """Runs a command; returns its exit status."""
     args, overrides = settings.parser(catalog.EXPERIMENTS).parse_known_args(argv)
     if args.name not in (*catalog.EXPERIMENTS, "all", "report", "verify"):
         raise ConfigError(
@@ -37,25 +38,29 @@ def main(argv: Sequence[str]) -> int:
     if not args.config:
         raise ConfigError("--config=FILE.py is needed: --config=configs/experiments_quick.py")
     config = settings.load(args.config, overrides)
-    own(output, config)
+    check_output(output, config)
     output.mkdir(parents=True, exist_ok=True)
     plots.check()
-    lab = Lab(config, pathlib.Path(args.runs), say)
-    wanted = list(catalog.ALL) if args.name == "all" else [args.name]
-    # all are laid out before the first is run: a setting that cannot work is found now
-    experiments = [catalog.EXPERIMENTS[name](lab) for name in wanted]
-    for number, experiment in enumerate(experiments):
-        say(f"experiment {experiment.name} ({number + 1} of {len(wanted)})")
-        given = [experiment.name if text == "all" else text for text in argv]
-        value = run(lab, experiment, settings.command(given))
-        table.write(output, value)
-        plots.write(output, value)
-        print(f"{experiment.title}\n\n{table.markdown(value['rows'])}\n", flush=True)
+    names = list(catalog.ALL) if args.name == "all" else [args.name]
+    make_all(names, Lab(config, pathlib.Path(args.runs), say), output, argv)
     return 0
 
 
-def run(lab: Lab, experiment: table.Experiment, command: str) -> dict[str, Any]:
-    """The table of an experiment; trains what it needs."""
+def make_all(names: Sequence[str], lab: Lab, output: pathlib.Path, argv: Sequence[str]) -> None:
+    """Makes experiments one after the other and writes their tables and plots."""
+    # all are laid out before the first runs, so that wrong settings are found at once
+    experiments = [catalog.EXPERIMENTS[name](lab) for name in names]
+    for number, experiment in enumerate(experiments):
+        say(f"experiment {experiment.name} ({number + 1} of {len(names)})")
+        arguments = [experiment.name if text == "all" else text for text in argv]
+        value = make(lab, experiment, settings.command(arguments))
+        table.write(output, value)
+        plots.write(output, value)
+        print(f"{experiment.title}\n\n{table.markdown(value['rows'])}\n", flush=True)
+
+
+def make(lab: Lab, experiment: table.Experiment, command: str) -> Json:
+    """The table of an experiment; trains the runs that it needs."""
     rows = []
     for number, cell in enumerate(experiment.cells):
         say(f"{experiment.name}: row {number + 1} of {len(experiment.cells)}, {cell.name}")
@@ -63,19 +68,19 @@ def run(lab: Lab, experiment: table.Experiment, command: str) -> dict[str, Any]:
     return table.result(experiment, rows, lab.config, catalog.protocol(lab, experiment), command)
 
 
-def own(output: pathlib.Path, config: settings.ExperimentsConfig) -> None:
+def check_output(output: pathlib.Path, config: settings.ExperimentsConfig) -> None:
     """Raises WorkdirError where the folder holds tables of another configuration."""
     for name in catalog.EXPERIMENTS:
         file = output / f"{name}.json"
         if not file.is_file():
             continue
         # a key that was added since has its default in older tables
-        theirs = settings.record(settings.rebuild(table.read(file)["config"]))
-        mine = settings.record(config)
-        if name != "probe":  # it decides no other table
-            del theirs["experiments"]["probe"], mine["experiments"]["probe"]
-        if theirs != mine:
-            first = next(iter(verify.differing(theirs, mine)), "its keys")
+        stored = settings.record(settings.rebuild(table.read(file)["config"]))
+        chosen = settings.record(config)
+        if name != "probe":  # its settings decide no other table
+            del stored["experiments"]["probe"], chosen["experiments"]["probe"]
+        if stored != chosen:
+            first = next(iter(verify.differing(stored, chosen)), "its keys")
             raise WorkdirError(
                 f"{output} holds tables of another configuration ({first}): name another "
                 "--output, or remove its tables"
@@ -83,12 +88,14 @@ def own(output: pathlib.Path, config: settings.ExperimentsConfig) -> None:
 
 
 def say(line: str) -> None:
+    """Prints a line of progress."""
     print(line, file=sys.stderr, flush=True)
 
 
 def program() -> int:
+    """`main` with errors as one line; returns the exit status."""
     try:
-        # what is made between trainings is kept as a whole or not at all: it may end anywhere
+        # results between trainings are written whole or not at all, so SIGTERM may end anywhere
         with Preemption() as preemption, preemption.interrupting():
             return main(sys.argv[1:])
     except Preempted:

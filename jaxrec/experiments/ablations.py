@@ -1,8 +1,8 @@
-"""What each setting of a recipe is worth: one changed setting a row, against the recipe itself.
+"""What each setting of a recipe is worth: the experiment `ablations`.
 
 `experiments.ablations` lists the rows as text, `NAME: KEY=VALUE; KEY=VALUE`. The first row is
-the base: what it sets holds in all the others. Rows are paired: the same seeds, the same users,
-resampled together (`statistics`).
+the base; what it sets holds in all other rows, and each of them changes one thing. Rows are
+paired: the same seeds and the same users are resampled together (`statistics`).
 """
 
 from collections.abc import Sequence
@@ -29,17 +29,17 @@ class Row(NamedTuple):
 
 
 def parse(texts: Sequence[str]) -> list[Row]:
-    """Rows of `experiments.ablations`; raises ConfigError naming the row that is none."""
+    """Rows of `experiments.ablations`; raises ConfigError naming the row that cannot be read."""
     rows = []
     for text in texts:
         name, colon, rest = text.partition(":")
-        parts = [part.strip() for part in rest.split(";") if part.strip()]
-        if not name.strip() or not colon or any("=" not in part for part in parts):
+        changes = [change.strip() for change in rest.split(";") if change.strip()]
+        if not name.strip() or not colon or any("=" not in change for change in changes):
             raise ConfigError(
                 f"{KEY}: {text!r} is no row; needed is 'NAME: KEY=VALUE; KEY=VALUE', and "
                 "'NAME:' where nothing changes"
             )
-        rows.append(Row(name.strip(), tuple(f"--config.{part}" for part in parts)))
+        rows.append(Row(name.strip(), tuple(f"--config.{change}" for change in changes)))
     names = [row.name for row in rows]
     if len(set(names)) < len(names):
         raise ConfigError(f"{KEY}: two rows have one name among {', '.join(names)}")
@@ -49,7 +49,7 @@ def parse(texts: Sequence[str]) -> list[Row]:
 
 
 def changed(base: Config, row: Row) -> Config:
-    """`base` with a row's values; raises ConfigError for one that cannot work, naming the row."""
+    """`base` with a row's values; raises ConfigError naming the row whose values cannot work."""
     config = plain(base)
     try:
         for change in row.changes:
@@ -60,6 +60,7 @@ def changed(base: Config, row: Row) -> Config:
 
 
 def ablations(lab: Lab) -> Experiment:
+    """One row per changed setting, against the recipe."""
     rows = parse(lab.config.experiments.ablations)
     base = changed(lab.base, rows[0])
     cells = [_cell(lab, row.name, changed(base, row), base) for row in rows]
@@ -76,10 +77,10 @@ def ablations(lab: Lab) -> Experiment:
         [
             Line(
                 "What each setting is worth",
-                "name",
-                "ndcg_of_base",
-                "",
-                f"NDCG@{quality.K} / recipe",
+                x="name",
+                y="ndcg_of_base",
+                x_label="",
+                y_label=f"NDCG@{quality.K} / recipe",
                 kind="bar",
             )
         ],
@@ -93,28 +94,28 @@ def _cell(lab: Lab, name: str, config: Config, base: Config) -> Cell:
         columns = facts | quality.price(config, answering(config))
         samples = lab.config.experiments.bootstrap
         for metric in quality.METRICS:
-            own, theirs = (values(lab, one, metric) for one in (config, base))
-            columns |= spread(f"{metric}@{quality.K}", statistics.interval(own, samples))
-            columns[f"{metric}@{quality.K}_seeds"] = own.mean(1).tolist()
-            columns |= spread(f"{metric}_of_base", statistics.ratio(own, theirs, samples))
-        return columns | {"users": int(own.shape[1])}
+            table, of_base = values(lab, config, metric), values(lab, base, metric)
+            columns |= spread(f"{metric}@{quality.K}", statistics.interval(table, samples))
+            columns[f"{metric}@{quality.K}_seeds"] = table.mean(1).tolist()
+            columns |= spread(f"{metric}_of_base", statistics.ratio(table, of_base, samples))
+        return columns | {"users": int(table.shape[1])}
 
     return Cell(name, make)
 
 
 def answering(config: Config) -> str:
-    """The evaluation row in which a run of this layout answers requests (see `Lab.ranks`)."""
+    """The evaluation row (see `Lab.ranks`) in which a run of this layout answers requests."""
     return "recent-only" if config.layout.mode == "recent" else config.layout.mode
 
 
 def values(lab: Lab, config: Config, metric: str) -> np.ndarray:
-    """[seeds, users] of a setting."""
+    """Metric [seeds, users] of a setting."""
     runs = [with_values(config, seed=seed) for seed in lab.seeds]
     ranks = [lab.ranks(run, answering(config)) for run in runs]
     return statistics.values(ranks, metric, quality.K)
 
 
 def _differences(config: Config, base: Config) -> str:
-    """What a row changes, as `key=value` in the order of the keys."""
-    mine, theirs = (workdir.flatten(one) for one in (config, base))
-    return ", ".join(f"{k}={v}" for k, v in sorted(mine.items()) if theirs[k] != v)
+    """The changed settings as `key=value`, sorted by key."""
+    before, after = workdir.flatten(base), workdir.flatten(config)
+    return ", ".join(f"{k}={v}" for k, v in sorted(after.items()) if before[k] != v)

@@ -1,32 +1,51 @@
-"""How much attention the tokens of a trained run pay to every event, and what they hand on."""
+"""How much attention the compressed tokens of a trained run pay to every event."""
 
 import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxrec.data import pipeline, windows
+from jaxrec.data.windows import Cut
 from jaxrec.errors import ConfigError
 from jaxrec.layout import SegmentLayout
 from jaxrec.model import recommender
 from jaxrec.nn import attention
 from jaxrec.session import Session
-from jaxrec.types import KV, Array
+from jaxrec.types import KV, Array, Batch, Params
 
-BATCH = 32  # users whose attention is computed at once, densely
+BATCH = 32  # users per batch; dense attention weights are large
+
+
+class Attended(NamedTuple):
+    """What the tokens of U users attend to and hand on.
+
+    user: int [U].
+    items: int [U, S, n], events of the segments.
+    attention: float32 [U, S, k, n], share of a token's attention on each of them, mean over
+        layers.
+    earlier: float32 [U, S, k], share on the tokens of earlier segments.
+    values: float32 [U, S, k, F], the tokens' values in all layers.
+    """
+
+    user: np.ndarray
+    items: np.ndarray
+    attention: np.ndarray
+    earlier: np.ndarray
+    values: np.ndarray
 
 
 @contextlib.contextmanager
-def recording(sink: Callable[[Any], None]) -> Iterator[str]:
-    """Names an attention backend that tells how much attention every token pays to every key.
+def recording(sink: Callable[[jax.Array], None]) -> Iterator[str]:
+    """Registers an attention backend that records attention weights; yields its name.
 
-    sink: gets float32 [B, C, C_cached + T], absolute weights summed over heads, layer by layer
-    as the layers run. The backend computes what `dense` computes.
+    sink: called layer by layer with float32 [B, C, C_cached + T], absolute weights of the
+    tokens on every key, summed over heads. The backend computes what `dense` computes.
     """
     name = "recorded"
 
@@ -35,8 +54,8 @@ def recording(sink: Callable[[Any], None]) -> Iterator[str]:
     ) -> jax.Array:
         def recorded(logits: Sequence[jax.Array], masks: Sequence[Array]) -> list[jax.Array]:
             weights = weigh(logits, masks)
-            paid = jnp.abs(weights[0][:, :, layout.token_positions]).sum(1)
-            jax.debug.callback(sink, paid, ordered=True)
+            of_tokens = jnp.abs(weights[0][:, :, layout.token_positions]).sum(1)
+            jax.debug.callback(sink, of_tokens, ordered=True)
             return weights
 
         return attention.BACKENDS["dense"](inputs, layout, recorded)
@@ -48,74 +67,78 @@ def recording(sink: Callable[[Any], None]) -> Iterator[str]:
         del attention.BACKENDS[name]
 
 
-def looked_at(session: Session, users: np.ndarray) -> dict[str, np.ndarray]:
-    """What the tokens of users with all `max_segments` segments attend to and hand on.
+def attended(session: Session, users: np.ndarray) -> Attended:
+    """What the tokens of those users attend to who have all `max_segments` segments.
 
-    user [U]; items int [U, S, n], events of the segments; paid [U, S, k, n], share of a
-    token's attention on each of them, mean over layers; earlier [U, S, k], share on tokens
-    of earlier segments; values [U, S, k, F], the tokens' values of all layers. Raises ConfigError
-    when no user has so many segments.
+    Raises ConfigError when no user has that many segments.
     """
     config, prepared, layout = session.config, session.prepared, session.layout
-    size, tokens = layout.segments[0]
-    count = layout.num_segments - 1
-    end = prepared.lengths[users]
-    cut = windows.eval_cuts(users, end - 1, end, config.layout)
-    cut = cut.take(np.flatnonzero(cut.segments == count))
-    total = len(cut.user)
-    if not total:
-        raise ConfigError(
-            f"layout.max_segments={count}: none of the evaluated users has so many segments of "
-            f"{size} events; lower it, or raise experiments.min_events"
-        )
+    cut = _complete(session, users)
     params = session.trained_model().params
-    # where the items, own and earlier tokens of segment s stand
-    block = size + tokens
-    own = np.arange(count)[:, None] * block + np.arange(size)[None]
-    is_token = layout.token_positions
     layers: list[np.ndarray] = []
-    parts: dict[str, list[np.ndarray]] = {
-        name: [] for name in ("user", "items", "paid", "earlier", "values")
-    }
-    with recording(lambda paid: layers.append(np.asarray(paid))) as name:
+    batches = []
+    with recording(lambda weights: layers.append(np.asarray(weights))) as name:
         recorded = dataclasses.replace(config.model, attention=name)
         model = recommender.build(recorded, config.loss, layout, prepared.num_items)
-        forward = jax.jit(functools.partial(_tokens, model))
-        cut = cut.padded(-(-total // BATCH) * BATCH)
+        forward = jax.jit(functools.partial(_token_values, model))
         for start in range(0, len(cut.user), BATCH):
-            batch = pipeline.read_batch(
-                cut.take(slice(start, start + BATCH)), layout, prepared.source
-            )
+            rows = cut.take(slice(start, start + BATCH))
+            batch = pipeline.read_batch(rows, layout, prepared.source)
             layers.clear()
             values = np.asarray(forward(params, batch))
             jax.effects_barrier()
-            share = np.mean([paid / _total(paid) for paid in layers], axis=0)
-            share = share.reshape(BATCH, count, tokens, -1)
-            among = np.take_along_axis(share, own[None, :, None], axis=3)
-            before = [share[:, s][..., is_token[: s * tokens]].sum(-1) for s in range(count)]
-            have = np.asarray(batch.user) >= 0
-            found = {
-                "user": np.asarray(batch.user),
-                "items": np.asarray(batch.items)[:, : count * size].reshape(BATCH, count, size),
-                "paid": among.astype(np.float32),
-                "earlier": np.stack(before, axis=1).astype(np.float32),
-                "values": values.reshape(BATCH, count, tokens, -1),
-            }
-            for key, value in found.items():
-                parts[key].append(value[have])
-    return {key: np.concatenate(value) for key, value in parts.items()}
+            share = np.mean([weights / _total(weights) for weights in layers], axis=0)
+            batches.append(_by_segment(layout, batch, share, values))
+    return Attended(*(np.concatenate(column) for column in zip(*batches, strict=True)))
 
 
-def _total(paid: np.ndarray) -> np.ndarray:
-    """Attention of each token on all keys, 1 where there is none (padding rows)."""
-    total = paid.sum(-1, keepdims=True)
+def _complete(session: Session, users: np.ndarray) -> Cut:
+    """Histories up to the last event of the users with all segments, in whole batches."""
+    layout = session.layout
+    count = layout.num_segments - 1
+    end = session.prepared.lengths[users]
+    cut = windows.eval_cuts(users, end - 1, end, session.config.layout)
+    cut = cut.take(np.flatnonzero(cut.segments == count))
+    if not len(cut.user):
+        raise ConfigError(
+            f"layout.max_segments={count}: none of the evaluated users has so many segments of "
+            f"{layout.segments[0][0]} events; lower it, or raise experiments.min_events"
+        )
+    return cut.padded(-(-len(cut.user) // BATCH) * BATCH)
+
+
+def _by_segment(
+    layout: SegmentLayout, batch: Batch, share: np.ndarray, values: np.ndarray
+) -> Attended:
+    """Attention `share` [B, C, T] and `values` [B, C, F] cut into segments, without padding."""
+    size, tokens = layout.segments[0]
+    count = layout.num_segments - 1
+    users = np.asarray(batch.user)
+    share = share.reshape(len(users), count, tokens, -1)
+    positions = np.arange(count)[:, None] * (size + tokens) + np.arange(size)[None]
+    on_items = np.take_along_axis(share, positions[None, :, None], axis=3)
+    is_token = layout.token_positions
+    on_earlier = [share[:, s][..., is_token[: s * tokens]].sum(-1) for s in range(count)]
+    columns = Attended(
+        user=users,
+        items=np.asarray(batch.items)[:, : count * size].reshape(-1, count, size),
+        attention=on_items.astype(np.float32),
+        earlier=np.stack(on_earlier, axis=1).astype(np.float32),
+        values=values.reshape(len(users), count, tokens, -1),
+    )
+    return Attended(*(column[users >= 0] for column in columns))
+
+
+def _total(weights: np.ndarray) -> np.ndarray:
+    """Attention of each token on all keys; 1 in padding rows, which have none."""
+    total = weights.sum(-1, keepdims=True)
     return np.where(total > 0, total, 1.0)
 
 
-def _tokens(model: recommender.Model, params: Any, batch: Any) -> jax.Array:
-    """Values of the tokens of all layers, [B, C, L N H]."""
+def _token_values(model: recommender.Model, params: Params, batch: Batch) -> jax.Array:
+    """Values of the tokens in all layers, [B, C, L N H]."""
     items, layout = batch.items[:, :-1], model.layout
     _, kv = model.forward(params, items, layout, batch.lengths, batch.times)
     assert isinstance(kv, KV)  # of model.state=kv
-    moved = jnp.moveaxis(kv.v, 0, 2)  # [B, C, L, N, H]
-    return moved.reshape(*moved.shape[:2], -1)
+    by_token = jnp.moveaxis(kv.v, 0, 2)  # [B, C, L, N, H]
+    return by_token.reshape(*by_token.shape[:2], -1)

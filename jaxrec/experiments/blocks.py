@@ -1,4 +1,4 @@
-"""A document as a list of blocks, and the same blocks as Markdown (`web` makes HTML of them)."""
+"""A document as a list of blocks, and its Markdown form (`web` makes the HTML form)."""
 
 import dataclasses
 import re
@@ -7,18 +7,24 @@ from collections.abc import Sequence
 
 @dataclasses.dataclass(frozen=True)
 class Heading:
+    """level: 1 for the document, 2 for sections that the contents list, 3 below."""
+
     text: str
-    level: int = 2  # 1 the document, 2 what the contents list, 3 below
+    level: int = 2
 
     @property
     def anchor(self) -> str:
-        """As repositories on the web make it, so that links work in both forms."""
+        """The anchor that repository hosts make, so that links work in both forms.
+
+        >>> Heading("Quality, and cost").anchor
+        'quality-and-cost'
+        """
         return re.sub(r"[^\w\- ]", "", self.text.lower()).replace(" ", "-")
 
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-    """A paragraph; `backticks` mark code. lead: what the section asks, larger on the page."""
+    """A paragraph; `backticks` mark code. lead: the question of the section, larger on the page."""
 
     text: str
     lead: bool = False
@@ -41,14 +47,14 @@ class Grid:
 
 @dataclasses.dataclass(frozen=True)
 class Pictures:
-    """Plots beside each other: names of files in the folder, without ending, and what they show."""
+    """Plots beside each other: (PNG file, relative to the document's folder; caption)."""
 
     plots: Sequence[tuple[str, str]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Figures:
-    """Numbers to remember: (number, what it is, interval and where it is from)."""
+    """Headline numbers: (number, what it is, interval and source)."""
 
     tiles: Sequence[tuple[str, str, str]]
 
@@ -77,19 +83,20 @@ def _markdown(block: Block, blocks: Sequence[Block]) -> str:
         case Grid():
             return table([block.heads, ["---"] * len(block.heads), *block.lines])
         case Pictures():
-            return "\n\n".join(f"![{what}]({name}.svg)" for name, what in block.plots)
+            return "\n\n".join(f"![{caption}]({file})" for file, caption in block.plots)
         case Figures():
-            return "\n".join(f"- **{n}** {what}; {source}" for n, what, source in block.tiles)
+            return "\n".join(f"- **{n}** {label}; {source}" for n, label, source in block.tiles)
         case Contents():
             return "\n".join(f"- [{h.text}](#{h.anchor})" for h in sections(blocks))
 
 
 def table(lines: Sequence[Sequence[str]]) -> str:
+    """Lines of a Markdown table."""
     return "\n".join(
         f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines
     )
 
 
 def sections(blocks: Sequence[Block]) -> list[Heading]:
-    """What the contents list."""
+    """The headings that the contents list."""
     return [block for block in blocks if isinstance(block, Heading) and block.level == 2]

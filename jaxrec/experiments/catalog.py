@@ -1,42 +1,42 @@
 """All experiments by name, in the order in which they run."""
 
 from collections.abc import Callable
-from typing import Any
 
-from jaxrec.experiments import ablations, experts, probe, quality, stored
+from jaxrec.experiments import ablations, experts, probe, quality, staleness, stored
 from jaxrec.experiments.runs import Lab
 from jaxrec.experiments.table import Experiment
+from jaxrec.types import Json
 
 EXPERIMENTS: dict[str, Callable[[Lab], Experiment]] = {
     "length": quality.length,
     "tokens": quality.tokens,
     "segments": quality.segments,
     "placement": quality.placement,
-    "staleness": stored.staleness,
-    "forms": stored.forms,
+    "staleness": staleness.staleness,
+    "forms": stored.encodings,
     "longer": quality.longer,
     "experts": experts.experts,
     "probe": probe.probe,
     "ablations": ablations.ablations,
 }
-# `all` and its page; ablations have a recipe, and a configuration, of their own
+# what `all` makes; `ablations` has recipes of its own
 ALL = tuple(name for name in EXPERIMENTS if name != "ablations")
 
 
-def protocol(lab: Lab, experiment: Experiment) -> dict[str, Any]:
-    """What every figure of an experiment needs beside it."""
+def protocol(lab: Lab, experiment: Experiment) -> Json:
+    """The conditions under which an experiment's numbers were made."""
     config, settings = lab.config, lab.config.experiments
     run = probe.run_of(config) if experiment.name == "probe" else lab.base
     users = f"{settings.users} at most" if settings.users else "all"
     least = 0 if experiment.name == "probe" else settings.min_events
-    asked = run.data.holdout
+    targets = run.data.holdout
     if experiment.name in ("staleness", "forms"):
-        asked = settings.last
-    found = {
+        targets = settings.last
+    facts = {
         "dataset": run.data.dataset + (f" {run.data.variant}" if run.data.variant else ""),
         "split": f"{run.eval.split}, last {run.data.holdout} events of a user, each predicted "
         "from all events before it",
-        "targets": f"last {asked} events of a user",
+        "targets": f"last {targets} events of a user",
         "ranking": "full catalog, seen items not filtered, ties count against the model",
         "users": f"{users} of those with {least} events and more, the same for "
         "every row; a user's metric is the mean over its targets",
@@ -51,5 +51,5 @@ def protocol(lab: Lab, experiment: Experiment) -> dict[str, Any]:
     }
     if experiment.name == "experts":
         for key in ("targets", "ranking", "split"):
-            del found[key]
-    return found
+            del facts[key]
+    return facts

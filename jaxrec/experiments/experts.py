@@ -1,123 +1,254 @@
-"""What tokens hold: experts."""
+"""What compressed tokens hold: the experiment `experts`."""
 
-import functools
 import itertools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
-from jaxrec.config import Config
 from jaxrec.data.prepared import Prepared
 from jaxrec.evaluation.intervals import Interval
 from jaxrec.experiments import statistics
-from jaxrec.experiments.attended import looked_at
+from jaxrec.experiments.attended import Attended, attended
 from jaxrec.experiments.factors import concentration, explained, nmf
 from jaxrec.experiments.runs import Lab, with_values
 from jaxrec.experiments.table import Cell, Experiment, Line, Values, spread
 
-COMMON = 300  # items that the factorisation looks at, the most frequent ones
+COMMON = 300  # most frequent items, the columns of the factorised matrix
 SAME, OTHER, NEIGHBOUR = "same user", "another user", "another token of the segment"
 
 
 def similarities(values: np.ndarray) -> dict[tuple[str, int], np.ndarray]:
-    """(series, segments apart) -> cosine [U], mean over segments and tokens.
+    """Cosine [U] of token values by (series, segments apart), mean over segments and tokens.
 
-    values: [U, S, k, F]; what all users share, the mean over users and segments of each token,
-    is taken off first.
+    values: [U, S, k, F]. What all users share, the mean over users and segments of each token,
+    is subtracted first.
     """
     count, tokens = values.shape[1:3]
     centred = values - values.mean((0, 1), keepdims=True)
     length = np.linalg.norm(centred, axis=-1, keepdims=True)
     unit = centred / np.where(length > 0, length, 1.0)
     others = np.roll(unit, 1, axis=0)
-    found = {}
-    for apart in range(1, count):
+    cosines = {}
+    for lag in range(1, count):
         for series, later in ((SAME, unit), (OTHER, others)):
-            cosine = (unit[:, :-apart] * later[:, apart:]).sum(-1)
-            found[series, apart] = cosine.mean((1, 2))
+            cosines[series, lag] = (unit[:, :-lag] * later[:, lag:]).sum(-1).mean((1, 2))
     if tokens > 1:
         gram = np.einsum("usif,usjf->usij", unit, unit)
-        apart_from_itself = gram.sum((2, 3)) - np.trace(gram, axis1=2, axis2=3)
-        found[NEIGHBOUR, 0] = apart_from_itself.mean(1) / (tokens * (tokens - 1))
-    return found
+        off_diagonal = gram.sum((2, 3)) - np.trace(gram, axis1=2, axis2=3)
+        cosines[NEIGHBOUR, 0] = off_diagonal.mean(1) / (tokens * (tokens - 1))
+    return cosines
 
 
 def distances(size: int) -> list[tuple[int, int]]:
-    """[first, last] of buckets of distance, 1 the newest event of the segment: 1, 2, 3-4, 5-8..."""
+    """(first, last) distance of each bucket; 1 is the newest event of the segment.
+
+    >>> distances(6)
+    [(1, 1), (2, 2), (3, 4), (5, 6)]
+    """
     edges = [0, 1]
     while edges[-1] < size:
         edges.append(min(2 * edges[-1], size))
     return [(low + 1, high) for low, high in itertools.pairwise(edges)]
 
 
-def experts(lab: Lab) -> Experiment:
-    base = with_values(lab.base, model__state="kv")
-    layout, samples = base.layout, lab.config.experiments.bootstrap
+class Factors(NamedTuple):
+    """The factorised attention of one seed, components with most mass first.
 
-    @functools.cache
-    def found(seed: int) -> dict[str, np.ndarray]:
-        config = with_values(base, seed=seed)
+    matrix: [U k, X] attention of users' tokens on common items; items: their ids [X].
+    weights: [U k, c]; components: [c, X]; `weights @ components` is near `matrix`.
+    """
 
-        def make() -> dict[str, np.ndarray]:
-            session = lab.session(config)
-            return looked_at(session, lab.users(session.prepared))
+    matrix: np.ndarray
+    items: np.ndarray
+    weights: np.ndarray
+    components: np.ndarray
 
-        return lab.kept(config, "experts", make)
+    @property
+    def mass(self) -> np.ndarray:
+        """Share of each component in each row, [U k, c]."""
+        return self.weights * self.components.sum(1)
 
-    def interval(of_seed: Callable[[dict[str, np.ndarray]], np.ndarray]) -> Interval:
-        """of_seed: what was found for a seed -> a number per user."""
-        table = np.stack([of_seed(found(s)) for s in lab.seeds])
-        return statistics.interval(table.astype(np.float64), samples)
 
-    def similar(series: str, apart: int) -> Cell:
-        name = f"{series}, {apart} apart"
+class _Study:
+    """Makes the rows of `experts` from the runs of all seeds."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.base = with_values(lab.base, model__state="kv")
+        self._attended: dict[int, Attended] = {}
+        self._factors: dict[int, Factors] = {}
+
+    def attended(self, seed: int) -> Attended:
+        """What the tokens of a seed's run attend to."""
+        if seed not in self._attended:
+            config = with_values(self.base, seed=seed)
+
+            def make() -> dict[str, np.ndarray]:
+                session = self.lab.session(config)
+                return attended(session, self.lab.users(session.prepared))._asdict()
+
+            columns = self.lab.kept(config, "attention of tokens", make)
+            self._attended[seed] = Attended(**columns)
+        return self._attended[seed]
+
+    def interval(self, per_user: Callable[[Attended], np.ndarray]) -> Interval:
+        """Mean and interval over seeds and users of a number [U] per user."""
+        table = np.stack([per_user(self.attended(seed)) for seed in self.lab.seeds])
+        return statistics.interval(table.astype(np.float64), self.lab.config.experiments.bootstrap)
+
+    def cells(self) -> list[Cell]:
+        """All rows: similarity, attention, factors."""
+        layout = self.base.layout
+        lags = range(1, layout.max_segments)
+        cells = [self.similarity(NEIGHBOUR, 0)] if layout.tokens > 1 else []
+        cells += [self.similarity(series, lag) for series in (SAME, OTHER) for lag in lags]
+        for token in range(layout.tokens):
+            cells += [self.attention(token, *b) for b in distances(layout.segment_size)]
+            cells += [self.earlier(token)] if layout.max_segments > 1 else []
+        for index in range(self.lab.config.experiments.components):
+            cells += [self.component(index, token) for token in range(layout.tokens)]
+        return [*cells, self.summary()]
+
+    def similarity(self, series: str, lag: int) -> Cell:
+        """Cosine of token values `lag` segments apart."""
+        name = f"{series}, {lag} apart"
 
         def make() -> Values:
-            value = interval(lambda one: similarities(one["values"])[series, apart])
-            facts = {"part": "similarity", "name": name, "series": series, "segments_apart": apart}
-            return {**facts, **spread("cosine", value)}
+            cosine = self.interval(lambda tokens: similarities(tokens.values)[series, lag])
+            facts = {"part": "similarity", "name": name, "series": series, "segments_apart": lag}
+            return {**facts, **spread("cosine", cosine)}
 
         return Cell(name, make)
 
-    def paid(token: int, first: int, last: int) -> Cell:
+    def attention(self, token: int, first: int, last: int) -> Cell:
+        """Attention of a token on the events `first` to `last` before it."""
         name = f"token {token + 1}, {first} to {last} events before"
+        size = self.base.layout.segment_size
+
+        def share(tokens: Attended) -> np.ndarray:
+            newest_first = tokens.attention[:, :, token, ::-1]
+            return newest_first[..., first - 1 : last].sum(-1).mean(1)
+
+        def times_uniform(tokens: Attended) -> np.ndarray:
+            on_segment = tokens.attention[:, :, token].sum(-1).mean(1)
+            return share(tokens) / on_segment * size / (last - first + 1)
 
         def make() -> Values:
-            def on_these(one: dict[str, np.ndarray]) -> np.ndarray:
-                newest_first = one["paid"][:, :, token, ::-1]
-                return newest_first[..., first - 1 : last].sum(-1).mean(1)
-
-            def times_uniform(one: dict[str, np.ndarray]) -> np.ndarray:
-                every = one["paid"][:, :, token].sum(-1).mean(1)
-                return on_these(one) / every * layout.segment_size / (last - first + 1)
-
             return {
                 "part": "attention",
                 "name": name,
                 "series": f"token {token + 1}",
                 "distance": (first + last) / 2,
-                **spread("times_uniform", interval(times_uniform)),
-                **spread("share", interval(on_these)),
+                **spread("times_uniform", self.interval(times_uniform)),
+                **spread("share", self.interval(share)),
             }
 
         return Cell(name, make)
 
-    def earlier(token: int) -> Cell:
+    def earlier(self, token: int) -> Cell:
+        """Attention of a token on the tokens of earlier segments."""
         name = f"token {token + 1}, tokens of earlier segments"
 
         def make() -> Values:
-            value = interval(lambda one: one["earlier"][:, 1:, token].mean(1))
+            share = self.interval(lambda tokens: tokens.earlier[:, 1:, token].mean(1))
             facts = {"part": "attention", "name": name, "series": f"token {token + 1}"}
-            return {**facts, **spread("share", value)}
+            return {**facts, **spread("share", share)}
 
         return Cell(name, make)
 
-    lags = range(1, layout.max_segments)
-    cells = [similar(NEIGHBOUR, 0)] if layout.tokens > 1 else []
-    cells += [similar(series, apart) for series in (SAME, OTHER) for apart in lags]
-    for token in range(layout.tokens):
-        cells += [paid(token, *bucket) for bucket in distances(layout.segment_size)]
-        cells += [earlier(token)] if layout.max_segments > 1 else []
+    def factors(self, seed: int) -> Factors:
+        """The factorised attention of a seed's run."""
+        if seed not in self._factors:
+            tokens = self.attended(seed)
+            matrix, items = item_matrix(tokens.items, tokens.attention)
+            weights, components, _ = nmf(matrix, self.lab.config.experiments.components)
+            order = np.argsort(-weights.sum(0) * components.sum(1), kind="stable")
+            self._factors[seed] = Factors(matrix, items, weights[:, order], components[order])
+        return self._factors[seed]
+
+    def component(self, index: int, token: int) -> Cell:
+        """How much of a component is one token's, in the first seed's run."""
+        name = f"component {index + 1}, token {token + 1}"
+        seed, tokens = self.lab.seeds[0], self.base.layout.tokens
+
+        def make() -> Values:
+            factors = self.factors(seed)
+            by_token = factors.mass[:, index].reshape(-1, tokens).sum(0)
+            row: Values = {
+                "part": "factors",
+                "name": name,
+                "component": f"component {index + 1}",
+                "token": token + 1,
+                "loading": by_token[token] / max(by_token.sum(), 1e-12),
+            }
+            if token == 0:
+                prepared = self.lab.session(with_values(self.base, seed=seed)).prepared
+                order = np.argsort(-factors.components[index], kind="stable")
+                names = [item_name(prepared, int(item)) for item in factors.items[order[:3]]]
+                row["mass"] = by_token.sum() / factors.mass.sum()
+                row["typical_items"] = ", ".join(names)
+            return row
+
+        return Cell(name, make)
+
+    def summary(self) -> Cell:
+        """Fit and concentration of the factorisation, mean over seeds."""
+        name, tokens = "all components, mean over seeds", self.base.layout.tokens
+
+        def make() -> Values:
+            by_seed: list[dict[str, float]] = []
+            for seed in self.lab.seeds:
+                factors = self.factors(seed)
+                mass = factors.mass
+                rng = np.random.default_rng(seed)
+                shuffled = rng.permuted(mass.reshape(-1, tokens, mass.shape[1]), axis=1)
+                by_seed.append(
+                    {
+                        "explained": explained(factors.matrix, factors.weights, factors.components),
+                        "concentration": concentration(mass, tokens),
+                        "concentration_shuffled": concentration(
+                            shuffled.reshape(mass.shape), tokens
+                        ),
+                    }
+                )
+            means = {key: float(np.mean([row[key] for row in by_seed])) for key in by_seed[0]}
+            return {"part": "factors", "name": name, **means}
+
+        return Cell(name, make)
+
+
+PLOTS = (
+    Line(
+        "Similarity of a user's tokens",
+        x="segments_apart",
+        y="cosine",
+        x_label="segments apart",
+        y_label="cosine",
+    ),
+    Line(
+        "What tokens look at",
+        x="distance",
+        y="times_uniform",
+        x_label="events before the token",
+        y_label="attention / uniform",
+        log=True,
+        zero=True,
+    ),
+    Line(
+        "Components of what tokens look at",
+        x="token",
+        y="loading",
+        x_label="token",
+        y_label="share of the component",
+        series="component",
+        kind="heat",
+    ),
+)
+
+
+def experts(lab: Lab) -> Experiment:
+    """What tokens hold: similarity between segments and users, attention, factors of it."""
     return Experiment(
         "experts",
         "What tokens hold",
@@ -132,116 +263,33 @@ def experts(lab: Lab) -> Experiment:
         "tokens that differ, and components that are one token's: tokens divide the work; "
         "`concentration` is the largest share of a component that one token has, beside that of "
         "tokens shuffled within users.",
-        cells + _factor_cells(lab, base, found),
-        [
-            Line(
-                "Similarity of a user's tokens",
-                "segments_apart",
-                "cosine",
-                "segments apart",
-                "cosine",
-            ),
-            Line(
-                "What tokens look at",
-                "distance",
-                "times_uniform",
-                "events before the token",
-                "attention / uniform",
-                log=True,
-                zero=True,
-            ),
-            Line(
-                "Components of what tokens look at",
-                "token",
-                "loading",
-                "token",
-                "share of the component",
-                series="component",
-                kind="heat",
-            ),
-        ],
+        _Study(lab).cells(),
+        PLOTS,
     )
 
 
-def _factor_cells(
-    lab: Lab, base: Config, found: Callable[[int], dict[str, np.ndarray]]
-) -> list[Cell]:
-    """One row for each component and token of the first seed, then one for all seeds."""
-    number, tokens = lab.config.experiments.components, base.layout.tokens
-    every = "all components, mean over seeds"
+def item_matrix(items: np.ndarray, attention: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(attention of each user's tokens on common items [U k, X], ids of these items [X]).
 
-    @functools.cache
-    def factors(seed: int) -> tuple[np.ndarray, ...]:
-        matrix, common = item_matrix(found(seed)["items"], found(seed)["paid"])
-        weights, parts, _ = nmf(matrix, number)
-        order = np.argsort(-weights.sum(0) * parts.sum(1), kind="stable")
-        return matrix, common, weights[:, order], parts[order]
-
-    def component(index: int, token: int) -> Cell:
-        name = f"component {index + 1}, token {token + 1}"
-
-        def make() -> Values:
-            _, common, weights, parts = factors(lab.seeds[0])
-            mass = weights * parts.sum(1)
-            mine = mass[:, index].reshape(-1, tokens).sum(0)
-            row: Values = {
-                "part": "factors",
-                "name": name,
-                "component": f"component {index + 1}",
-                "token": token + 1,
-                "loading": mine[token] / max(mine.sum(), 1e-12),
-            }
-            if token == 0:
-                prepared = lab.session(with_values(base, seed=lab.seeds[0])).prepared
-                top = common[np.argsort(-parts[index], kind="stable")[:3]]
-                row["mass"] = mine.sum() / mass.sum()
-                row["typical_items"] = ", ".join(item_name(prepared, int(item)) for item in top)
-            return row
-
-        return Cell(name, make)
-
-    def summary() -> Values:
-        reached: dict[str, list[float]] = {}
-        for seed in lab.seeds:
-            matrix, _, weights, parts = factors(seed)
-            mass = weights * parts.sum(1)
-            rng = np.random.default_rng(seed)
-            shuffled = rng.permuted(mass.reshape(-1, tokens, number), axis=1)
-            for name, value in (
-                ("explained", explained(matrix, weights, parts)),
-                ("concentration", concentration(mass, tokens)),
-                ("concentration_shuffled", concentration(shuffled.reshape(mass.shape), tokens)),
-            ):
-                reached.setdefault(name, []).append(value)
-        means = {name: float(np.mean(values)) for name, values in reached.items()}
-        return {"part": "factors", "name": every, **means}
-
-    cells = [component(c, t) for c in range(number) for t in range(tokens)]
-    return [*cells, Cell(every, summary)]
-
-
-def item_matrix(items: np.ndarray, paid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """[U k, X] attention of each user's tokens on common items, rows summing to 1; their ids [X].
-
-    items: [U, S, n]; paid: [U, S, k, n]. Rows without any of the items are 0.
+    items: [U, S, n]; attention: [U, S, k, n]. Rows sum to 1; rows without common items are 0.
     """
-    users, count, tokens, size = paid.shape
+    users, count, tokens, size = attention.shape
     ids, counts = np.unique(items, return_counts=True)
     common = np.sort(ids[np.argsort(-counts, kind="stable")[:COMMON]])
     place = np.minimum(np.searchsorted(common, items), len(common) - 1)
     column = np.where(common[place] == items, place, len(common))
-    every = np.zeros((users, tokens, len(common) + 1))
+    sums = np.zeros((users, tokens, len(common) + 1))
     shape = (users, count, tokens, size)
     row, token = np.arange(users)[:, None, None, None], np.arange(tokens)[None, None, :, None]
     index = tuple(np.broadcast_to(a, shape) for a in (row, token, column[:, :, None]))
-    np.add.at(every, index, paid)
-    matrix = every[..., :-1].reshape(users * tokens, -1)
+    np.add.at(sums, index, attention)
+    matrix = sums[..., :-1].reshape(users * tokens, -1)
     total = matrix.sum(1, keepdims=True)
     return matrix / np.where(total > 0, total, 1.0), common
 
 
 def item_name(prepared: Prepared, item: int) -> str:
-    """The first text of an item where the source has texts, else its raw id."""
+    """The first text of an item, or its raw id where the data has no texts."""
     for column in (prepared.texts or {}).values():
         if column[item]:
             return str(column[item])

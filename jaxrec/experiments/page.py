@@ -1,24 +1,28 @@
-"""The report: one HTML page and the same as Markdown, from tables and a benchmark's folder.
+"""The report as an HTML page and as Markdown, from a folder of tables and a benchmark's folder.
 
 Nothing is typed by hand: every number comes from `<experiment>.json` and `report.json`.
 """
 
 import json
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
-from jaxrec.benchmark import grid_report
+from jaxrec.benchmark import drawing, grid_report
 from jaxrec.errors import WorkdirError
 from jaxrec.experiments import blocks as doc
 from jaxrec.experiments import catalog, headline, plots, settings, table, web
 from jaxrec.experiments.blocks import Block
 from jaxrec.runtime import workdir
+from jaxrec.types import Json
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TITLE = "What compressing user histories saves, and what it costs"
-BENCH = "bench_"  # names of the benchmark's plots in the report's folder
-# words of columns for people; others are shown as they are
-WORDS = {
+# titles of columns; other columns are shown by their names
+TITLES = {
     "recall@10": "Recall@10",
     "ndcg@10": "NDCG@10",
     "recall of full": "Recall@10 / full",
@@ -38,10 +42,11 @@ INTRO = (
 
 
 def write(output: pathlib.Path, bench: pathlib.Path | None) -> None:
-    """`index.html` and `README.md` in a folder of tables; draws the tables' plots anew.
+    """Writes `index.html`, `README.md` and the plots of a folder of tables.
 
-    bench: folder of `python -m jaxrec.benchmark`. Raises WorkdirError where there is nothing to
-    report, ConfigError where matplotlib is not installed.
+    bench: folder of `python -m jaxrec.benchmark`; its own plots are linked, and drawn there
+    where they are missing. Raises WorkdirError where there is nothing to report, ConfigError
+    where matplotlib is not installed.
     """
     tables = load(output)
     report = None if bench is None else load_bench(bench)
@@ -51,21 +56,31 @@ def write(output: pathlib.Path, bench: pathlib.Path | None) -> None:
             f"--config=configs/experiments_quick.py --output={output}"
         )
     output.mkdir(parents=True, exist_ok=True)
-    for one in tables:
-        plots.write(output, one)
-    drawn = [] if report is None else grid_report.plot(report["rows"], output, BENCH)
-    found = document(tables, report, drawn, settings.relative(str(output)))
-    workdir.write_text(output / "README.md", doc.markdown(found))
-    workdir.write_text(output / "index.html", web.page(found, output))
+    figures: dict[str, Figure] = {}
+    for table_value in tables:
+        figures |= plots.figures(table_value)
+    for file, figure in figures.items():
+        drawing.save(figure, output / file)
+    bench_files = {}
+    if report is not None and bench is not None:
+        for name, figure in grid_report.figures(report["rows"]).items():
+            file = bench_files[name] = f"{os.path.relpath(bench, output)}/{name}.png"
+            figures[file] = figure
+            if not (output / file).is_file():
+                drawing.save(figure, output / file)
+    blocks = document(tables, report, bench_files, settings.relative(str(output)))
+    workdir.write_text(output / "README.md", doc.markdown(blocks))
+    pictures = {file: drawing.svg(figure) for file, figure in figures.items()}
+    workdir.write_text(output / "index.html", web.page(blocks, pictures))
 
 
-def load(folder: pathlib.Path) -> list[dict[str, Any]]:
+def load(folder: pathlib.Path) -> list[Json]:
     """The tables of a folder, in the catalog's order."""
     files = [folder / f"{name}.json" for name in catalog.EXPERIMENTS]
     return [table.read(file) for file in files if file.is_file()]
 
 
-def load_bench(folder: pathlib.Path) -> dict[str, Any]:
+def load_bench(folder: pathlib.Path) -> Json:
     """`report.json` of a benchmark's folder; raises WorkdirError for anything else."""
     file = folder / "report.json"
     try:
@@ -82,29 +97,30 @@ def load_bench(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def document(
-    tables: Sequence[Mapping[str, Any]],
-    report: Mapping[str, Any] | None,
-    drawn: Sequence[str],
-    folder: str,
+    tables: Sequence[Json], report: Json | None, bench_files: Mapping[str, str], folder: str
 ) -> list[Block]:
-    """The whole report. drawn: the benchmark's plots; folder: how commands name the tables'."""
-    found: list[Block] = [*top(tables, report), doc.Contents()]
-    for one in tables:
-        found += experiment(one, folder)
+    """The whole report.
+
+    bench_files: PNG file of every plot of the benchmark, by `grid_report.PLOTS` name.
+    folder: of the tables, as commands name it.
+    """
+    blocks: list[Block] = [*top(tables, report), doc.Contents()]
+    for table_value in tables:
+        blocks += experiment(table_value, folder)
     if report is not None:
-        found += costs(report, drawn)
-    return found + conditions(tables, report, folder)
+        blocks += costs(report, bench_files)
+    return blocks + conditions(tables, report, folder)
 
 
-def top(tables: Sequence[Mapping[str, Any]], report: Mapping[str, Any] | None) -> list[Block]:
-    """Title, headline, the numbers to remember."""
+def top(tables: Sequence[Json], report: Json | None) -> list[Block]:
+    """Title, headline and headline numbers."""
     length = next((t for t in tables if t["experiment"] == "length"), None)
     main = None if length is None else headline.of(length)
-    found: list[Block] = []
+    blocks: list[Block] = []
     if length is None or main is None:
-        found += [doc.Heading(TITLE, 1), doc.Text(INTRO)]
+        blocks += [doc.Heading(TITLE, 1), doc.Text(INTRO)]
     else:
-        found += [
+        blocks += [
             doc.Heading(headline.sentence(main), 1),
             doc.Text(
                 f"A request with compressed history against one with full history, both of "
@@ -117,58 +133,59 @@ def top(tables: Sequence[Mapping[str, Any]], report: Mapping[str, Any] | None) -
             doc.Figures(headline.tiles(main)),
         ]
     if report is not None and (tiles := headline.bench_tiles(report["rows"])):
-        found += [
+        blocks += [
             doc.Heading("Measured at the paper's 5 segments x 4 tokens", 3),
             doc.Text("Shares of full history in the same run of the benchmark."),
             doc.Figures(tiles),
         ]
-    return found
+    return blocks
 
 
-def grid(rows: Sequence[Mapping[str, Any]]) -> doc.Grid:
-    """A table's rows without the columns that say nothing: empty ones, and one series."""
-    heads, lines = table.grid([dict(row) for row in rows])
+def grid(rows: Sequence[Json]) -> doc.Grid:
+    """A table's rows without columns that are empty or name the only series."""
+    heads, lines = table.grid(rows)
     kept = [
         i
         for i, head in enumerate(heads)
         if any(line[i] for line in lines)
         and not (head in ("series", "part") and len({line[i] for line in lines}) == 1)
     ]
-    shown = [WORDS.get(heads[i], heads[i]) for i in kept]
-    return doc.Grid(shown, [[line[i] for i in kept] for line in lines])
+    titles = [TITLES.get(heads[i], heads[i]) for i in kept]
+    return doc.Grid(titles, [[line[i] for i in kept] for line in lines])
 
 
-def experiment(one: Mapping[str, Any], folder: str) -> list[Block]:
-    """Question, method, plots, table, reading, commands."""
-    shown = zip(plots.names(dict(one)), one["plots"], strict=True)
-    file = f"{folder}/{one['experiment']}"
+def experiment(value: Json, folder: str) -> list[Block]:
+    """Question, method, plots, table, reading and commands of one experiment."""
+    captions = [f"{p['title']}: {p['y_label']} against {p['x_label']}" for p in value["plots"]]
+    file = f"{folder}/{value['experiment']}.json"
     return [
-        doc.Heading(one["title"]),
-        doc.Text(one["question"], lead=True),
-        doc.Text(one["method"]),
-        doc.Pictures(
-            [(n, f"{p['title']}: {p['y_label']} against {p['x_label']}") for n, p in shown]
-        ),
-        doc.Text(f"How to read it: {one['reading']}"),
-        *(grid(rows) for rows in table.parts(one["rows"])),
+        doc.Heading(value["title"]),
+        doc.Text(value["question"], lead=True),
+        doc.Text(value["method"]),
+        doc.Pictures(list(zip(table.plot_files(value), captions, strict=True))),
+        doc.Text(f"How to read it: {value['reading']}"),
+        *(grid(rows) for rows in table.parts(value["rows"])),
         doc.Text(
             "Numbers in brackets are 95 % intervals. The first command makes this section "
-            f"(all columns: `{one['experiment']}.json`, `{one['experiment']}.csv`), the second "
-            "makes its rows again and compares."
+            f"(all columns: `{value['experiment']}.json`), the second makes its rows again and "
+            "compares."
         ),
-        doc.Code(f"{one['command']}\npython -m jaxrec.experiments verify {file}.json"),
+        doc.Code(f"{value['command']}\npython -m jaxrec.experiments verify {file}"),
     ]
 
 
-def costs(report: Mapping[str, Any], drawn: Sequence[str]) -> list[Block]:
-    """The benchmark: plots, then a table for everything that was timed in turn."""
-    labels = {f"{BENCH}{file}": label for file, _, _, label in grid_report.PLOTS}
-    found: list[Block] = [
+def costs(report: Json, files: Mapping[str, str]) -> list[Block]:
+    """The benchmark: plots (`files` by name), then a table per group of rows timed in turn."""
+    labels = {name: label for name, _, _, label in grid_report.PLOTS}
+    blocks: list[Block] = [
         doc.Heading("Cost of a request and of a training step"),
         doc.Text("What does each way to treat a long history cost on this machine?", lead=True),
-        doc.Text(grid_report.hardware(dict(report))),
+        doc.Text(grid_report.hardware(report)),
         doc.Pictures(
-            [(name, f"{labels[name]} against history, a line per method") for name in drawn]
+            [
+                (file, f"{labels[name]} against history, a line per method")
+                for name, file in files.items()
+            ]
         ),
         doc.Text(
             "How to read it: a line per method, requests of one user, both axes by powers; "
@@ -179,63 +196,66 @@ def costs(report: Mapping[str, Any], drawn: Sequence[str]) -> list[Block]:
         doc.Code(report["command"]),
     ]
     for name, rows in grid_report.groups(report["rows"]).items():
-        found += [
+        blocks += [
             doc.Heading(name, 3),
             doc.Grid(grid_report.HEADS, [grid_report.cells(row) for row in rows]),
         ]
-        found += [doc.Text(f"{row['method']}: {row['error']}") for row in rows if row["error"]]
-    return found
+        blocks += [doc.Text(f"{row['method']}: {row['error']}") for row in rows if row["error"]]
+    return blocks
 
 
-def conditions(
-    tables: Sequence[Mapping[str, Any]], report: Mapping[str, Any] | None, folder: str
-) -> list[Block]:
-    """Protocol, hardware, versions: of all tables, apart where they differ."""
-    sources = {t["experiment"]: facts(t) for t in tables}
+def conditions(tables: Sequence[Json], report: Json | None, folder: str) -> list[Block]:
+    """Protocol, hardware and versions of all tables, with the tables named where they differ."""
+    sources = {value["experiment"]: facts(value) for value in tables}
     if report is not None:
         sources["benchmark"] = {
             **flat("machine", report["machine"]),
             **flat("version", report.get("versions", {})),
         }
-    lines = []
-    for key in dict.fromkeys(k for known in sources.values() for k in known):
-        by_value: dict[str, list[str]] = {}
-        for name, known in sources.items():
-            if known.get(key):
-                by_value.setdefault(known[key], []).append(name)
-        texts = [
-            value if len(by_value) == 1 else f"{value} ({', '.join(names)})"
-            for value, names in by_value.items()
-        ]
-        lines.append([key, "; ".join(texts)])
-    found: list[Block] = [
+    keys = dict.fromkeys(key for known in sources.values() for key in known)
+    blocks: list[Block] = [
         doc.Heading("Protocol, hardware, versions"),
-        doc.Grid(("fact", "value"), lines),
+        doc.Grid(("fact", "value"), [[key, _merged(sources, key)] for key in keys]),
     ]
-    missing = [n for n in catalog.ALL if n not in sources]
+    missing = [name for name in catalog.ALL if name not in sources]
     if missing:
-        found.append(doc.Text(f"Not in this report: {', '.join(missing)}."))
+        blocks.append(doc.Text(f"Not in this report: {', '.join(missing)}."))
     return [
-        *found,
+        *blocks,
         doc.Heading("This page"),
         doc.Text("Made from the tables of its folder, without training anything:"),
         doc.Code(f"python -m jaxrec.experiments report --output={folder} --bench=FOLDER"),
     ]
 
 
-def facts(one: Mapping[str, Any]) -> dict[str, str]:
-    """What a table says about how it was made, flat."""
+def _merged(sources: Mapping[str, Mapping[str, str]], key: str) -> str:
+    """The value of a fact, or every value with the sources that have it."""
+    by_value: dict[str, list[str]] = {}
+    for name, known in sources.items():
+        if known.get(key):
+            by_value.setdefault(known[key], []).append(name)
+    if len(by_value) == 1:
+        return next(iter(by_value))
+    return "; ".join(f"{value} ({', '.join(names)})" for value, names in by_value.items())
+
+
+def facts(value: Json) -> dict[str, str]:
+    """How a table was made, by fact."""
     return {
-        **flat("", one["protocol"]),
-        **flat("machine", one["machine"]),
-        **flat("version", one["versions"]),
-        "revision": one["git"] or "",
-        "configuration": one["config_digest"],
+        **flat("", value["protocol"]),
+        **flat("machine", value["machine"]),
+        **flat("version", value["versions"]),
+        "revision": value["git"] or "",
+        "configuration": value["config_digest"],
     }
 
 
-def flat(prefix: str, values: Mapping[str, Any]) -> dict[str, str]:
-    """`{"machine cpu_count": "2"}`, empty values left out."""
+def flat(prefix: str, values: Json) -> dict[str, str]:
+    """Facts as texts, empty ones left out.
+
+    >>> flat("machine", {"cpu_count": 2, "name": ""})
+    {'machine cpu count': '2'}
+    """
     named = {f"{prefix} {key}".strip().replace("_", " "): value for key, value in values.items()}
     return {
         key: listed(value) if isinstance(value, list) else str(value)
@@ -244,8 +264,12 @@ def flat(prefix: str, values: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def listed(values: Sequence[Any]) -> str:
-    """`8 x cpu` or `0, 1, 2`."""
+def listed(values: Sequence[object]) -> str:
+    """A list in one line.
+
+    >>> listed(["cpu", "cpu"]), listed([0, 1])
+    ('2 x cpu', '0, 1')
+    """
     if len(values) > 1 and len(set(values)) == 1:
         return f"{len(values)} x {values[0]}"
     return ", ".join(map(str, values))

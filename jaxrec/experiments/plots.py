@@ -1,32 +1,38 @@
-"""Plots of a table: PNG and SVG, drawn by matplotlib (`pip install jaxrec[plot]`)."""
+"""Plots of an experiment's table, drawn by matplotlib (`pip install jaxrec[plot]`)."""
 
 import pathlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from jaxrec.benchmark import drawing
 from jaxrec.benchmark.drawing import COLOURS, MARKS
+from jaxrec.experiments.table import plot_files
+from jaxrec.types import Json
 
-LETTERS = 80  # that fit below bars side by side
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Rows = Sequence[Json]
+LETTERS = 80  # characters of bar labels that fit side by side
 
 
 def check() -> None:
-    """Raises ConfigError where plots cannot be drawn, before hours of work."""
+    """Raises ConfigError where plots cannot be drawn; call it before hours of work."""
     with drawing.style():
         pass
 
 
-def draw(plot: dict[str, Any], rows: Sequence[dict[str, Any]]) -> Any:
-    """The matplotlib figure of one plot (`table.Line` as a dict) of a table's rows.
+def draw(plot: Json, rows: Rows) -> "Figure":
+    """The figure of one plot (a `table.Line` as JSON) of a table's rows.
 
     Raises ConfigError where matplotlib is not installed.
     """
-    kept = [r for r in rows if r.get(plot["x"]) is not None and r.get(plot["y"]) is not None]
+    points = [r for r in rows if r.get(plot["x"]) is not None and r.get(plot["y"]) is not None]
     with drawing.style() as matplotlib:
-        figure = matplotlib.figure.Figure(figsize=(5.6, 3.6))
+        figure: Figure = matplotlib.figure.Figure(figsize=(5.6, 3.6))
         axes = figure.subplots()
-        shape = {"line": _lines, "bar": _bars, "heat": _heat}[plot["kind"]]
-        shape(axes, plot, kept)
+        KINDS[plot["kind"]](axes, plot, points)
         axes.set_title(plot["title"], loc="left", fontsize=11, fontweight="bold")
         axes.set_xlabel(plot["x_label"])
         if plot["kind"] != "heat":
@@ -36,27 +42,29 @@ def draw(plot: dict[str, Any], rows: Sequence[dict[str, Any]]) -> Any:
     return figure
 
 
-def _series(plot: dict[str, Any], rows: Sequence[dict[str, Any]]) -> dict[str, list[dict]]:
-    found: dict[str, list[dict[str, Any]]] = {}
+def _series(plot: Json, rows: Rows) -> dict[str, list[Json]]:
+    """Rows by the name of their series."""
+    by_name: dict[str, list[Json]] = {}
     for row in rows:
-        found.setdefault(str(row.get(plot["series"], "")), []).append(row)
-    return found
+        by_name.setdefault(str(row.get(plot["series"], "")), []).append(row)
+    return by_name
 
 
-def _errors(rows: Sequence[dict[str, Any]], y: str) -> list[list[float]] | None:
+def _errors(rows: Rows, y: str) -> list[list[float]] | None:
+    """Lengths of the error bars below and above; None without intervals."""
     if any(r.get(f"{y}_low") is None or r.get(f"{y}_high") is None for r in rows):
         return None
     below = [max(0.0, r[y] - r[f"{y}_low"]) for r in rows]
     return [below, [max(0.0, r[f"{y}_high"] - r[y]) for r in rows]]
 
 
-def _lines(axes: Any, plot: dict[str, Any], rows: Sequence[dict[str, Any]]) -> None:
+def _lines(axes: "Axes", plot: Json, rows: Rows) -> None:
     x, y = plot["x"], plot["y"]
     series = _series(plot, rows)
     for number, (name, points) in enumerate(series.items()):
         points = sorted(points, key=lambda r: r[x])
         place = [r[x] for r in points]
-        if plot["log"]:  # a little apart, so that intervals can be told from each other
+        if plot["log"]:  # shifted a little, so that intervals do not cover each other
             place = [p * (1 + 0.015 * (number - (len(series) - 1) / 2)) for p in place]
         axes.errorbar(
             place,
@@ -80,7 +88,7 @@ def _lines(axes: Any, plot: dict[str, Any], rows: Sequence[dict[str, Any]]) -> N
         axes.legend(frameon=False, fontsize=9)
 
 
-def _bars(axes: Any, plot: dict[str, Any], rows: Sequence[dict[str, Any]]) -> None:
+def _bars(axes: "Axes", plot: Json, rows: Rows) -> None:
     x, y = plot["x"], plot["y"]
     series = _series(plot, rows)
     labels = list(dict.fromkeys(str(r[x]) for r in rows))
@@ -100,7 +108,9 @@ def _bars(axes: Any, plot: dict[str, Any], rows: Sequence[dict[str, Any]]) -> No
     if sum(len(label) for label in labels) > LETTERS:  # names of many bars run into each other
         axes.tick_params("x", rotation=60)
         longest = max(len(label) for label in labels)
-        axes.figure.set_size_inches(max(5.6, 0.4 * len(labels)), 3.6 + 0.075 * longest)
+        figure = axes.get_figure(root=True)
+        assert figure is not None
+        figure.set_size_inches(max(5.6, 0.4 * len(labels)), 3.6 + 0.075 * longest)
         for label in axes.get_xticklabels():
             label.set(ha="right", rotation_mode="anchor")
     axes.grid(False, axis="x")
@@ -109,7 +119,7 @@ def _bars(axes: Any, plot: dict[str, Any], rows: Sequence[dict[str, Any]]) -> No
         axes.legend(frameon=False, fontsize=9, loc="upper left", ncols=len(series))
 
 
-def _heat(axes: Any, plot: dict[str, Any], rows: Sequence[dict[str, Any]]) -> None:
+def _heat(axes: "Axes", plot: Json, rows: Rows) -> None:
     if not rows:
         return
     series = _series(plot, rows)
@@ -122,17 +132,25 @@ def _heat(axes: Any, plot: dict[str, Any], rows: Sequence[dict[str, Any]]) -> No
     axes.set_xticks(range(len(across)), [str(a) for a in across])
     axes.set_yticks(range(len(series)), list(series))
     axes.grid(False)
-    axes.figure.colorbar(image, ax=axes, label=plot["y_label"])
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    figure.colorbar(image, ax=axes, label=plot["y_label"])
 
 
-def names(table: dict[str, Any]) -> list[str]:
-    """File names, without ending, of a table's plots."""
-    first = table["experiment"]
-    return [first if not i else f"{first}_{i + 1}" for i in range(len(table["plots"]))]
+KINDS: dict[str, Callable[["Axes", Json, Rows], None]] = {
+    "line": _lines,
+    "bar": _bars,
+    "heat": _heat,
+}
 
 
-def write(folder: pathlib.Path, table: dict[str, Any]) -> list[str]:
-    """PNG and SVG of every plot of a table; returns their names without ending."""
-    for name, plot in zip(names(table), table["plots"], strict=True):
-        drawing.save(draw(plot, table["rows"]), folder, name)
-    return names(table)
+def figures(table: Json) -> dict[str, "Figure"]:
+    """The plots of a table by file name."""
+    drawn = (draw(plot, table["rows"]) for plot in table["plots"])
+    return dict(zip(plot_files(table), drawn, strict=True))
+
+
+def write(folder: pathlib.Path, table: Json) -> None:
+    """Writes every plot of a table as PNG."""
+    for name, figure in figures(table).items():
+        drawing.save(figure, folder / name)

@@ -1,4 +1,4 @@
-"""A planted signal, by how far back it lies: probe."""
+"""A planted signal by how far back it lies: the experiment `probe`."""
 
 import dataclasses
 import itertools
@@ -20,7 +20,7 @@ SERIES = {"full": "full history", "compressed": "compressed", "recent": "recent 
 
 
 def run_of(config: ExperimentsConfig) -> Config:
-    """The base run on the planted data; what users had does not count directly in its scores."""
+    """The base run on the planted data, without counters of history items in its scores."""
     probe = config.experiments.probe
     return with_values(
         config,
@@ -38,7 +38,7 @@ def run_of(config: ExperimentsConfig) -> Config:
         layout__tokens=probe.tokens,
         model__repeat_half_lives=(),
         model__repeat_half_times=(),
-        model__dropout=0.0,  # more users are cheaper than longer training
+        model__dropout=0.0,  # the probe has many users instead
         model__embed_dropout=0.0,
         loss__kind="softmax",
         train__batch_size=probe.batch_size,
@@ -50,7 +50,11 @@ def run_of(config: ExperimentsConfig) -> Config:
 
 
 def buckets(edges: tuple[int, ...]) -> list[tuple[float, float, str]]:
-    """(low, high, label) of distances in events: low <= distance < high."""
+    """(low, high, label) of distances in events: low <= distance < high.
+
+    >>> buckets((56, 64))
+    [(0, 56, 'below 56'), (56, 64, '56 to 63'), (64, inf, '64 and more')]
+    """
     bounds = itertools.pairwise([0, *edges, math.inf])
     return [(low, high, _label(low, high)) for low, high in bounds]
 
@@ -62,7 +66,7 @@ def _label(low: float, high: float) -> str:
 
 
 def planted(session: Session, ranks: Ranks) -> np.ndarray:
-    """int [P]: how many events ago a planted return was last seen; 0 for every other target."""
+    """How many events ago each target, a planted return, was last seen, int [P]; else 0."""
     distance = np.zeros(len(ranks.rank), np.int64)
     users, first = np.unique(ranks.user, return_index=True)
     for user, begin in zip(users.tolist(), first.tolist(), strict=True):
@@ -72,78 +76,85 @@ def planted(session: Session, ranks: Ranks) -> np.ndarray:
                 break
             position = int(ranks.position[at])
             if returning[position]:
-                had = np.flatnonzero(items[:position] == ranks.item[at])
-                distance[at] = position - had[-1] if len(had) else 0
+                seen = np.flatnonzero(items[:position] == ranks.item[at])
+                distance[at] = position - seen[-1] if len(seen) else 0
     return distance
 
 
-def probe(lab: Lab) -> Experiment:
-    base = run_of(lab.config)
-    # the planted data is one of its own: every user counts
-    settings = dataclasses.replace(lab.config.experiments, min_events=0)
-    lab = Lab(
-        ExperimentsConfig(**vars(base), experiments=settings),
-        lab.folder,
-        lab.say,
-        lab.train,
-        lab.fresh,
-    )
-    runs = {"full": full_of(base), "compressed": base, "recent": recent_of(base)}
-    durable = len(synthetic.durable_items(base.data.synthetic))
-    window = base.layout.recent
+class _Study:
+    """Makes the rows of `probe` from runs with full, compressed and recent history."""
 
-    def found(mode: str, seed: int) -> tuple[Ranks, np.ndarray]:
-        """Ranks of all targets, and how far back each planted return lies."""
-        config = with_values(runs[mode], seed=seed)
-        ranks = lab.ranks(config, ROWS[mode])
+    def __init__(self, lab: Lab) -> None:
+        self.base = run_of(lab.config)
+        # the planted data is a data set of its own: every user counts
+        settings = dataclasses.replace(lab.config.experiments, min_events=0)
+        config = ExperimentsConfig(**vars(self.base), experiments=settings)
+        self.lab = Lab(config, lab.folder, lab.say, lab.train, lab.fresh)
+        self.durable = len(synthetic.durable_items(self.base.data.synthetic))
+        self.runs = {
+            "full": full_of(self.base),
+            "compressed": self.base,
+            "recent": recent_of(self.base),
+        }
+
+    def evaluated(self, mode: str, seed: int) -> tuple[Ranks, np.ndarray]:
+        """Ranks of all targets, and `planted` of them."""
+        config = with_values(self.runs[mode], seed=seed)
+        ranks = self.lab.ranks(config, ROWS[mode])
 
         def make() -> dict[str, np.ndarray]:
-            return {"distance": planted(lab.session(config), ranks)}
+            return {"distance": planted(self.lab.session(config), ranks)}
 
-        distance = lab.kept(config, "distance of planted returns", make)["distance"]
+        distance = self.lab.kept(config, "distance of planted returns", make)["distance"]
         return ranks, distance
 
-    def cell(mode: str, low: float, high: float, label: str) -> Cell:
+    def cell(self, mode: str, low: float, high: float, label: str) -> Cell:
+        """Recall of the returns with low <= distance < high."""
         name = f"{SERIES[mode]}, {label}"
 
         def make() -> Values:
             row: Values = {"name": name, "series": SERIES[mode], "distance": label}
-            inside, counts = [], 0
-            for seed in lab.seeds:
-                ranks, distance = found(mode, seed)
-                some = (distance > 0) & (distance >= low) & (distance < high)
-                counts = int(some.sum())
-                user, position, item, rank = (column[some] for column in ranks[:4])
-                inside.append(Ranks(user, position, item, rank, None))
-            row["targets"] = counts
-            row["chance"] = min(1.0, K / durable)
-            if counts:  # an empty bucket is a row that says so
-                table = statistics.values(inside, "recall", K)
-                row |= spread(QUALITY, statistics.interval(table, settings.bootstrap))
+            by_seed = []
+            for seed in self.lab.seeds:
+                ranks, distance = self.evaluated(mode, seed)
+                inside = (distance > 0) & (distance >= low) & (distance < high)
+                user, position, item, rank = (column[inside] for column in ranks[:4])
+                by_seed.append(Ranks(user, position, item, rank, None))
+            row["targets"] = len(by_seed[-1].rank)
+            row["chance"] = min(1.0, K / self.durable)
+            if row["targets"]:  # a row without targets says only that
+                table = statistics.values(by_seed, "recall", K)
+                samples = self.lab.config.experiments.bootstrap
+                row |= spread(QUALITY, statistics.interval(table, samples))
                 row[f"{QUALITY}_seeds"] = table.mean(1).tolist()
             return row
 
         return Cell(name, make)
 
+
+def probe(lab: Lab) -> Experiment:
+    """Recall of planted returns by how many events ago the item was last seen."""
+    study = _Study(lab)
+    layout, edges = study.base.layout, lab.config.experiments.probe.edges
     return Experiment(
         "probe",
         "A planted signal, by distance",
         "Does what happened long before the recent window still reach a recommendation?",
         "Synthetic users own a few favourites; one that was not seen for "
-        f"{base.data.synthetic.gap} everyday events or more comes back after an occasion, which "
-        f"nothing in the recent window of at most {window} events tells. The targets are these "
-        "returns, by how many events ago the favourite was last seen. Scores do not count what "
-        "users had, so all that is known came through items or tokens.",
-        f"The recent window alone can only guess among {durable} items (`chance`). What the "
+        f"{study.base.data.synthetic.gap} everyday events or more comes back after an occasion, "
+        f"which nothing in the recent window of at most {layout.recent} events tells. The targets "
+        "are these returns, by how many events ago the favourite was last seen. Scores do not "
+        "count what users had, so all that is known came through items or tokens.",
+        f"The recent window alone can only guess among {study.durable} items (`chance`). What the "
         "compressed model reaches above that, its tokens have kept.",
-        [cell(mode, *bucket) for mode in SERIES for bucket in buckets(settings.probe.edges)],
+        [study.cell(mode, *bucket) for mode in SERIES for bucket in buckets(edges)],
         [
             Line(
                 "Planted returns recovered",
-                "distance",
-                QUALITY,
-                "events since the favourite was last seen",
-                f"Recall@{K}",
+                x="distance",
+                y=QUALITY,
+                x_label="events since the favourite was last seen",
+                y_label=f"Recall@{K}",
                 kind="bar",
                 zero=True,
             )

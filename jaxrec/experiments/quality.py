@@ -1,4 +1,4 @@
-"""Quality of trained runs: length, tokens, segments, placement, longer."""
+"""Quality of trained runs: the experiments length, tokens, segments, placement and longer."""
 
 from collections.abc import Sequence
 
@@ -20,35 +20,38 @@ def columns(
     against: Sequence[Ranks] | None = None,
     name: str = "full",
 ) -> Values:
-    """Columns of one setting, ranks by seed, and its ratio to another one called `name`."""
-    found: Values = {}
+    """Columns of a setting from its ranks by seed.
+
+    against: ranks by seed of another setting, called `name` in the columns of the ratio.
+    """
+    made: Values = {}
     for metric in METRICS:
         table = statistics.values(ranks, metric, K)
-        found |= spread(f"{metric}@{K}", statistics.interval(table, samples))
-        found[f"{metric}@{K}_seeds"] = table.mean(1).tolist()
+        made |= spread(f"{metric}@{K}", statistics.interval(table, samples))
+        made[f"{metric}@{K}_seeds"] = table.mean(1).tolist()
         if against is not None:
             base = statistics.values(against, metric, K)
-            found |= spread(f"{metric}_of_{name}", statistics.ratio(table, base, samples))
-    return found | {"users": int(table.shape[1]), "targets": len(ranks[0].rank)}
+            made |= spread(f"{metric}_of_{name}", statistics.ratio(table, base, samples))
+    return made | {"users": int(table.shape[1]), "targets": len(ranks[0].rank)}
 
 
 def measured(lab: Lab, config: Config, row: str, against: Config | None = None) -> Values:
-    """Columns of a run over the seeds, and its ratio to the full-history run `against`.
+    """Columns of a run over the seeds, with its ratio to the full-history run `against`.
 
     config: of any seed; row: see `Lab.ranks`.
     """
 
-    def of_seeds(config: Config, row: str) -> list[Ranks]:
+    def by_seed(config: Config, row: str) -> list[Ranks]:
         return [lab.ranks(with_values(config, seed=seed), row) for seed in lab.seeds]
 
-    other = None if against is None else of_seeds(against, "full")
-    return columns(of_seeds(config, row), lab.config.experiments.bootstrap, other)
+    full = None if against is None else by_seed(against, "full")
+    return columns(by_seed(config, row), lab.config.experiments.bootstrap, full)
 
 
 def price(config: Config, row: str, against: Config | None = None) -> Values:
     """What a request costs, also as a share of full history's cost.
 
-    against: layout whose events that full history covers; default the row's own.
+    against: run whose events the full history covers, default `config`.
     """
     layout, state = SegmentLayout.from_config(config.layout), None
     events = layout.num_items
@@ -71,26 +74,26 @@ ROWS = {"compressed": "compressed", "full": "full", "recent": "recent-only"}  # 
 def _cell(
     lab: Lab, name: str, config: Config, facts: Values, against: Config | None = None
 ) -> Cell:
-    """A row of the model that `config` trains, compared with the full history `against`."""
+    """The row of a run, compared with the full-history run `against`."""
     row = ROWS[config.layout.mode]
 
     def make() -> Values:
-        found = measured(lab, config, row, against)
-        return {"name": name, **facts, **price(config, row, against), **found}
+        quality = measured(lab, config, row, against)
+        return {"name": name, **facts, **price(config, row, against), **quality}
 
     return Cell(name, make)
 
 
 def full_of(config: Config) -> Config:
-    """The full-history run over as many events.
+    """The full-history run over the same number of events.
 
-    Keys that only a compressed layout reads are set alike, so that runs are shared.
+    Keys that only a compressed layout reads have one value, so that runs are shared.
     """
     return with_values(config, layout__mode="full", layout__tokens=1)
 
 
 def recent_of(config: Config) -> Config:
-    """The run that knows the recent window alone."""
+    """The run that sees the recent window only."""
     return with_values(config, layout__mode="recent", layout__tokens=1, layout__max_segments=1)
 
 
@@ -102,25 +105,20 @@ def _plots(x: str, label: str, title: str, log: bool = True) -> list[Line]:
 
 
 def length(lab: Lab) -> Experiment:
+    """Quality and cost against history length, compressed and full."""
     cells = []
     for count in lab.config.experiments.lengths:
         config = with_values(lab.base, layout__max_segments=count)
         full = full_of(config)
         events = config.layout.history
-        facts = {"segments": count}
+        facts: Values = {"segments": count}
         cells.append(
-            _cell(
-                lab,
-                f"compressed {events}",
-                config,
-                {"series": "compressed"} | facts,
-                full,
-            )
+            _cell(lab, f"compressed {events}", config, {"series": "compressed"} | facts, full)
         )
         cells.append(_cell(lab, f"full {events}", full, {"series": "full"} | facts, full))
     recent = recent_of(lab.base)
-    alone: Values = {"series": "recent window alone", "segments": 0}
-    cells.insert(0, _cell(lab, "recent window", recent, alone, full_of(lab.base)))
+    facts = {"series": "recent window alone", "segments": 0}
+    cells.insert(0, _cell(lab, "recent window", recent, facts, full_of(lab.base)))
     return Experiment(
         "length",
         "Quality against history length",
@@ -134,10 +132,10 @@ def length(lab: Lab) -> Experiment:
             *_plots("history", "history, events", "Quality against history length"),
             Line(
                 "Work of a request",
-                "history",
-                "mflop_request",
-                "history, events",
-                "MFLOP per request",
+                x="history",
+                y="mflop_request",
+                x_label="history, events",
+                y_label="MFLOP per request",
                 log=True,
                 zero=True,
             ),
@@ -146,6 +144,7 @@ def length(lab: Lab) -> Experiment:
 
 
 def tokens(lab: Lab) -> Experiment:
+    """Quality against the number of tokens per segment."""
     full = full_of(lab.base)
     cells = [
         _cell(
@@ -168,10 +167,10 @@ def tokens(lab: Lab) -> Experiment:
         [
             Line(
                 "Tokens per segment",
-                "tokens",
-                "recall_of_full",
-                "tokens per segment",
-                f"Recall@{K} / full history",
+                x="tokens",
+                y="recall_of_full",
+                x_label="tokens per segment",
+                y_label=f"Recall@{K} / full history",
                 log=True,
             )
         ],
@@ -179,6 +178,7 @@ def tokens(lab: Lab) -> Experiment:
 
 
 def segments(lab: Lab) -> Experiment:
+    """Quality against the number of segments at equal history."""
     base = lab.base
     cells = []
     for count in lab.config.experiments.segments:
@@ -202,10 +202,10 @@ def segments(lab: Lab) -> Experiment:
         [
             Line(
                 "Segments at equal history",
-                "segments",
-                "recall_of_full",
-                "segments",
-                f"Recall@{K} / full history",
+                x="segments",
+                y="recall_of_full",
+                x_label="segments",
+                y_label=f"Recall@{K} / full history",
                 log=True,
             )
         ],
@@ -213,7 +213,7 @@ def segments(lab: Lab) -> Experiment:
 
 
 def equal_history(base: Config, count: int, tokens: int) -> Config:
-    """`base` with another number of segments over (nearly) as many events."""
+    """`base` with another number of segments over (nearly) the same number of events."""
     if count == base.layout.max_segments:
         return with_values(base, layout__tokens=tokens)
     size = max(1, round((base.layout.history - base.layout.recent_min + 1) / (count + 1)))
@@ -223,6 +223,7 @@ def equal_history(base: Config, count: int, tokens: int) -> Config:
 
 
 def placement(lab: Lab) -> Experiment:
+    """Quality by where the tokens are: at the end, per segment, interleaved."""
     base = lab.base
     total = base.layout.max_segments * base.layout.tokens
     full = full_of(base)
@@ -253,10 +254,10 @@ def placement(lab: Lab) -> Experiment:
         [
             Line(
                 "Placement of the tokens",
-                "placement",
-                "recall_of_full",
-                "tokens stand",
-                f"Recall@{K} / full history",
+                x="placement",
+                y="recall_of_full",
+                x_label="tokens stand",
+                y_label=f"Recall@{K} / full history",
                 kind="bar",
             )
         ],
@@ -264,18 +265,13 @@ def placement(lab: Lab) -> Experiment:
 
 
 def longer(lab: Lab) -> Experiment:
+    """Quality of a run that is served with more segments than it was trained with."""
     base = lab.base
     trained = base.layout.max_segments
     cells = []
     for count in served_counts(trained, lab.config.experiments.longer):
         config = with_values(base, layout__max_segments=count)
-        facts = {"series": "served longer than trained", "segments": count}
-
-        def make(count: int = count, facts: Values = facts, events: int = config.layout.history):
-            found = measured(lab, base, f"served {count}")
-            return {"name": f"served {count}", **facts, "history": events, **found}
-
-        cells.append(Cell(f"served {count}", make))
+        cells.append(_served(lab, count, config.layout.history))
         if count in (trained, *lab.config.experiments.lengths):
             name = f"trained {count}"
             facts = {"series": "trained at that length", "segments": count}
@@ -295,5 +291,21 @@ def longer(lab: Lab) -> Experiment:
     )
 
 
+def _served(lab: Lab, count: int, events: int) -> Cell:
+    """The base run served with `count` segments."""
+    name = f"served {count}"
+
+    def make() -> Values:
+        facts = {"series": "served longer than trained", "segments": count, "history": events}
+        return {"name": name, **facts, **measured(lab, lab.base, name)}
+
+    return Cell(name, make)
+
+
 def served_counts(trained: int, factors: Sequence[float]) -> list[int]:
+    """Numbers of segments to serve.
+
+    >>> served_counts(4, (0.1, 0.5, 2))
+    [1, 2, 8]
+    """
     return sorted({max(1, round(trained * factor)) for factor in factors})

@@ -1,16 +1,16 @@
-"""Trained runs behind the experiments: cached by configuration, evaluated once.
+"""Trained runs of the experiments: cached by configuration and evaluated once.
 
-    <runs>/<digest>/            a run's folder as `train.py` makes it
-    <runs>/<digest>/ranks/      ranks of what was evaluated, one .npz per question
+    <runs>/<digest>/            a run's folder, as `train.py` makes it
+    <runs>/<digest>/ranks/      arrays of its evaluations, one .npz each
 
-Two experiments that ask for the same configuration share its run; a killed training goes on.
+Experiments that need the same configuration share its run. A killed training continues.
 """
 
 import copy
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -30,10 +30,11 @@ from jaxrec.runtime import workdir
 from jaxrec.runtime.checkpoint import steps
 from jaxrec.runtime.preemption import Preempted, Preemption
 from jaxrec.session import CHECKPOINTS, Session
+from jaxrec.types import Batch
 
 Say = Callable[[str], None]
 DONE = "finished.json"
-# keys that a run may change and go on, and that decide which of its parameters are evaluated
+# keys that a run may change when it continues, but that decide which parameters are evaluated
 DECIDING = (
     "train.steps",
     "train.eval_every",
@@ -44,11 +45,11 @@ DECIDING = (
 
 
 class MissingRun(WorkdirError):
-    """A run that is needed and may not be trained now."""
+    """A run that is needed but may not be trained now."""
 
 
 def plain(config: Config) -> Config:
-    """The run's part of a configuration, as a value of its own."""
+    """A copy of the keys that belong to a run."""
     fields = {f.name: copy.deepcopy(getattr(config, f.name)) for f in dataclasses.fields(Config)}
     return Config(**fields)
 
@@ -66,20 +67,20 @@ def with_values(config: Config, **changes: Any) -> Config:
 
 
 def name_of(config: Config) -> str:
-    """Digest of what decides a run's parameters: not how it is watched, evaluated, or where.
+    """Digest of what decides a run's parameters, not of logging, evaluation or places.
 
     Keys at their default are left out, so that runs keep their names when a key is added.
     """
-    flat, usual = workdir.flatten(plain(config)), workdir.flatten(Config())
+    flat, defaults = workdir.flatten(plain(config)), workdir.flatten(Config())
     kept = {k: v for k, v in flat.items() if k in DECIDING or not workdir.is_free(k)}
-    return config_lib.digest({k: v for k, v in kept.items() if v != usual[k]})
+    return config_lib.digest({k: v for k, v in kept.items() if v != defaults[k]})
 
 
 class Lab:
-    """Runs, their ranks and the users that all experiments evaluate.
+    """Runs, their ranks, and the users that all experiments evaluate.
 
-    train: whether missing runs are trained (else MissingRun). fresh: ranks are made again and
-    not kept, for `verify`.
+    say: prints progress. train: missing runs are trained, else MissingRun is raised. fresh:
+    ranks are computed again and not stored, for `verify`.
     """
 
     def __init__(
@@ -89,7 +90,7 @@ class Lab:
         say: Say = print,
         train: bool = True,
         fresh: bool = False,
-    ):
+    ) -> None:
         self.config, self.folder, self.say = config, runs, say
         self.train, self.fresh = train, fresh
         self.base = plain(config)
@@ -99,6 +100,7 @@ class Lab:
 
     @property
     def seeds(self) -> tuple[int, ...]:
+        """One training run per setting for each of them."""
         return self.config.experiments.seeds
 
     def place(self, config: Config) -> pathlib.Path:
@@ -106,7 +108,7 @@ class Lab:
         return self.folder / name_of(config)
 
     def session(self, config: Config) -> Session:
-        """Data, model and checkpoints of a trained run; trains it first where it is missing."""
+        """Data, model and checkpoints of a run, which is trained first where it is missing."""
         name = name_of(config)
         folder = self.folder / name
         self._share_compiled(config)
@@ -123,7 +125,7 @@ class Lab:
                 self._fit(config, folder)
             self._trained.add(name)
         if name not in self._sessions:
-            if len(self._sessions) > 8:  # parameters and compiled functions are not small
+            if len(self._sessions) > 8:  # parameters and compiled functions are large
                 self._sessions.clear()
             session = Session(config, folder)
             workdir.claim(folder, config, session.digests)  # of this data and configuration
@@ -131,7 +133,7 @@ class Lab:
         return self._sessions[name]
 
     def _share_compiled(self, config: Config) -> None:
-        """The seeds of a setting, and later starts, compile once."""
+        """Compiles once for all seeds of a setting and for later starts."""
         if jax.config.values.get("jax_compilation_cache_dir") is None:
             cache = config.train.compilation_cache or str((self.folder / "compiled").absolute())
             jax.config.update("jax_compilation_cache_dir", cache)
@@ -154,22 +156,22 @@ class Lab:
         settings = self.config.experiments
         if prepared.digest not in self._users:
             tested = prepared.boundaries.validation_end < prepared.lengths
-            able = np.flatnonzero(tested & (prepared.lengths >= settings.min_events))
-            if not len(able):
+            eligible = np.flatnonzero(tested & (prepared.lengths >= settings.min_events))
+            if not len(eligible):
                 raise ConfigError(
                     f"experiments.min_events={settings.min_events}: no user has so many events "
                     "and, with data.holdout, targets to test; the longest history has "
                     f"{int(prepared.lengths.max())} events"
                 )
-            order = np.random.default_rng(0).permutation(able)
+            order = np.random.default_rng(0).permutation(eligible)
             self._users[prepared.digest] = np.sort(order[: settings.users or None])
         return self._users[prepared.digest]
 
     def ranks(self, config: Config, row: str) -> Ranks:
         """Ranks of every test target of the evaluated users by a run.
 
-        row: compressed, masked, recent-only or full, as in `evaluation`; `served N`: N complete
-        segments laid out, by masked forwards. Targets come in the order of `Ranks.user`.
+        row: compressed, masked, recent-only or full, as in `evaluation`, or `served N`: masked
+        forwards over N complete segments. Targets are in the order of `Ranks.user`.
         """
 
         def make() -> dict[str, np.ndarray]:
@@ -182,7 +184,7 @@ class Lab:
                 model, batches = served(session, chosen, count)
             else:
                 batches = session.eval_batches(chosen, recent_only=row == "recent-only")
-            found = evaluator.model_ranks(
+            ranks = evaluator.model_ranks(
                 evaluator.predictor(row, model),
                 subject.params,
                 model.item_table(subject.params),
@@ -191,7 +193,7 @@ class Lab:
                 chunk=session.config.eval.chunk,
                 lists=False,
             )
-            columns = found._asdict()
+            columns = ranks._asdict()
             del columns["lists"]
             return columns
 
@@ -200,9 +202,9 @@ class Lab:
     def kept(
         self, config: Config, what: str, make: Callable[[], dict[str, np.ndarray]]
     ) -> dict[str, np.ndarray]:
-        """Arrays that a run's evaluation makes once; the folder of the run keeps them.
+        """Arrays of an evaluation of a run, computed once and stored in the run's folder.
 
-        what: the question, in words that tell it from every other.
+        what: names the evaluation among all others of the run.
         """
         settings = self.config.experiments
         key = config_lib.digest(what, settings.users, settings.min_events, config.eval.split)
@@ -213,20 +215,22 @@ class Lab:
                 return dict(stored)
         self.session(config)
         self.say(f"evaluating {name}: {what}")
-        made = make()
+        arrays = make()
         if not self.fresh:
             file.parent.mkdir(parents=True, exist_ok=True)
             temporary = file.with_suffix(".tmp.npz")
-            np.savez(temporary, **made)  # type: ignore[arg-type]
+            np.savez(temporary, **arrays)  # type: ignore[arg-type]
             temporary.replace(file)
-        return made
+        return arrays
 
 
-def served(session: Session, users: np.ndarray, count: int) -> tuple[Any, Any]:
-    """The model over `count` complete segments, and the test batches laid out so.
+def served(
+    session: Session, users: np.ndarray, count: int
+) -> tuple[recommender.Model, Iterator[Batch]]:
+    """The model and the test batches for histories of `count` complete segments.
 
-    A position still sees the `max_segments` segments before it, as in training: events of older
-    ones come through the tokens in between.
+    A position still sees the tokens of the `max_segments` segments before it, as in training;
+    older events reach it through the tokens in between.
     """
     config = session.config
     layout = session.layout.with_segments(count)

@@ -1,4 +1,4 @@
-"""What the experiments vary, beside the configuration of a run that they start from.
+"""Settings of the experiments, beside the configuration of the run that they start from.
 
 A file in `configs/experiments_*.py` returns an `ExperimentsConfig`: a run's `Config` with the
 group `experiments`. `--config.KEY=VALUE` overrides any key of either.
@@ -9,18 +9,18 @@ import ast
 import copy
 import dataclasses
 import difflib
-import importlib.util
 import json
 import pathlib
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from jaxrec import config as config_lib
+from jaxrec.benchmark import config_file
 from jaxrec.config import Config, SyntheticConfig
 from jaxrec.errors import ConfigError
+from jaxrec.types import Json
 
-# keys that say where things lie: no part of a record, other machines have other folders
+# keys of folders: they differ between machines, so records leave them out
 PLACES = ("data.cache_dir", "train.compilation_cache")
 
 
@@ -56,6 +56,8 @@ class ProbeConfig:
 
 @dataclasses.dataclass
 class ExperimentsSettings:
+    """The group `experiments`: what is varied, over which seeds and users."""
+
     seeds: tuple[int, ...] = (0, 1, 2)  # one training run each, for every setting
     users: int = 1000  # evaluated users, drawn once; 0: all with `min_events`
     min_events: int = 0  # users with fewer events are not evaluated
@@ -75,36 +77,38 @@ class ExperimentsSettings:
 
 @dataclasses.dataclass
 class ExperimentsConfig(Config):
+    """A run's configuration with the group `experiments`."""
+
     experiments: ExperimentsSettings = dataclasses.field(default_factory=ExperimentsSettings)
 
 
-def validate(config: Any) -> ExperimentsConfig:
-    """The configuration when every value can work; raises ConfigError naming the key."""
+def validate(config: object) -> ExperimentsConfig:
+    """The configuration, checked; raises ConfigError naming the key that cannot work."""
     if not isinstance(config, ExperimentsConfig):
         raise ConfigError(
             f"--config: get_config returned a {type(config).__name__}, needed is an "
             "ExperimentsConfig, as in configs/experiments_quick.py"
         )
     config_lib.validate(config)
-    found = config.experiments
-    config_lib.check_types(found, ExperimentsSettings(), "experiments.")
+    chosen = config.experiments
+    config_lib.check_types(chosen, ExperimentsSettings(), "experiments.")
     least = {"users": 0, "min_events": 0, "bootstrap": 1, "last": 1, "components": 1}
     for key, low in least.items():
-        _at_least(f"experiments.{key}", getattr(found, key), low)
+        _at_least(f"experiments.{key}", getattr(chosen, key), low)
     lows = {"seeds": 0, "lengths": 1, "tokens": 1, "segments": 1, "ages": 0, "longer": 0.01}
     for key, bound in lows.items():
-        _numbers(f"experiments.{key}", getattr(found, key), bound, key == "longer")
-    _numbers("experiments.probe.edges", found.probe.edges, 1, False)
+        _numbers(f"experiments.{key}", getattr(chosen, key), bound, key == "longer")
+    _numbers("experiments.probe.edges", chosen.probe.edges, 1, False)
     for key in ("holdout", "segment_size", "max_segments", "tokens", "batch_size", "steps"):
-        _at_least(f"experiments.probe.{key}", getattr(found.probe, key), 1)
+        _at_least(f"experiments.probe.{key}", getattr(chosen.probe, key), 1)
     if config.data.split != "last":
         raise ConfigError(
             f"data.split={config.data.split!r}: experiments ask every user for the newest events, "
             "'last' is needed"
         )
-    if found.last > config.data.holdout:
+    if chosen.last > config.data.holdout:
         raise ConfigError(
-            f"experiments.last={found.last}: at most data.holdout={config.data.holdout}, older "
+            f"experiments.last={chosen.last}: at most data.holdout={config.data.holdout}, older "
             "events are trained on"
         )
     if config.layout.mode != "compressed":
@@ -115,12 +119,12 @@ def validate(config: Any) -> ExperimentsConfig:
     return config
 
 
-def _at_least(key: str, value: Any, low: float) -> None:
+def _at_least(key: str, value: float, low: float) -> None:
     if value < low:
         raise ConfigError(f"{key}={value!r}: allowed is {low} and more")
 
 
-def _numbers(key: str, values: tuple[Any, ...], low: float, fractions: bool) -> None:
+def _numbers(key: str, values: tuple[float, ...], low: float, fractions: bool) -> None:
     kinds = (int, float) if fractions else (int,)
     bad = [v for v in values if isinstance(v, bool) or not isinstance(v, kinds) or v < low]
     if not values or bad or list(values) != sorted(set(values)):
@@ -130,47 +134,37 @@ def _numbers(key: str, values: tuple[Any, ...], low: float, fractions: bool) -> 
 
 def load(file: str, overrides: Sequence[str] = ()) -> ExperimentsConfig:
     """The configuration that `FILE.py[:ARGUMENT]` returns, with `--config.KEY=VALUE` applied."""
-    name, _, argument = file.partition(":")
-    path = pathlib.Path(name)
-    if not path.is_file() or path.suffix != ".py":
-        known = sorted(str(p) for p in path.parent.glob("experiments_*.py"))
-        here = f"; there are {', '.join(known)}" if known else ""
-        raise ConfigError(f"--config={path}: not a Python file{here}")
-    spec = importlib.util.spec_from_file_location(f"_experiments_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise ConfigError(f"--config={path}: the file has no function get_config()")
-    config = module.get_config(argument) if argument else module.get_config()
+    known = sorted(map(str, pathlib.Path(file.partition(":")[0]).parent.glob("experiments_*.py")))
+    hint = f"; there are {', '.join(known)}" if known else ""
+    config = config_file.get_config(file, hint)
     for text in overrides:
         override(config, text)
     return validate(config)
 
 
-def override(config: Any, text: str) -> None:
-    """Applies one `--config.KEY=VALUE`. Raises ConfigError for a key that is not there."""
+def override(config: object, text: str) -> None:
+    """Applies one `--config.KEY=VALUE`. Raises ConfigError for an unknown key."""
     match = re.fullmatch(r"--config\.([\w.]+)=(.*)", text, re.DOTALL)
     if match is None:
         raise ConfigError(f"{text!r}: unknown argument; keys are set by --config.KEY=VALUE")
     key, raw = match.groups()
     node, walked = config, ""
     *groups, last = key.split(".")
-    for part in [*groups, last]:
+    for name in [*groups, last]:
         names = [f.name for f in dataclasses.fields(node)] if dataclasses.is_dataclass(node) else []
-        if part not in names:
-            close = difflib.get_close_matches(part, names, 1)
+        if name not in names:
+            close = difflib.get_close_matches(name, names, 1)
             hint = f" Did you mean {walked}{close[0]}?" if close else ""
             known = f"known are {', '.join(names)}" if names else f"{walked[:-1]} is one value"
-            raise ConfigError(f"unknown config key {walked}{part}: {known}.{hint}")
-        parent, node, walked = node, getattr(node, part), f"{walked}{part}."
+            raise ConfigError(f"unknown config key {walked}{name}: {known}.{hint}")
+        parent, node, walked = node, getattr(node, name), f"{walked}{name}."
     if dataclasses.is_dataclass(node):
         raise ConfigError(f"{key} is a group: set one of its keys")
     setattr(parent, last, _value(key, raw, node))
 
 
-def _value(key: str, raw: str, old: Any) -> Any:
+def _value(key: str, raw: str, old: object) -> object:
+    """`raw` as a value of the type of `old`."""
     if isinstance(old, str):
         return raw
     try:
@@ -182,8 +176,8 @@ def _value(key: str, raw: str, old: Any) -> Any:
     return float(value) if type(old) is float and type(value) is int else value
 
 
-def record(config: ExperimentsConfig) -> dict[str, Any]:
-    """The configuration as a JSON value, without places (`PLACES`)."""
+def record(config: ExperimentsConfig) -> Json:
+    """The configuration as JSON, without folders (`PLACES`)."""
     kept = copy.deepcopy(config)
     for key in PLACES:
         group, name = key.split(".")
@@ -191,7 +185,7 @@ def record(config: ExperimentsConfig) -> dict[str, Any]:
     return json.loads(config_lib.to_json(kept))
 
 
-def rebuild(values: dict[str, Any]) -> ExperimentsConfig:
+def rebuild(values: Json) -> ExperimentsConfig:
     """The inverse of `record`; raises ConfigError on an unknown key."""
     return validate(config_lib.build(ExperimentsConfig, values, ""))
 
@@ -202,7 +196,7 @@ def digest(config: ExperimentsConfig) -> str:
 
 
 def command(arguments: Sequence[str]) -> str:
-    """The command line to repeat, without machine's folders."""
+    """The command line to repeat, without the folders of a machine."""
     places = tuple(f"--config.{key}=" for key in PLACES)
     kept, skip = [], False
     for text in arguments:
@@ -218,7 +212,7 @@ def command(arguments: Sequence[str]) -> str:
 
 
 def relative(text: str) -> str:
-    """`PATH` or `--flag=PATH` as a command names it: from the working folder, or the name alone."""
+    """`PATH` or `--flag=PATH` without machine folders: relative to here, or the last name."""
     name, equals, value = text.partition("=")
     path = pathlib.Path(value if equals else text)
     if not path.is_absolute():
@@ -230,25 +224,25 @@ def relative(text: str) -> str:
 
 def parser(names: Iterable[str] = ()) -> argparse.ArgumentParser:
     """Arguments of `python -m jaxrec.experiments`, with the experiments' names for --help."""
-    made = argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog="python -m jaxrec.experiments",
         description="Trains, evaluates, tabulates and plots; see docs/experiments.md.\n\n"
         "  NAME --config=configs/experiments_quick.py --output=DIR   one experiment, or `all`\n"
         "  report --output=DIR [--bench=BENCHDIR]                    the page of the tables\n"
         "  verify FILE.json [--row=NAME]                             rows made again, compared",
         epilog="--config.KEY=VALUE overrides any key, --config.experiments.seeds=0,1,2 among "
-        "them. Trained runs\nare kept below --runs and shared; the same command goes on after "
-        "it was stopped.",
+        "them. Trained runs\nare kept below --runs and shared; a stopped command continues "
+        "where it was.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    made.add_argument("name", help=", ".join([*names, "all", "report", "verify"]))
-    made.add_argument("file", nargs="?", default="", help="verify: the results file")
-    made.add_argument("--config", default="", help="configs/experiments_*.py")
-    made.add_argument("--output", default="", help="folder of tables, plots and the page")
-    made.add_argument("--runs", default="runs/experiments", help="trained runs, shared")
-    made.add_argument("--bench", default="", help="report: folder of `jaxrec.benchmark`")
-    made.add_argument("--row", default="", help="verify: this row alone")
-    made.add_argument("--tolerance", type=float, default=1e-6, help="verify: relative")
-    made.add_argument("--train", action="store_true", help="verify: train runs that are missing")
-    return made
+    parser.add_argument("name", help=", ".join([*names, "all", "report", "verify"]))
+    parser.add_argument("file", nargs="?", default="", help="verify: the results file")
+    parser.add_argument("--config", default="", help="configs/experiments_*.py")
+    parser.add_argument("--output", default="", help="folder of tables, plots and the page")
+    parser.add_argument("--runs", default="runs/experiments", help="trained runs, shared")
+    parser.add_argument("--bench", default="", help="report: folder of `jaxrec.benchmark`")
+    parser.add_argument("--row", default="", help="verify: this row alone")
+    parser.add_argument("--tolerance", type=float, default=1e-6, help="verify: relative")
+    parser.add_argument("--train", action="store_true", help="verify: train runs that are missing")
+    return parser

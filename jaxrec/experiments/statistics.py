@@ -1,8 +1,8 @@
-"""Means over users and seeds, and their intervals: both are resampled, crossed and paired.
+"""Means over users and seeds with bootstrap intervals over both.
 
-A setting's values are [seeds, users]: what a user's targets gained on average in the run of a
-seed. A resample draws seeds and users with replacement; two settings are compared on the same
-draws, so what makes a user easy for both cancels.
+A setting's values are [seeds, users]: a user's mean metric in the run of a seed. A resample
+draws seeds and users with replacement. Two settings are compared on the same draws, so that the
+difficulty of a user cancels.
 """
 
 from collections.abc import Sequence
@@ -17,19 +17,22 @@ LEVEL = 0.95
 
 
 def values(ranks: Sequence[Ranks], metric: str, k: int) -> np.ndarray:
-    """[seeds, users] of one setting's ranks by seed. Raises ValueError for other users."""
+    """Metric [seeds, users] from a setting's ranks by seed.
+
+    Raises ValueError when the seeds evaluated different users.
+    """
     users, rows = None, []
-    for one in ranks:
-        found, mean = report.per_user(one, metric, k)
-        if users is not None and not np.array_equal(users, found):
+    for of_seed in ranks:
+        ids, means = report.per_user(of_seed, metric, k)
+        if users is not None and not np.array_equal(users, ids):
             raise ValueError("the seeds of a setting evaluated different users")
-        users = found
-        rows.append(mean)
+        users = ids
+        rows.append(means)
     return np.stack(rows)
 
 
 def draws(table: np.ndarray, samples: int, seed: int = 0) -> np.ndarray:
-    """[samples] means of seeds and users drawn with replacement from [seeds, users]."""
+    """Means [samples] over seeds and users drawn with replacement from [seeds, users]."""
     rng = np.random.default_rng(seed)
     seeds, users = table.shape
     by_seed = rng.multinomial(seeds, np.full(seeds, 1 / seeds), samples)
@@ -43,7 +46,10 @@ def interval(table: np.ndarray, samples: int) -> Interval:
 
 
 def ratio(a: np.ndarray, b: np.ndarray, samples: int) -> Interval:
-    """mean(a) / mean(b), paired; raises ValueError for other seeds or users."""
+    """mean(a) / mean(b), paired, with its 95 % interval.
+
+    Raises ValueError when a and b have different seeds or users.
+    """
     if a.shape != b.shape:
         raise ValueError(f"settings of other seeds or users: {a.shape} and {b.shape}")
     with np.errstate(divide="ignore", invalid="ignore"):

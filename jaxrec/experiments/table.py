@@ -9,7 +9,7 @@ import os
 import pathlib
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 
@@ -17,14 +17,15 @@ from jaxrec.errors import WorkdirError
 from jaxrec.evaluation.intervals import Interval
 from jaxrec.experiments import settings
 from jaxrec.runtime import environment, workdir
+from jaxrec.types import Json
 
-Values = dict[str, Any]
+Values: TypeAlias = Json  # columns of a row by name
 SHARE = "_of_full"  # columns that are shares of full history end so
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """A row that can be made: its name, and the function that makes its columns."""
+    """A row before it is made: its name and the function that makes its columns."""
 
     name: str
     make: Callable[[], Values]
@@ -32,7 +33,11 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """Points of a plot: rows of `series` by column `x` and columns `y`, `y_low`, `y_high`."""
+    """One plot of a table: column `y` against column `x`, a line per value of column `series`.
+
+    Columns `y_low` and `y_high`, where they exist, are error bars. kind: line, bar, or heat
+    (x by series, y is the colour). log: x by powers of two. zero: the y axis starts at 0.
+    """
 
     title: str
     x: str
@@ -40,14 +45,14 @@ class Line:
     x_label: str
     y_label: str
     series: str = "series"
-    kind: str = "line"  # line | bar | heat (x by series, y is the colour)
-    log: bool = False  # x by powers of two
-    zero: bool = False  # the axis of y starts at 0
+    kind: str = "line"
+    log: bool = False
+    zero: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """question, method and reading are sentences for the page."""
+    """A table to be made; question, method and reading are sentences for the page."""
 
     name: str
     title: str
@@ -59,7 +64,11 @@ class Experiment:
 
 
 def spread(name: str, value: Interval) -> Values:
-    """An interval as columns."""
+    """An interval as columns.
+
+    >>> spread("recall", Interval(0.2, 0.1, 0.3))
+    {'recall': 0.2, 'recall_low': 0.1, 'recall_high': 0.3}
+    """
     return {name: value.mean, f"{name}_low": value.low, f"{name}_high": value.high}
 
 
@@ -69,9 +78,9 @@ def result(
     config: settings.ExperimentsConfig,
     protocol: Mapping[str, Any],
     command: str,
-) -> Values:
+) -> Json:
     """The JSON value of a table, with what is needed to repeat it."""
-    found = environment.describe()
+    program = environment.describe()
     return plain(
         {
             "experiment": experiment.name,
@@ -88,9 +97,9 @@ def result(
                 "cpu_count": len(os.sched_getaffinity(0)),
                 "platform": f"{platform.system()} {platform.machine()}",
             },
-            "versions": {"python": found["python"], **found["packages"]},
-            "git": found["git"],
-            "time": found["time"],
+            "versions": {"python": program["python"], **program["packages"]},
+            "git": program["git"],
+            "time": program["time"],
             "plots": [dataclasses.asdict(plot) for plot in experiment.plots],
             "rows": list(rows),
         }
@@ -98,27 +107,52 @@ def result(
 
 
 def plain(value: Any) -> Any:
-    """`value` as JSON: NumPy numbers as Python's, those that are none as null."""
+    """`value` as JSON: NumPy values as Python's, NaN and infinity as null.
+
+    >>> plain({"a": (1, float("nan"))})
+    {'a': [1, None]}
+    """
     if isinstance(value, Mapping):
-        return {str(key): plain(part) for key, part in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(part) for part in value]
+        return [plain(item) for item in value]
     if hasattr(value, "tolist"):
         return plain(value.tolist())
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def write(folder: pathlib.Path, table: Values) -> None:
-    """`<experiment>.json`, `.csv` and `.md` in a folder."""
+def write(folder: pathlib.Path, table: Json) -> None:
+    """Writes `<experiment>.json`, `.csv` and `.md` into a folder."""
     name = table["experiment"]
     workdir.write_text(folder / f"{name}.json", json.dumps(table, indent=1) + "\n")
     workdir.write_text(folder / f"{name}.csv", as_csv(table["rows"]))
-    text = f"# {table['title']}\n\n{table['question']}\n\n{markdown(table['rows'])}\n"
-    text += f"\nMade by\n\n```\n{table['command']}\n```\n"
-    workdir.write_text(folder / f"{name}.md", text)
+    workdir.write_text(folder / f"{name}.md", page(table))
 
 
-def read(file: pathlib.Path) -> Values:
+def page(table: Json) -> str:
+    """A table as a Markdown page with its plots and its command."""
+    plots = zip(table["plots"], plot_files(table), strict=True)
+    sections = [
+        f"# {table['title']}",
+        table["question"],
+        markdown(table["rows"]),
+        *(f"![{plot['title']}]({file})" for plot, file in plots),
+        f"Made by\n\n```\n{table['command']}\n```",
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def plot_files(table: Json) -> list[str]:
+    """File names of a table's plots.
+
+    >>> plot_files({"experiment": "length", "plots": [{}, {}]})
+    ['length.png', 'length_2.png']
+    """
+    name, count = table["experiment"], len(table["plots"])
+    return [f"{name}.png" if not i else f"{name}_{i + 1}.png" for i in range(count)]
+
+
+def read(file: pathlib.Path) -> Json:
     """A table that `write` made; raises WorkdirError for anything else."""
     try:
         value = json.loads(file.read_text())
@@ -131,10 +165,12 @@ def read(file: pathlib.Path) -> Values:
 
 
 def columns(rows: Sequence[Values]) -> list[str]:
+    """Names of all columns, in the order in which they first occur."""
     return list(dict.fromkeys(key for row in rows for key in row))
 
 
 def as_csv(rows: Sequence[Values]) -> str:
+    """The rows as CSV; lists are JSON in one cell."""
     stream = io.StringIO()
     writer = csv.DictWriter(stream, columns(rows), lineterminator="\n")
     writer.writeheader()
@@ -144,7 +180,7 @@ def as_csv(rows: Sequence[Values]) -> str:
 
 
 def grid(rows: Sequence[Values]) -> tuple[list[str], list[list[str]]]:
-    """Heads and cells for people: intervals in one cell, lists left out."""
+    """Heads and formatted cells: an interval is in one cell with its mean, lists are left out."""
     keys = columns(rows)
     shown = [k for k in keys if not k.endswith(("_low", "_high"))]
     shown = [k for k in shown if not any(isinstance(row.get(k), list) for row in rows)]
@@ -161,11 +197,17 @@ def grid(rows: Sequence[Values]) -> tuple[list[str], list[list[str]]]:
     return [key.replace("_", " ") for key in shown], lines
 
 
-def share(value: Any) -> str:
+def share(value: float | None) -> str:
+    """A ratio as a percentage; empty where there is none."""
     return "" if value is None else f"{value:.1%}"
 
 
-def number(value: Any) -> str:
+def number(value: float | str | None) -> str:
+    """A value as people read it.
+
+    >>> number(12345), number(0.25), number(1e-5), number(None)
+    ('12,345', '0.2500', '1.0e-05', '')
+    """
     if value is None:
         return ""
     if isinstance(value, bool | str):
@@ -178,14 +220,15 @@ def number(value: Any) -> str:
 
 
 def parts(rows: Sequence[Values]) -> list[list[Values]]:
-    """Rows in groups of one `part`: tables of their own where an experiment has several."""
-    found: dict[Any, list[Values]] = {}
+    """Rows grouped by column `part`: an experiment may have several tables."""
+    by_part: dict[str | None, list[Values]] = {}
     for row in rows:
-        found.setdefault(row.get("part"), []).append(row)
-    return list(found.values())
+        by_part.setdefault(row.get("part"), []).append(row)
+    return list(by_part.values())
 
 
 def markdown(rows: Sequence[Values]) -> str:
+    """One Markdown table per part."""
     tables = []
     for part in parts(rows):
         heads, lines = grid(part)

@@ -5,16 +5,17 @@
 
 A results file is JSON with `command` and `rows`, each row with `name` and figures:
 
-- `experiment` beside them: a table of `jaxrec.experiments`, made again in this process. Runs
-  are those below --runs; every rank is computed anew.
-- otherwise `command` (a row's own, where it has one) runs as a process of its own with another
-  --output, in the working folder. `data`, a list of such groups of rows, is a file of several
-  data sets: its rows are `<data>/<name>`.
+- With `experiment` beside them it is a table of `jaxrec.experiments`. Its rows are made again in
+  this process from the runs below --runs; every rank is computed again.
+- Otherwise the row's `command`, or that of the file, runs in a process of its own with another
+  --output. A file of several data sets has a list `data` of groups of rows; its rows are called
+  `<data>/<name>`.
 
-A run that is not there ends with status 2; with --train it is trained first. Values may differ
-by --tolerance, relative. Times and versions are not compared.
+A missing run ends with status 2; with --train it is trained first. --tolerance is relative.
+Times and versions are not compared.
 """
 
+import argparse
 import json
 import math
 import pathlib
@@ -24,59 +25,68 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeGuard
 
 from jaxrec.errors import ConfigError, WorkdirError
 from jaxrec.experiments import catalog, settings, table
 from jaxrec.experiments.runs import Lab
+from jaxrec.types import Json
 
-# a clock's readings and facts of a machine: never twice the same
-FREE = re.compile(r"(^|_)(seconds|ms|per_s|curves?)($|_)|^(git|time|machine|versions|command)$")
+# keys of timings and of facts about a machine, which differ between runs
+MEASURED = re.compile(r"(^|_)(seconds|ms|per_s|curves?)($|_)|^(git|time|machine|versions|command)$")
 PROGRAMS = re.compile(r"(eval\.py|-m (jaxrec|benchmarks)(\.\w+)+)( |$)")
-# arguments that say where things lie, the ones that may be given in addition
+# arguments that name folders; only these may be added
 ELSEWHERE = (*(f"--config.{key}" for key in settings.PLACES), "--workdir")
 FULL = "--config.eval.full_workdir"
 
 
 class Difference(NamedTuple):
-    """A value that is not what it was."""
+    """A value that is not as stored."""
 
     key: str
-    stored: Any
-    now: Any
+    stored: object
+    now: object
 
     def __str__(self) -> str:
         return f"{self.key}: stored {_show(self.stored)}, now {_show(self.now)}"
 
 
-class Nothing:
-    """Stands for a value that is not there."""
+class Missing:
+    """Stands for the value of a key that one of two files does not have."""
 
     def __repr__(self) -> str:
         return "nothing"
 
 
-NOTHING = Nothing()
+MISSING = Missing()
 
 
 def differing(
-    stored: Any, now: Any, tolerance: float = 0.0, key: str = "", free: bool = False
+    stored: object,
+    now: object,
+    tolerance: float = 0.0,
+    key: str = "",
+    *,
+    skip_measured: bool = False,
 ) -> Iterator[Difference]:
-    """Where two JSON values differ. free: keys like `FREE` are passed over.
+    """Where two JSON values differ.
 
-    tolerance: of numbers, relative to the larger one.
+    tolerance: of numbers, relative to the larger one. skip_measured: keys like `MEASURED` are
+    not compared.
     """
     if isinstance(stored, Mapping) and isinstance(now, Mapping):
         for name in dict.fromkeys([*stored, *now]):
-            if free and FREE.search(str(name)):
+            if skip_measured and MEASURED.search(str(name)):
                 continue
-            pair = stored.get(name, NOTHING), now.get(name, NOTHING)
-            yield from differing(*pair, tolerance, f"{key}.{name}".lstrip("."), free)
+            pair = stored.get(name, MISSING), now.get(name, MISSING)
+            path = f"{key}.{name}".lstrip(".")
+            yield from differing(*pair, tolerance, path, skip_measured=skip_measured)
     elif isinstance(stored, list | tuple) and isinstance(now, list | tuple):
         if len(stored) != len(now):
             yield Difference(f"number of {key}", len(stored), len(now))
         for number, pair in enumerate(zip(stored, now, strict=False)):
-            yield from differing(*pair, tolerance, f"{key}[{number}]", free)
+            path = f"{key}[{number}]"
+            yield from differing(*pair, tolerance, path, skip_measured=skip_measured)
     elif _number(stored) and _number(now):
         if not math.isclose(stored, now, rel_tol=tolerance):
             yield Difference(key, stored, now)
@@ -84,17 +94,17 @@ def differing(
         yield Difference(key, stored, now)
 
 
-def _number(value: Any) -> bool:
+def _number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _show(value: Any) -> str:
+def _show(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def main(args: Any, overrides: Sequence[str]) -> int:
-    """Exit status 0 where every row is as stored, 1 with both values where one is not."""
+def main(args: argparse.Namespace, overrides: Sequence[str]) -> int:
+    """Exit status 0 where every row is as stored, 1 (with both values) where one is not."""
     if not args.file:
         raise ConfigError("verify: a results file is needed, see docs/experiments.md")
     if args.tolerance < 0:
@@ -108,17 +118,17 @@ def main(args: Any, overrides: Sequence[str]) -> int:
         made = rerun(value, file, stored, args, overrides)
     status = 0
     for name, row in made:
-        found = list(differing(stored[name], row, args.tolerance, free=True))
-        if found:
+        differences = list(differing(stored[name], row, args.tolerance, skip_measured=True))
+        if differences:
             status = 1
-            print(f"{name}: {len(found)} values differ")
-            print("\n".join(f"  {one}" for one in found), flush=True)
+            print(f"{name}: {len(differences)} values differ")
+            print("\n".join(f"  {difference}" for difference in differences), flush=True)
         else:
             print(f"{name}: as stored", flush=True)
     return status
 
 
-def read(file: pathlib.Path) -> dict[str, Any]:
+def read(file: pathlib.Path) -> Json:
     """A results file; raises WorkdirError for anything else."""
     try:
         value = json.loads(file.read_text())
@@ -129,12 +139,12 @@ def read(file: pathlib.Path) -> dict[str, Any]:
     return value
 
 
-def rows_of(value: Mapping[str, Any], file: pathlib.Path) -> dict[str, dict[str, Any]]:
+def rows_of(value: Json, file: pathlib.Path) -> dict[str, Json]:
     """Rows by name, `<data>/<name>` in a file of several data sets."""
     groups = [("", value)]
     if isinstance(value.get("data"), list):
         groups = [(f"{group['data']}/", group) for group in value["data"]]
-    found: dict[str, dict[str, Any]] = {}
+    rows: dict[str, Json] = {}
     for prefix, group in groups:
         for row in group.get("rows") or ():
             if not isinstance(row, dict) or "name" not in row:
@@ -142,31 +152,29 @@ def rows_of(value: Mapping[str, Any], file: pathlib.Path) -> dict[str, dict[str,
                     f"{file}: its rows have no `name`, so they are timings and not quality; "
                     "timings are compared by python -m jaxrec.benchmark.compare"
                 )
-            if prefix + row["name"] in found:
+            if prefix + row["name"] in rows:
                 raise WorkdirError(f"{file}: two rows are called {prefix + row['name']!r}")
-            found[prefix + row["name"]] = row
-    if not found:
+            rows[prefix + row["name"]] = row
+    if not rows:
         raise WorkdirError(f"{file}: no results file, it has no `rows`")
-    return found
+    return rows
 
 
-def chosen(
-    rows: dict[str, dict[str, Any]], wanted: str, file: pathlib.Path
-) -> dict[str, dict[str, Any]]:
-    """All rows, or the one that is asked for."""
-    if wanted and wanted not in rows:
-        raise ConfigError(f"--row={wanted!r}: {file} has {', '.join(map(repr, rows))}")
-    return {wanted: rows[wanted]} if wanted else rows
+def chosen(rows: dict[str, Json], name: str, file: pathlib.Path) -> dict[str, Json]:
+    """All rows, or the one called `name`."""
+    if name and name not in rows:
+        raise ConfigError(f"--row={name!r}: {file} has {', '.join(map(repr, rows))}")
+    return {name: rows[name]} if name else rows
 
 
 def remake(
-    value: Mapping[str, Any],
+    value: Json,
     file: pathlib.Path,
     names: Sequence[str],
-    args: Any,
+    args: argparse.Namespace,
     overrides: Sequence[str],
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Rows of a table of an experiment, made anew from runs below --runs."""
+) -> Iterator[tuple[str, Json]]:
+    """Rows of an experiment's table, made again from the runs below --runs."""
     value = table.read(file)
     if value["experiment"] not in catalog.EXPERIMENTS:
         known = ", ".join(catalog.EXPERIMENTS)
@@ -185,18 +193,18 @@ def remake(
 
 
 def rerun(
-    value: Mapping[str, Any],
+    value: Json,
     file: pathlib.Path,
-    stored: Mapping[str, Mapping[str, Any]],
-    args: Any,
+    stored: Mapping[str, Json],
+    args: argparse.Namespace,
     overrides: Sequence[str],
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Rows that commands write to another --output; each command runs once."""
+) -> Iterator[tuple[str, Json]]:
+    """Rows that the stored commands write to another --output; each command runs once."""
     for text in overrides:
         _place(text, (*ELSEWHERE, FULL))
     by_command: dict[str, list[str]] = {}
     for name, row in stored.items():
-        by_command.setdefault(row.get("command", value["command"]), []).append(name)
+        by_command.setdefault(str(row.get("command", value["command"])), []).append(name)
     for command, names in by_command.items():
         argv = [*program(command, file), *overrides]
         evaluation = argv[1] == "eval.py"
@@ -219,6 +227,7 @@ def rerun(
 
 
 def _place(text: str, allowed: Sequence[str]) -> None:
+    """Raises ConfigError for an argument that does not name a folder."""
     if text.partition("=")[0] not in allowed:
         raise ConfigError(
             f"{text!r}: verify repeats what the file says; places alone may differ "
@@ -227,7 +236,7 @@ def _place(text: str, allowed: Sequence[str]) -> None:
 
 
 def program(command: str, file: pathlib.Path) -> list[str]:
-    """A stored command as arguments: this Python, a program of this project."""
+    """A stored command as arguments, run by this Python; raises WorkdirError for other programs."""
     argv = shlex.split(command)
     if argv[0] != "python" or not PROGRAMS.match(" ".join(argv[1:])):
         raise WorkdirError(
@@ -238,22 +247,22 @@ def program(command: str, file: pathlib.Path) -> list[str]:
 
 
 def redirected(argv: Sequence[str], output: pathlib.Path, file: pathlib.Path) -> list[str]:
-    """The arguments with another --output; raises WorkdirError where there is none."""
-    found = list(argv)
-    for number, text in enumerate(found):
+    """The arguments with another --output; raises WorkdirError where they have none."""
+    arguments = list(argv)
+    for number, text in enumerate(arguments):
         if text.startswith("--output="):
-            found[number] = f"--output={output}"
-            return found
-        if text == "--output" and number + 1 < len(found):
-            found[number + 1] = str(output)
-            return found
+            arguments[number] = f"--output={output}"
+            return arguments
+        if text == "--output" and number + 1 < len(arguments):
+            arguments[number + 1] = str(output)
+            return arguments
     raise WorkdirError(f"{file}: its command has no --output, so it cannot be made beside it")
 
 
 def trainings(argv: Sequence[str]) -> list[list[str]]:
-    """What trains the runs of an `eval.py` command that are not there.
+    """Commands that train the missing runs of an `eval.py` command.
 
-    The run of `full_workdir` has layout.mode=full, other keys alike, as `eval.py` wants it.
+    The run of `full_workdir` has layout.mode=full and otherwise the same keys.
     """
     values = dict(text.split("=", 1) for text in argv[2:] if "=" in text)
     kept = [
@@ -262,12 +271,12 @@ def trainings(argv: Sequence[str]) -> list[list[str]]:
         if not text.startswith(("--output", "--workdir", "--config.eval.", "--config.layout.mode"))
     ]
     mode = [text for text in argv[2:] if text.startswith("--config.layout.mode=")]
-    found = []
+    commands = []
     for flag, extra in (("--workdir", mode), (FULL, ["--config.layout.mode=full"])):
         folder = values.get(flag)
         if folder and not pathlib.Path(folder).is_dir():
-            found.append([argv[0], "train.py", *kept, *extra, f"--workdir={folder}"])
-    return found
+            commands.append([argv[0], "train.py", *kept, *extra, f"--workdir={folder}"])
+    return commands
 
 
 def _train(argv: Sequence[str], allowed: bool) -> None:
@@ -280,7 +289,7 @@ def _train(argv: Sequence[str], allowed: bool) -> None:
 
 
 def run(argv: Sequence[str]) -> None:
-    """A process with its output on standard error; raises WorkdirError when it fails."""
+    """Runs a process, its output on standard error; raises WorkdirError when it fails."""
     _say(f"python {shlex.join(argv[1:])}")
     done = subprocess.run(argv, stdout=sys.stderr, check=False)
     if done.returncode:

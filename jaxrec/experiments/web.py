@@ -1,9 +1,9 @@
-"""Blocks as one HTML page that needs nothing else: style and plots are inside, no script."""
+"""Blocks as one self-contained HTML page: style and plots are embedded, there is no script."""
 
 import html
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import assert_never
 
 from jaxrec.benchmark.drawing import COLOURS
@@ -17,15 +17,15 @@ LONG = 48  # characters of a cell that breaks into lines
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
-def page(blocks: Sequence[Block], plots: pathlib.Path) -> str:
-    """The page. plots: the folder with `<name>.svg` of every picture."""
+def page(blocks: Sequence[Block], plots: Mapping[str, str]) -> str:
+    """The page. plots: SVG text of every picture, by the file that `Pictures` names."""
     title = next(b.text for b in blocks if isinstance(b, doc.Heading) and b.level == 1)
     links = "".join(
         f'<li><a href="#{h.anchor}">{_inline(h.text)}</a></li>' for h in doc.sections(blocks)
     )
     cut = next((i for i, b in enumerate(blocks) if isinstance(b, doc.Contents)), 0)
-    first, rest = (
-        "\n".join(_block(b, plots) for b in part) for part in (blocks[:cut], blocks[cut:])
+    header, body = (
+        "\n".join(_block(b, plots) for b in half) for half in (blocks[:cut], blocks[cut:])
     )
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -42,11 +42,11 @@ def page(blocks: Sequence[Block], plots: pathlib.Path) -> str:
 </head>
 <body>
 <header>
-{first}
+{header}
 </header>
 <nav aria-label="Contents"><p>Contents</p><ul>{links}</ul></nav>
 <main>
-{rest}
+{body}
 </main>
 </body>
 </html>
@@ -57,7 +57,7 @@ def _variables(colours: Sequence[str]) -> str:
     return ":root { " + " ".join(f"--c{i}: {c};" for i, c in enumerate(colours)) + " }"
 
 
-def _block(block: Block, plots: pathlib.Path) -> str:
+def _block(block: Block, plots: Mapping[str, str]) -> str:
     match block:
         case doc.Heading():
             return f'<h{block.level} id="{block.anchor}">{_interval(block.text)}</h{block.level}>'
@@ -69,20 +69,20 @@ def _block(block: Block, plots: pathlib.Path) -> str:
             return _grid(block)
         case doc.Pictures():
             shown = "".join(
-                f'<figure role="img" aria-label="{html.escape(what)}">'
-                f"{picture((plots / f'{name}.svg').read_text(), name)}</figure>"
-                for name, what in block.plots
+                f'<figure role="img" aria-label="{html.escape(caption)}">'
+                f"{picture(plots[file], file)}</figure>"
+                for file, caption in block.plots
             )
             return f'<div class="plots">{shown}</div>'
         case doc.Figures():
             tiles = "".join(
-                f"<li><b>{_inline(number)}</b><span>{_inline(what)}</span>"
+                f"<li><b>{_inline(number)}</b><span>{_inline(label)}</span>"
                 f"<small>{_inline(source)}</small></li>"
-                for number, what, source in block.tiles
+                for number, label, source in block.tiles
             )
             return f'<ul class="figures">{tiles}</ul>'
         case doc.Contents():
-            return ""  # the page has its own, beside the text where there is room
+            return ""  # the page has a navigation of its own
         case _:
             assert_never(block)
 
@@ -104,7 +104,7 @@ def _grid(grid: doc.Grid) -> str:
 
 
 def _side(column: Sequence[str]) -> str:
-    """Numbers stand right, long texts break."""
+    """The class of a column: numbers are right-aligned, long texts break."""
     if max(map(len, column), default=0) > LONG:
         return ' class="wide"'
     return ' class="n"' if all(re.match(r"[-+]?\d|$", cell) for cell in column) else ""
@@ -120,7 +120,8 @@ def _inline(text: str) -> str:
 
 
 def picture(svg: str, name: str) -> str:
-    """matplotlib's SVG as a part of the page: its own ids, the page's colours and width."""
+    """matplotlib's SVG as part of the page: ids start with `name`, colours are the page's."""
+    name = re.sub(r"\W+", "-", name).strip("-")
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)

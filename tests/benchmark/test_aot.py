@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from jaxrec.benchmark import aot
+from jaxrec.benchmark import aot, config_file, roofline
 from jaxrec.errors import ConfigError
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -103,15 +103,15 @@ def test_without_the_compiler_the_extra_is_named(monkeypatch):
 
 def test_a_recipe_that_is_not_there(tmp_path):
     with pytest.raises(ConfigError, match=r"nothing.py: not a Python file"):
-        aot.load_config(str(tmp_path / "nothing.py"))
+        config_file.load(str(tmp_path / "nothing.py"))
 
 
 def test_roofline_names_what_decides():
-    found = {
+    plan = {
         "xla_flops": 0.0,
         "xla_bytes_accessed": 819e9,
         "collectives": {"all-reduce": {"count": 1, "bytes": 200e9}},
     }
-    times = aot.roofline(197e12 * 4, found, aot.CHIPS["v5e"], devices=4)
+    times = roofline.roofline(197e12 * 4, plan, roofline.CHIPS["v5e"], devices=4)
     assert (times["compute_s"], times["memory_s"], times["network_s"]) == (1.0, 1.0, 2.0)
     assert (times["step_s"], times["bound"]) == (2.0, "network")

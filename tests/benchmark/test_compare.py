@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxrec.benchmark import compare
+from jaxrec.errors import DataError
 
 
 def row(factor, spread, history=8, method="full"):
@@ -28,10 +29,10 @@ def test_a_real_difference_is_told_from_noise():
 
 
 def test_nothing_in_common_and_missing_files_are_refused(tmp_path):
-    with pytest.raises(compare.CompareError, match="no cell"):
+    with pytest.raises(DataError, match="no cell"):
         compare.compare([row(1, 1)], [row(1, 1, history=16)])
-    with pytest.raises(compare.CompareError, match=r"report\.json: not there"):
+    with pytest.raises(DataError, match=r"report\.json: not there"):
         compare.load(str(tmp_path))
     (tmp_path / "report.json").write_text(json.dumps({"rows": [{"method": "full"}]}))
-    with pytest.raises(compare.CompareError, match="not a report"):
+    with pytest.raises(DataError, match="not a report"):
         compare.load(str(tmp_path))

@@ -31,7 +31,7 @@ def test_positions_of_a_whole_catalog():
     lengths = np.asarray([3, 5, 2, 6, 8])
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     words = item_tokens.TokenizedTexts(np.zeros(24, np.int32), offsets, 0)
-    found = item_texts.packing(words, rows=4, row_length=8)
-    assert (found["texts"], found["words"]) == (5, 24)
-    assert found["packed_per_word"] == 1.0  # 8, 6 + 2, 5 + 3
-    assert found["padded_per_word"] == 5 * 8 / 24
+    counts = item_texts.packing(words, rows=4, row_length=8)
+    assert (counts["texts"], counts["words"]) == (5, 24)
+    assert counts["packed_per_word"] == 1.0  # 8, 6 + 2, 5 + 3
+    assert counts["padded_per_word"] == 5 * 8 / 24

@@ -20,5 +20,5 @@ def test_all_ways_agree_and_a_difference_is_seen():
         assert row["positions"] == 7
         assert row["relative"] < 1e-5, name
     truth[2] = truth[2] + 0.5 * (np.arange(8) == 3)
-    found = parity.compare(parity.alone(model, params, texts), truth)
-    assert found["largest_difference"] == pytest.approx(0.5, rel=1e-5)
+    row = parity.compare(parity.alone(model, params, texts), truth)
+    assert row["largest_difference"] == pytest.approx(0.5, rel=1e-5)

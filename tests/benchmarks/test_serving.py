@@ -17,8 +17,8 @@ def test_a_tiny_run(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["serving", *TINY.split(), f"--output={output}"])
     serving.main()
     result = json.loads(output.read_text())
-    asked = [(row["history"], row["batch"]) for row in result["rows"]]
-    assert asked == [(9, 1), (9, 3), (16, 1), (16, 3)]
+    sizes = [(row["history"], row["batch"]) for row in result["rows"]]
+    assert sizes == [(9, 1), (9, 3), (16, 1), (16, 3)]
     for row in result["rows"]:
         assert set(row["latency"]) == {"full", "recent", "cached", "served"}
         for line in row["latency"].values():
@@ -35,8 +35,8 @@ def test_a_tiny_run(tmp_path, monkeypatch, capsys):
 
 def test_targets_are_judged():
     row = {"history": 4096, "batch": 1, "full_over_cached": 39.0, "cached_over_recent": 1.2}
-    found = {line["what"]: line["met"] for line in serving.check([row])}
-    assert found == {
+    met = {line["what"]: line["met"] for line in serving.check([row])}
+    assert met == {
         "history 4096, batch 1: full/cached": False,
         "history 4096, batch 1: cached/recent": True,
     }

@@ -30,7 +30,7 @@ def run(monkeypatch, tmp_path, *options):
 
 def test_a_small_run(monkeypatch, tmp_path):
     result = run(monkeypatch, tmp_path)
-    assert "jaxrec.benchmark.store --users=300" in result["command"]
+    assert "python -m benchmarks.store --users=300" in result["command"]
     assert result["settings"]["row_bytes"] == 512
     assert set(result["rows"]) == {"store", "zarr3", "memmap"}
     for row in result["rows"].values():
@@ -45,7 +45,7 @@ def test_a_small_run(monkeypatch, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["out.json"]  # nothing is left
 
 
-def test_places_that_differ_are_not_compared(monkeypatch, tmp_path):
+def test_stores_that_differ_are_not_compared(monkeypatch, tmp_path):
     monkeypatch.setattr(benchmark.Memmap, "update", lambda self, users: None)
     with pytest.raises(AssertionError, match="different rows"):
         run(monkeypatch, tmp_path)
@@ -53,21 +53,21 @@ def test_places_that_differ_are_not_compared(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["store", "zarr3", "memmap"])
-def test_places_hold_what_is_written(tmp_path, kind):
+def test_stores_hold_what_is_written(tmp_path, kind):
     make = {
         "store": lambda: benchmark.Store(tmp_path / "x", 20, 8, 2),
         "zarr3": lambda: benchmark.Zarr(tmp_path / "x", 20, 8),
         "memmap": lambda: benchmark.Memmap(tmp_path / "x", 20, 8),
     }
-    place = make[kind]()
+    store = make[kind]()
     rows = benchmark.random_rows(np.random.default_rng(0), 20, 8).copy()
-    place.fill(0, rows[:12])
-    place.fill(12, rows[12:])
-    place.write(np.array([3, 1]), rows[[1, 3]])
-    place.update(np.array([5, 3]))
+    store.fill(0, rows[:12])
+    store.fill(12, rows[12:])
+    store.write(np.array([3, 1]), rows[[1, 3]])
+    store.update(np.array([5, 3]))
     rows[[3, 1]] = rows[[1, 3]]
     rows[[5, 3]] ^= 1
     users = np.array([19, 3, 5, 1, 0])
-    np.testing.assert_array_equal(place.read(users), rows[users])
+    np.testing.assert_array_equal(store.read(users), rows[users])
     benchmark.drop_cache(tmp_path / "x")
-    np.testing.assert_array_equal(place.reopen().read(users), rows[users])
+    np.testing.assert_array_equal(store.reopen().read(users), rows[users])

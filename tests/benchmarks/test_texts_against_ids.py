@@ -10,19 +10,19 @@ from jaxrec.config import Config
 from jaxrec.evaluation.report import Ranks
 
 
-def test_warm_and_cold_targets_apart():
+def test_warm_and_cold_targets():
     user = np.array([0, 0, 0, 1])
     ranks = Ranks(user, np.arange(4), np.array([1, 1, 2, 2]), np.array([0, 2, 9, 10]), None)
-    found = texts_against_ids.split(ranks, np.array([0, 5, 0]))
-    assert [found[part]["targets"] for part in ("all", "warm", "cold")] == [4, 2, 2]
-    assert found["warm"]["recall@10"]["mean"] == 1.0
-    assert found["warm"]["mrr"]["mean"] == pytest.approx((1 + 1 / 3) / 2)
-    assert found["warm"]["ndcg@10"]["mean"] == pytest.approx((1 + 1 / np.log2(4)) / 2)
+    figures = texts_against_ids.split(ranks, np.array([0, 5, 0]))
+    assert [figures[part]["targets"] for part in ("all", "warm", "cold")] == [4, 2, 2]
+    assert figures["warm"]["recall@10"]["mean"] == 1.0
+    assert figures["warm"]["mrr"]["mean"] == pytest.approx((1 + 1 / 3) / 2)
+    assert figures["warm"]["ndcg@10"]["mean"] == pytest.approx((1 + 1 / np.log2(4)) / 2)
     # two users with a cold target each: rank 9 is the tenth place, rank 10 behind it
-    assert found["cold"]["recall@10"]["mean"] == 0.5
-    assert found["cold"]["users"] == 2
+    assert figures["cold"]["recall@10"]["mean"] == 0.5
+    assert figures["cold"]["users"] == 2
     # users count equally: user 0 has three hits of three, user 1 none
-    assert found["all"]["recall@10"]["mean"] == 0.5
+    assert figures["all"]["recall@10"]["mean"] == 0.5
 
 
 def test_a_run_without_cold_targets():
@@ -36,8 +36,8 @@ def test_rows_are_compared_over_the_same_users():
         name: Ranks(user, np.arange(4), item, np.array(rank), None)
         for name, rank in (("a", [0, 20, 0, 1]), ("b", [0, 20, 20, 0]), ("same", [0, 20, 0, 1]))
     }
-    found = texts_against_ids.compared(rows, Config())
-    assert json.loads(json.dumps(found)) == found
-    assert list(found) == ["a / b", "a / same"]
-    assert found["a / b"]["recall@10"]["mean"] == pytest.approx(2.5 / 1.5)
-    assert found["a / same"]["ndcg@10"] == {"mean": 1.0, "low": 1.0, "high": 1.0}
+    figures = texts_against_ids.compared(rows, Config())
+    assert json.loads(json.dumps(figures)) == figures
+    assert list(figures) == ["a / b", "a / same"]
+    assert figures["a / b"]["recall@10"]["mean"] == pytest.approx(2.5 / 1.5)
+    assert figures["a / same"]["ndcg@10"] == {"mean": 1.0, "low": 1.0, "high": 1.0}

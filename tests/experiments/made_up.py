@@ -80,15 +80,19 @@ def bench_rows(config):
         for cell in grid.cells(config):
             row = grid.blank(shape, cell, 1)
             rows.append(row)
-            if cell[0] == "full" and shape.history == 40:
+            if cell.method == "full" and shape.history == 40:
                 grid.fail(row, MemoryError("the plan needs 9 bytes"))
                 continue
-            cost = {"full": 100.0, "recent": 10.0}.get(cell[0], 20.0 + cell[1])
-            taken = cost / 50 * np.array([1.0, 1.1, 0.9])
+            cost = {"full": 100.0, "recent": 10.0}.get(cell.method, 20.0 + cell.tokens)
+            milliseconds = cost / 50 * np.array([1.0, 1.1, 0.9])
             row |= {"flops_analytic": cost, "flops_xla": cost, "peak_bytes": 10 * int(cost)}
-            row |= {"state_bytes": int(cost), "rounds_ms": taken.tolist(), "users_per_s": 5.0}
-            row |= {f"p{q}_ms": float(np.percentile(taken, q)) for q in (50, 90, 99)}
-            row |= {"train_rounds_ms": (8 * taken).tolist(), "train_step_ms": 8 * cost / 50}
+            row |= {
+                "state_bytes": int(cost),
+                "rounds_ms": milliseconds.tolist(),
+                "users_per_s": 5.0,
+            }
+            row |= {f"p{q}_ms": float(np.percentile(milliseconds, q)) for q in (50, 90, 99)}
+            row |= {"train_rounds_ms": (8 * milliseconds).tolist(), "train_step_ms": 8 * cost / 50}
             if shape.history == 20:
                 row |= {"train_ratio": cost / 100, "time_ratio": 2 * cost / 100}
                 row |= {"time_ratio_quartiles": [1.9 * cost / 100, 2.2 * cost / 100]}
@@ -100,7 +104,11 @@ def bench(folder):
     """`report.json` as `python -m jaxrec.benchmark` writes it."""
     config = grid_config.validate(grid_config.GridConfig(shapes=SHAPES, tokens=(1, 4)))
     made = timing.report(
-        "grid", bench_rows(config), timing=grid.TIMING, config=dataclasses.asdict(config)
+        "jaxrec.benchmark",
+        bench_rows(config),
+        kind="grid",
+        timing=grid.TIMING,
+        config=dataclasses.asdict(config),
     )
     made["command"] = "python -m jaxrec.benchmark --config=configs/bench_cpu.py --output=results/b"
     made["versions"] = {"jax": "0.0.1"}

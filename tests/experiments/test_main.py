@@ -86,7 +86,7 @@ def test_an_experiment_writes_its_files_and_is_not_made_twice(tmp_path, recipe, 
     assert said.out.startswith("Longer histories than in training\n\n| name | series |")
     assert said.err.count("training") == 1
     names = sorted(file.name for file in output.iterdir())
-    assert names == [f"longer.{end}" for end in ("csv", "json", "md", "png", "svg")]
+    assert names == [f"longer.{end}" for end in ("csv", "json", "md", "png")]
     value = table.read(output / "longer.json")
     assert [row["name"] for row in value["rows"]] == [
         "served 1",
@@ -148,7 +148,6 @@ def test_all_of_them_stopped_and_continued(tmp_path, recipe):
         for number in range(len(value["plots"])):
             stem = name if not number else f"{name}_{number + 1}"
             assert (output / f"{stem}.png").stat().st_size > 5000
-            assert (output / f"{stem}.svg").is_file()
     length = table.read(output / "length.json")["rows"]
     assert length[0]["name"] == "recent window"
     by_name = {row["name"]: row for row in length}

@@ -60,7 +60,7 @@ def test_every_experiment_has_its_section(report):
     assert "| recent window | recent window alone | 6 |" in text
     assert "| 12.5% |" in text
     assert "0.1100 [0.1000, 0.1200]" in text
-    assert "![Placement: NDCG@10 against tokens stand](placement.svg)" in text
+    assert "![Placement: NDCG@10 against tokens stand](placement.png)" in text
     assert "python -m jaxrec.experiments length --config=x.py --output=results/x\n" in text
     assert re.search(r"jaxrec\.experiments verify .*/length\.json", text)
     # parts of a table are tables, without the column that tells them apart
@@ -71,8 +71,8 @@ def test_every_experiment_has_its_section(report):
 def test_costs_have_plots_tables_and_failed_cells(report):
     text = (report / "README.md").read_text()
     for name in ("latency", "flops", "memory", "state", "training"):
-        assert f"](bench_{name}.svg)" in text
-        assert (report / f"bench_{name}.png").stat().st_size > 1000
+        assert f"](bench/{name}.png)" in text
+        assert (report / "bench" / f"{name}.png").stat().st_size > 1000
     assert "### 20 events, 5 segments of 4, batch 1" in text
     row = "| compressed | 4 | 24.0% | 24.0% | 48.0% [45.6%, 52.8%] | 2.00 | 0.48 |"
     assert row in text

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxrec.experiments import stored
+from jaxrec.experiments import staleness, stored
 from jaxrec.experiments.runs import Lab
 from jaxrec.model import states
 from jaxrec.ranking import retrieval
@@ -24,9 +24,9 @@ def aged(lab):
     """(session, subject, users, histories, what `aged_ranks` finds)."""
     session = lab.session(lab.base)
     subject, users = session.trained_model(), lab.users(session.prepared)
-    histories = stored.newest(session, users)
-    found = stored.aged_ranks(subject.model, subject.params, histories, AGES, LAST)
-    return session, subject, users, histories, found
+    histories = stored.histories_of(session, users)
+    ranks = staleness.aged_ranks(subject.model, subject.params, histories, AGES, LAST)
+    return session, subject, users, histories, ranks
 
 
 @pytest.fixture(scope="module")
@@ -68,58 +68,58 @@ def until(history, count):
 
 
 def test_extended_states_do_not_age(aged):
-    *_, found = aged
+    *_, ranks = aged
     for column in range(len(AGES)):
         np.testing.assert_array_equal(
-            found[stored.EXTENDED][..., column], found[stored.EXTENDED][..., 0]
+            ranks[staleness.EXTENDED][..., column], ranks[staleness.EXTENDED][..., 0]
         )
 
 
 def test_without_an_age_all_ways_are_one(aged):
-    *_, found = aged
-    for name in (stored.WINDOW, stored.STALE):
-        np.testing.assert_array_equal(found[name][..., 0], found[stored.EXTENDED][..., 0])
+    *_, ranks = aged
+    for name in (staleness.WINDOW, staleness.STALE):
+        np.testing.assert_array_equal(ranks[name][..., 0], ranks[staleness.EXTENDED][..., 0])
 
 
 def test_ranks_are_those_of_states_made_by_hand(aged, rank):
-    *_, histories, found = aged
+    *_, histories, ranks = aged
     for user in (0, 7):
         history, number = histories[user], len(histories[user].items)
         for place in range(LAST):
             now = number - LAST + place
             target = int(history.items[now])
             fresh = rank(until(history, now), target)
-            assert found[stored.EXTENDED][user, place, 2] == fresh
+            assert ranks[staleness.EXTENDED][user, place, 2] == fresh
             old = until(history, now - 8)
-            assert found[stored.STALE][user, place, 2] == rank(old, target)
+            assert ranks[staleness.STALE][user, place, 2] == rank(old, target)
             # the window holds at most six events, those behind the old state's last segment
             start = max((now - 8 - 1) // 6 * 6, now - 6)
             window = Events(history.items[start:now], history.times[start:now])
-            assert found[stored.WINDOW][user, place, 2] == rank(old, target, window)
+            assert ranks[staleness.WINDOW][user, place, 2] == rank(old, target, window)
 
 
 def test_a_state_of_one_event_is_the_oldest(aged, rank):
     _, subject, _, histories, _ = aged
     short = [until(histories[0], 5), until(histories[1], 4)]
-    found = stored.aged_ranks(subject.model, subject.params, short, (0, 100), LAST)
+    ranks = staleness.aged_ranks(subject.model, subject.params, short, (0, 100), LAST)
     for user, history in enumerate(short):
         now = len(history.items) - 1
-        one = rank(until(history, 1), int(history.items[now]))
-        assert found[stored.STALE][user, 1, 1] == one
+        expected = rank(until(history, 1), int(history.items[now]))
+        assert ranks[staleness.STALE][user, 1, 1] == expected
 
 
 def test_targets_are_the_newest_events(aged):
     session, _, users, histories, _ = aged
-    found = stored.targets(users, histories, LAST)
-    for user, position, item in zip(*found.values(), strict=True):
+    targets = stored.targets(users, histories, LAST)
+    for user, position, item in zip(*targets.values(), strict=True):
         history = session.history(int(user))
         assert position in (len(history) - 2, len(history) - 1)
         assert history[position] == item
 
 
-def test_staleness(lab):
-    found = stored.staleness(lab)
-    rows = {cell.name: cell.make() for cell in found.cells}
+def test_rows_of_staleness(lab):
+    experiment = staleness.staleness(lab)
+    rows = {cell.name: cell.make() for cell in experiment.cells}
     assert [row["name"] for row in rows.values()] == list(rows)
     assert len(rows) == 3 * len(AGES)
     fresh = rows["extended, 0"]
@@ -130,8 +130,8 @@ def test_staleness(lab):
     assert fresh["targets"] == 20
 
 
-def test_forms(lab):
-    rows = [cell.make() for cell in stored.forms(lab).cells]
+def test_rows_of_encodings(lab):
+    rows = [cell.make() for cell in stored.encodings(lab).cells]
     assert len(rows) == 6
     kept, half, small, *outputs = rows
     assert kept["ranks_that_differ"] == 0
@@ -143,6 +143,6 @@ def test_forms(lab):
     assert outputs[0]["vector_bytes"] == 2 * 2 * 8 * 4
     assert outputs[0]["row_bytes"] < kept["row_bytes"]
     # asked in float32 the store answers as a state that was never stored
-    fresh = stored.staleness(lab).cells[0].make()
+    fresh = staleness.staleness(lab).cells[0].make()
     assert kept["recall@10"] == fresh["recall@10"]
     assert kept["ndcg@10"] == pytest.approx(fresh["ndcg@10"])

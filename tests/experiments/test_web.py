@@ -71,11 +71,11 @@ def test_plots_take_the_colours_of_the_page(report):
     assert 'name="viewport"' in text
 
 
-def test_text_is_escaped_and_numbers_stand_right(tmp_path):
+def test_text_is_escaped_and_numbers_are_right_aligned():
     grid = Grid(("name", "n", "text"), [("a|b", "0.1 [0.0, 0.2]", "x" * 60), ("<i>", "", "y")])
     made = [Heading("A 5 % [4, 6] title", 1), Text("`a<b` & c"), Contents(), Heading("Part"), grid]
     made.append(Code("python -m x > y"))
-    text = web.page(made, tmp_path)
+    text = web.page(made, {})
     read(text)
     assert "<code>a&lt;b</code> &amp; c" in text
     assert '<th scope="row">&lt;i&gt;</th><td class="n"></td><td class="wide">y</td>' in text

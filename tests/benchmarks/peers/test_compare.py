@@ -13,7 +13,7 @@ from jaxrec.evaluation.report import Ranks
 from tests.benchmarks.peers import standin
 
 DATA = "ml-100k"
-ROOT = pathlib.Path(__file__).parents[2]
+ROOT = pathlib.Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")

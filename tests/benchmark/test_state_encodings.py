@@ -1,23 +1,23 @@
-"""Ranks by stored form: float32 is the model itself, the others are close."""
+"""Ranks by encoding of the state: float32 is the model itself, the others are close."""
 
 import numpy as np
 
-from jaxrec.benchmark import state_forms
+from jaxrec.benchmark import state_encodings
 from jaxrec.serving.rows import Events
 from tests.serving import standin
 
 
 def test_float32_ranks_are_those_of_one_masked_forward():
     rec = standin.make()
-    histories, wanted = [], []
+    histories, expected = [], []
     for user in range(6):
         items, times = standin.history(user, 3 + 5 * user)
         dense = rec.catalog.vocabulary.encode(items)
         histories.append(Events(dense, (times - standin.ORIGIN).astype(np.int32)))
         scores = standin.expected(rec, items[:-1], times[:-1])
-        wanted.append(int((scores > scores[dense[-1] - 1]).sum()))
-    lines = state_forms.measure(rec, histories)
-    assert state_forms.ranks(rec, histories, ("float32",))["float32"].tolist() == wanted
+        expected.append(int((scores > scores[dense[-1] - 1]).sum()))
+    lines = state_encodings.measure(rec, histories)
+    assert state_encodings.ranks(rec, histories, ("float32",))["float32"].tolist() == expected
     assert [line["form"] for line in lines] == ["float32", "bfloat16", "int8"]
     sizes = [line["vector_bytes"] for line in lines]
     assert sizes[0] == 2 * sizes[1]
@@ -27,6 +27,6 @@ def test_float32_ranks_are_those_of_one_masked_forward():
 
 
 def test_quality_of_one_target_per_user():
-    found = state_forms.quality(np.asarray([0, 1, 10]), 10)
-    assert found["recall@10"] == 2 / 3
-    np.testing.assert_allclose(found["ndcg@10"], (1 + 1 / np.log2(3)) / 3)
+    metrics = state_encodings.quality(np.asarray([0, 1, 10]), 10)
+    assert metrics["recall@10"] == 2 / 3
+    np.testing.assert_allclose(metrics["ndcg@10"], (1 + 1 / np.log2(3)) / 3)
