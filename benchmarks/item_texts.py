@@ -39,7 +39,9 @@ def padded(words: item_tokens.TokenizedTexts, rows: int) -> list[item_tokens.Pac
     return batches
 
 
-def packing(words: item_tokens.TokenizedTexts, rows: int, row_length: int, chunk: int = 512) -> Json:
+def packing(
+    words: item_tokens.TokenizedTexts, rows: int, row_length: int, chunk: int = 512
+) -> Json:
     """Positions computed per word of a whole catalog, packed and padded to the longest text.
 
     Batches are those of `towers.encode_catalog`, but nothing is encoded.

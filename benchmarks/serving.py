@@ -31,8 +31,8 @@ from jaxrec.layout import SegmentLayout
 from jaxrec.model import recommender, states
 from jaxrec.model.recommender import Model
 from jaxrec.model.token_memory import user_axes
-from jaxrec.serving import Catalog, Recommender, rows
-from jaxrec.state_store.forms import FORMS, decode_state
+from jaxrec.serving import Catalog, Recommender, state_rows
+from jaxrec.state_store.encodings import ENCODINGS, decode_state
 from jaxrec.types import Json, Params, UserState
 
 LONG = 2048  # longer histories are cut into longer segments
@@ -235,9 +235,9 @@ def bytes_per_user(args: argparse.Namespace) -> list[Json]:
             config = config_of(args, history)
             config.model = dataclasses.replace(config.model, state=kind)
             model, _ = make(config, SegmentLayout.from_config(config.layout), 10)
-            for encoding in FORMS:
-                spec = rows.row_spec(model, encoding, 0)
-                vectors = sum(f.nbytes for f in spec.fields if f.name in rows.TOKEN_COLUMNS)
+            for encoding in ENCODINGS:
+                spec = state_rows.row_spec(model, encoding, 0)
+                vectors = sum(f.nbytes for f in spec.fields if f.name in state_rows.TOKEN_COLUMNS)
                 result.append(
                     {
                         "history": history,

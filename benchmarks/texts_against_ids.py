@@ -11,7 +11,7 @@ import argparse
 import pathlib
 import sys
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 

@@ -23,8 +23,8 @@ from jaxrec.model import cost, recommender, states
 from jaxrec.model.network import Network
 from jaxrec.model.recommender import Model
 from jaxrec.runtime import mesh as mesh_lib
-from jaxrec.serving import Catalog, Recommender, rows
-from jaxrec.state_store.forms import decode_state, encode_state
+from jaxrec.serving import Catalog, Recommender, state_rows
+from jaxrec.state_store.encodings import decode_state, encode_state
 from jaxrec.training import step as step_lib
 from jaxrec.training.task import Task
 from jaxrec.types import Array, Batch, Params
@@ -219,13 +219,13 @@ def _stored(
     encoding = "int8" if method == "compressed_int8" else "float32"
     counts = np.full(len(items), shape.history, np.int32)
     compress = jax.jit(functools.partial(states.compress, rec.model))
-    state = rows.to_host(compress(rec.params, items, times, counts))
+    state = state_rows.to_host(compress(rec.params, items, times, counts))
     columns = encode_state(state, encoding)
     if (state.pending != shape.window).any():
         raise ValueError(f"window of {state.pending[0]} events, {shape.window} expected")
-    compiled = rec._query.lower(rec.params, decode_state(columns, encoding), None).compile()
+    compiled = rec.compiled.query.lower(rec.params, decode_state(columns, encoding), None).compile()
     flops = len(items) * cost.forward_flops(rec.config.model, rec.model.layout.request())
-    row_bytes = rows.row_spec(rec.model, encoding, 0).row_bytes
+    row_bytes = state_rows.row_spec(rec.model, encoding, 0).row_bytes
     return Request(lambda: rec.queries(columns, encoding)[0], compiled, flops, row_bytes)
 
 

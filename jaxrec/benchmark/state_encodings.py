@@ -23,16 +23,16 @@ from jaxrec.model import states
 from jaxrec.model.recommender import Model
 from jaxrec.ranking import retrieval
 from jaxrec.runtime.progress import track
-from jaxrec.serving import Recommender, build, rows
-from jaxrec.serving.rows import Events
-from jaxrec.state_store.forms import FORMS, decode_state, encode_state
+from jaxrec.serving import Recommender, build, state_rows
+from jaxrec.serving.state_rows import Events
+from jaxrec.state_store.encodings import ENCODINGS, decode_state, encode_state
 from jaxrec.types import Json, Params, Tree, UserState
 
 BATCH = 64
 
 
 def ranks(
-    rec: Recommender, histories: Sequence[Events], encodings: Sequence[str] = FORMS
+    rec: Recommender, histories: Sequence[Events], encodings: Sequence[str] = ENCODINGS
 ) -> dict[str, np.ndarray]:
     """Ranks int [U] of every history's last item, per encoding of the state before it.
 
@@ -55,7 +55,7 @@ def ranks(
             times[row, : counts[row]] = history.times[:-1]
             target[row], now[row] = history.items[-1], history.times[-1]
         lengths = np.concatenate([counts, np.zeros(BATCH - len(counts), np.int32)])
-        state = rows.to_host(compress(rec.params, items, times, lengths))
+        state = state_rows.to_host(compress(rec.params, items, times, lengths))
         for encoding in encodings:
             decoded = decode_state(encode_state(state, encoding), encoding)
             x, own = ask(rec.params, decoded, now)
@@ -84,15 +84,17 @@ def measure(rec: Recommender, histories: Sequence[Events]) -> list[Json]:
     by_encoding = ranks(rec, histories)
     result: list[Json] = []
     for encoding, rank in by_encoding.items():
-        spec = rows.row_spec(rec.model, encoding, 0)
+        spec = state_rows.row_spec(rec.model, encoding, 0)
         line = {
             "state": rec.config.model.state,
             "form": encoding,
             "row_bytes": spec.row_bytes,
-            "vector_bytes": sum(f.nbytes for f in spec.fields if f.name in rows.TOKEN_COLUMNS),
+            "vector_bytes": sum(
+                f.nbytes for f in spec.fields if f.name in state_rows.TOKEN_COLUMNS
+            ),
             "users": len(rank),
             **quality(rank, 10),
-            "ranks_that_differ": int((rank != by_encoding[FORMS[0]]).sum()),
+            "ranks_that_differ": int((rank != by_encoding[ENCODINGS[0]]).sum()),
         }
         line["ndcg_of_float32"] = (
             line["ndcg@10"] / max(result[0]["ndcg@10"], 1e-12) if result else 1.0

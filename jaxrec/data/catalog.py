@@ -9,7 +9,6 @@ import os
 import pathlib
 import zipfile
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -17,13 +16,14 @@ from jaxrec.config import digest
 from jaxrec.data.schema import INT32_MAX
 from jaxrec.data.vocabulary import Vocabulary
 from jaxrec.errors import DataError, WorkdirError
+from jaxrec.types import ItemId, UserId
 
 FILE = "catalog.npz"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Catalog:
-    """The items of a model.
+    """The items of a model and the clock of its data.
 
     vocabulary: raw item ids of dense ids 1..V. counts: int64 [V + 1], training events per item
     (entry 0 is padding). time_origin: seconds since 1970 that the model's times count from.
@@ -54,27 +54,37 @@ class Catalog:
         return digest([str(raw) for raw in self.vocabulary.ids.tolist()], self.time_origin)
 
     @property
-    def no_item(self) -> Any:
-        """What stands where a list has no item: -1, or an empty text."""
-        return -1 if self.vocabulary.ids.dtype.kind == "i" else ""
+    def text_items(self) -> bool:
+        """Whether raw item ids are text (else integers)."""
+        return self.vocabulary.ids.dtype.kind != "i"
 
-    def check_users(self, users: Sequence[int | str], source: str) -> None:
-        """Raises DataError when user ids are not of the kind of the training data's."""
-        kind, other = (str, "integers") if self.text_users else (int, "text")
+    @property
+    def no_item(self) -> ItemId:
+        """What stands where a list has no item: -1, or an empty text."""
+        return "" if self.text_items else -1
+
+    def check_users(self, users: Sequence[UserId], source: str) -> None:
+        """Raises DataError when user ids are not of the kind of the training data's.
+
+        source: the call, for messages.
+        """
+        kind, expected, other = (
+            (str, "text", "integers") if self.text_users else (int, "integers", "text")
+        )
         wrong = next((user for user in users if not isinstance(user, kind)), None)
         if wrong is not None:
-            own = "text" if self.text_users else "integers"
             raise DataError(
-                f"{source}: user id {wrong!r}: the training data's user ids are {own}, not {other}"
+                f"{source}: user id {wrong!r}: the training data's user ids are {expected}, "
+                f"not {other}"
             )
 
     def raw(self, dense: np.ndarray) -> np.ndarray:
-        """Raw ids of dense ids of any shape; `no_item` for padding."""
+        """Raw ids of dense ids int [...], of the same shape; `no_item` for padding."""
         table = np.concatenate([np.asarray([self.no_item]), self.vocabulary.ids])
         return table[dense]
 
     def seconds(self, times: np.ndarray, source: str) -> np.ndarray:
-        """Seconds since 1970 as the model's int32 times.
+        """Seconds since 1970 as the model's int32 times, of the same shape.
 
         Raises DataError where they are more than 68 years from the training data's origin.
         """
@@ -107,7 +117,10 @@ class Catalog:
 
     @classmethod
     def load(cls, folder: pathlib.Path) -> "Catalog":
-        """Raises WorkdirError when the run has none or it is damaged."""
+        """The catalog in a run's folder.
+
+        Raises WorkdirError when there is none or it is damaged.
+        """
         file = folder / FILE
         if not file.is_file():
             raise WorkdirError(

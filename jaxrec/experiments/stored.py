@@ -10,10 +10,10 @@ from jaxrec.evaluation.report import Ranks
 from jaxrec.experiments.quality import QUALITY, K, columns
 from jaxrec.experiments.runs import Lab, with_values
 from jaxrec.experiments.table import Cell, Experiment, Line, Values
-from jaxrec.serving import Recommender, rows
-from jaxrec.serving.rows import Events
+from jaxrec.serving import Recommender, state_rows
+from jaxrec.serving.state_rows import Events
 from jaxrec.session import Session
-from jaxrec.state_store.forms import FORMS
+from jaxrec.state_store.encodings import ENCODINGS
 
 STATES = {"kv": "keys and values", "embedding": "token outputs"}
 
@@ -91,10 +91,10 @@ class _Study:
         name = f"{STATES[state]}, {encoding}"
 
         def make() -> Values:
-            ranks, reference = self.ranks(state, encoding), self.ranks("kv", FORMS[0])
+            ranks, reference = self.ranks(state, encoding), self.ranks("kv", ENCODINGS[0])
             model = self.recommender(state, self.lab.seeds[0]).model
-            spec = rows.row_spec(model, encoding, 0)
-            vectors = [field for field in spec.fields if field.name in rows.TOKEN_COLUMNS]
+            spec = state_rows.row_spec(model, encoding, 0)
+            vectors = [field for field in spec.fields if field.name in state_rows.TOKEN_COLUMNS]
             samples = self.lab.config.experiments.bootstrap
             return {
                 "name": name,
@@ -103,7 +103,7 @@ class _Study:
                 "row_bytes": spec.row_bytes,
                 "vector_bytes": sum(field.nbytes for field in vectors),
                 **columns(ranks, samples, reference, "float32"),
-                "ranks_that_differ": share_that_differs(ranks, self.ranks(state, FORMS[0])),
+                "ranks_that_differ": share_that_differs(ranks, self.ranks(state, ENCODINGS[0])),
             }
 
         return Cell(name, make)
@@ -123,7 +123,7 @@ def encodings(lab: Lab) -> Experiment:
         "`of float32` compares with keys and values in float32; `ranks that differ` is the share "
         "of targets whose rank is not that of the same model's float32 states. A row also holds "
         "the recent window and the items that repeat-aware scores need, in every form alike.",
-        [study.cell(state, encoding) for state in STATES for encoding in FORMS],
+        [study.cell(state, encoding) for state in STATES for encoding in ENCODINGS],
         [
             Line(
                 "Quality against bytes per user",

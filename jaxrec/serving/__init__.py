@@ -3,19 +3,24 @@
 The recommender is imported when it is asked for: training needs the catalog alone.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jaxrec.data.catalog import Catalog
 
 if TYPE_CHECKING:
-    from jaxrec.serving.service import Appended, Recommender
+    from jaxrec.serving.service import Recommender
+    from jaxrec.serving.updates import AppendResult
 
-__all__ = ["Appended", "Catalog", "Recommender"]
+__all__ = ["AppendResult", "Catalog", "Recommender"]
 
 
-def __getattr__(name: str) -> Any:
-    if name in ("Appended", "Recommender"):
-        from jaxrec.serving import service
+def __getattr__(name: str) -> object:
+    if name == "Recommender":
+        from jaxrec.serving.service import Recommender
 
-        return getattr(service, name)
+        return Recommender
+    if name == "AppendResult":
+        from jaxrec.serving.updates import AppendResult
+
+        return AppendResult
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

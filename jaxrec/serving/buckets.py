@@ -8,14 +8,19 @@ from collections.abc import Sequence
 
 import numpy as np
 
-USERS = (1, 4, 16, 64, 256)  # users of one call to the model; more are cut into parts
+USERS = (1, 4, 16, 64, 256)  # users of one call to the model; more are cut into batches
+BATCH = USERS[-1]
 EVENTS = (16, 128, 1024)  # events beyond a full recent window; more are added in turn
 LISTS = (16, 64, 256, 1024)  # items of a top list
 IDS = (16, 64, 256, 1024, 4096)  # excluded or candidate items of a user
 
 
 def size_of(count: int, sizes: Sequence[int]) -> int:
-    """The smallest of `sizes` that holds `count`; beyond the last, powers of two."""
+    """The smallest of `sizes` that holds `count`; beyond the last, powers of two.
+
+    >>> size_of(17, USERS), size_of(300, USERS)
+    (64, 512)
+    """
     for size in sizes:
         if count <= size:
             return size
@@ -23,17 +28,21 @@ def size_of(count: int, sizes: Sequence[int]) -> int:
 
 
 def fill(array: np.ndarray, rows: int) -> np.ndarray:
-    """`array` with zero rows behind, `rows` in all."""
+    """`array` [B, ...] with zero rows behind: [rows, ...]."""
     if len(array) == rows:
         return array
-    extra = np.zeros((rows - len(array), *array.shape[1:]), array.dtype)
-    return np.concatenate([array, extra])
+    padding = np.zeros((rows - len(array), *array.shape[1:]), array.dtype)
+    return np.concatenate([array, padding])
 
 
 def rectangle(rows: Sequence[np.ndarray], sizes: Sequence[int]) -> np.ndarray:
-    """int32 [B, X] of ragged ids, 0 behind each row's end; X is one of `sizes`."""
+    """int32 [B, X] of ragged ids, 0 behind each row's end; X is one of `sizes`.
+
+    >>> rectangle([np.array([5, 6]), np.array([7])], (3, 8)).tolist()
+    [[5, 6, 0], [7, 0, 0]]
+    """
     width = size_of(max((len(row) for row in rows), default=0), sizes)
     padded = np.zeros((len(rows), width), np.int32)
-    for line, row in zip(padded, rows, strict=True):
-        line[: len(row)] = row
+    for target, row in zip(padded, rows, strict=True):
+        target[: len(row)] = row
     return padded

@@ -9,7 +9,7 @@ import os
 import pathlib
 import sys
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple, TextIO
+from typing import NamedTuple, TextIO
 
 import numpy as np
 
@@ -18,18 +18,18 @@ from jaxrec.data import schema
 from jaxrec.data.datasets import files
 from jaxrec.data.ingest import to_numpy
 from jaxrec.errors import DataError
-from jaxrec.types import UserId
+from jaxrec.types import ItemId, UserId
 
 STDIN = "-"
 TABLES = (*files.PARQUET, *files.CSV)
-LINES = (".jsonl", ".ndjson")
+JSON_LINES = (".jsonl", ".ndjson")
 
 
-class Line(NamedTuple):
+class TopList(NamedTuple):
     """A user's recommendations, best first; missing items are left out."""
 
     user: UserId
-    items: list[Any]
+    items: list[ItemId]
     scores: list[float]
 
 
@@ -39,15 +39,15 @@ def read_events(pattern: str, config: DataConfig) -> tuple[np.ndarray, np.ndarra
     Raises DataError naming the file and the column.
     """
     names = (config.user_column, config.item_column, config.time_column)
-    form = files.Format(times=[config.time_column], zone=config.time_zone)
+    table_format = files.Format(times=[config.time_column], zone=config.time_zone)
     parts = []
-    for frame, file, row in files.frames(files.find(pattern, "--events"), names, form):
+    for frame, file, row in files.frames(files.find(pattern, "--events"), names, table_format):
         user, item, moment = (to_numpy(frame[name]) for name in names)
         # the unit is that of the training table; other data sets are in seconds
         unit = config.time_unit if config.dataset == "table" else "s"
         seconds, rest = schema.seconds(moment, names[2], str(file), unit, row)
-        beyond = np.zeros(len(seconds), np.int64) if rest is None else rest.astype(np.int64)
-        times = (seconds * 10**9 + beyond).astype("datetime64[ns]")
+        nanoseconds = np.zeros(len(seconds), np.int64) if rest is None else rest.astype(np.int64)
+        times = (seconds * 10**9 + nanoseconds).astype("datetime64[ns]")
         parts.append(
             (
                 schema.check_ids(user, names[0], str(file), row),
@@ -73,12 +73,11 @@ def read_users(source: str, config: DataConfig, text: bool) -> list[UserId]:
 def read_ids(source: str, flag: str, column: str, text: bool) -> list[UserId]:
     """`read_users` for ids of any kind: those of a table's `column`, or one per line."""
     if source != STDIN and source.lower().endswith(TABLES):
-        found = files.frames(files.find(source, flag), (column,))
         columns = [
             schema.check_ids(to_numpy(frame[column]), column, str(file), row)
-            for frame, file, row in found
+            for frame, file, row in files.frames(files.find(source, flag), (column,))
         ]
-        ids = [raw for part in columns for raw in part.tolist()]
+        ids = [raw for values in columns for raw in values.tolist()]
         return [str(raw) for raw in ids] if text else ids
     if source == STDIN:
         return list(_ids(sys.stdin, "standard input", text))
@@ -108,20 +107,20 @@ def _ids(stream: TextIO, source: str, text: bool) -> Iterator[UserId]:
         ) from error
 
 
-def write_lines(lines: Iterable[Line], target: str) -> int:
+def write_lists(lists: Iterable[TopList], target: str) -> int:
     """Recommendations as JSON lines (standard output for -) or as parquet; returns how many.
 
     A file is there as a whole or, after an error, not at all. Raises DataError for another kind
     of file, and where it cannot be written (disk full).
     """
     if target == STDIN:
-        return _write_json(lines, sys.stdout)
+        return _write_json(lists, sys.stdout)
     path = pathlib.Path(target)
     check_target(target)
     draft = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        count = _write(lines, draft, target.lower().endswith(LINES))
+        count = _write(lists, draft, target.lower().endswith(JSON_LINES))
         os.replace(draft, path)
     except OSError as error:
         raise DataError(f"--output={target}: cannot be written: {error}") from error
@@ -131,33 +130,33 @@ def write_lines(lines: Iterable[Line], target: str) -> int:
     return count
 
 
-def _write(lines: Iterable[Line], path: pathlib.Path, as_json: bool) -> int:
+def _write(lists: Iterable[TopList], path: pathlib.Path, as_json: bool) -> int:
     """Raises OSError."""
     if as_json:
         with path.open("w", encoding="utf-8") as stream:
-            return _write_json(lines, stream)
+            return _write_json(lists, stream)
     import polars as pl
 
-    kept = list(lines)
-    frame = pl.DataFrame({name: [getattr(line, name) for line in kept] for name in Line._fields})
+    rows = list(lists)
+    frame = pl.DataFrame({name: [getattr(row, name) for row in rows] for name in TopList._fields})
     try:
         frame.write_parquet(path)
     except pl.exceptions.PolarsError as error:
         raise OSError(str(error)) from error
-    return len(kept)
+    return len(rows)
 
 
 def check_target(target: str) -> None:
-    """Raises DataError when `write_lines` could not write there."""
-    if target != STDIN and not target.lower().endswith((*LINES, *files.PARQUET)):
-        known = ", ".join((*LINES, *files.PARQUET))
+    """Raises DataError when `write_lists` could not write there."""
+    if target != STDIN and not target.lower().endswith((*JSON_LINES, *files.PARQUET)):
+        known = ", ".join((*JSON_LINES, *files.PARQUET))
         raise DataError(f"--output={target}: known endings are {known}; - is standard output")
 
 
-def _write_json(lines: Iterable[Line], stream: TextIO) -> int:
+def _write_json(lists: Iterable[TopList], stream: TextIO) -> int:
     count = 0
-    for line in lines:
-        stream.write(json.dumps(line._asdict(), ensure_ascii=False) + "\n")
+    for top_list in lists:
+        stream.write(json.dumps(top_list._asdict(), ensure_ascii=False) + "\n")
         count += 1
     stream.flush()
     return count

@@ -17,7 +17,7 @@ import json
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -25,13 +25,13 @@ import numpy as np
 
 from jaxrec.model import states
 from jaxrec.runtime import leaves, workdir
-from jaxrec.serving.places import writing
 from jaxrec.serving.service import Recommender
-from jaxrec.types import KV, TokenOutputs, UserState
+from jaxrec.serving.write_errors import as_store_errors
+from jaxrec.types import KV, Array, Json, Params, TokenOutputs, Tree, UserState
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 SIGNATURE = "signature.json"
-Arrays = dict[str, Any]
+Arrays: TypeAlias = dict[str, Array]  # a flat state, or parameters by name
 
 
 def flat_state(state: UserState) -> Arrays:
@@ -40,33 +40,34 @@ def flat_state(state: UserState) -> Arrays:
     return tokens | {name: value for name, value in state._asdict().items() if name != "tokens"}
 
 
-def nested_state(arrays: Mapping[str, Any]) -> UserState:
+def nested_state(arrays: Mapping[str, Array]) -> UserState:
     """The inverse of `flat_state`."""
     kind = KV if "tokens.k" in arrays else TokenOutputs
     tokens = kind(*(arrays[f"tokens.{name}"] for name in kind._fields))
     return UserState(tokens, *(arrays[name] for name in UserState._fields[1:]))
 
 
-def functions(rec: Recommender, k: int) -> dict[str, Callable[..., Any]]:
-    """The exported functions over flat dicts."""
+def functions(rec: Recommender, k: int) -> dict[str, Callable[..., Tree]]:
+    """The exported functions over flat dicts; k: length of the lists of `recommend`."""
     model = rec.model
     like = jax.eval_shape(model.init, jax.random.key(0))
     names, tree = list(leaves.flatten(like)), jax.tree.structure(like)
 
-    def unpack(params: Arrays) -> Any:
-        return jax.tree.unflatten(tree, [params[name] for name in names])
+    def unpack(params: Arrays) -> Params:
+        nested: Params = jax.tree.unflatten(tree, [params[name] for name in names])
+        return nested
 
-    def compress(params: Arrays, items: Any, times: Any, counts: Any) -> Arrays:
+    def compress(params: Arrays, items: Array, times: Array, counts: Array) -> Arrays:
         return flat_state(states.compress(model, unpack(params), items, times, counts))
 
-    def extend(params: Arrays, state: Arrays, items: Any, times: Any, counts: Any) -> Arrays:
+    def extend(params: Arrays, state: Arrays, items: Array, times: Array, counts: Array) -> Arrays:
         nested = nested_state(state)
         return flat_state(states.extend(model, unpack(params), nested, items, times, counts))
 
-    def score(params: Arrays, state: Arrays, now: Any) -> jax.Array:
+    def score(params: Arrays, state: Arrays, now: Array) -> jax.Array:
         return states.score(model, unpack(params), nested_state(state), now)
 
-    def recommend(params: Arrays, state: Arrays, now: Any) -> tuple[jax.Array, jax.Array]:
+    def recommend(params: Arrays, state: Arrays, now: Array) -> tuple[jax.Array, jax.Array]:
         whole = jnp.iinfo(jnp.int32).max  # one block: how many queries there are is not known yet
         return states.recommend(model, unpack(params), nested_state(state), now, k, block=whole)
 
@@ -90,44 +91,29 @@ def save(
     if events < 1 or k < 1:
         raise ValueError(f"events={events}, k={k}: positive numbers are needed")
     target = pathlib.Path(folder)
-    with writing(target):
+    with as_store_errors(target):
         target.mkdir(parents=True, exist_ok=True)
     k = min(k, rec.catalog.num_items)
-    # The largest batch is a bound that the compiler may rely on.
-    (batch,) = jax.export.symbolic_shape("b", constraints=[f"b <= {2**20}"])
-    params = {n: _shape(x.shape, x.dtype) for n, x in leaves.flatten(rec.params).items()}
-    state = {
-        name: _shape([batch if size == -1 else size for size in shape], dtype)
-        for name, (shape, dtype) in _state_shapes(rec).items()
-    }
-    lines, counts = _shape((batch, events), jnp.int32), _shape((batch,), jnp.int32)
-    arguments = {
-        "compress": (params, lines, lines, counts),
-        "extend": (params, state, lines, lines, counts),
-        "score": (params, state, counts),
-        "recommend": (params, state, counts),
-    }
-    signature: dict[str, Any] = {
-        "platforms": list(platforms),
-        "events": events,
-        "k": k,
-        "functions": {},
-    }
+    arguments, shapes = _arguments(rec, events)
+    described: dict[str, Json] = {}
     for name, function in functions(rec, k).items():
         exported = jax.export.export(jax.jit(function), platforms=platforms)(*arguments[name])
         content = exported.serialize()
-        with writing(target / f"{name}.bin"):
+        with as_store_errors(target / f"{name}.bin"):
             (target / f"{name}.bin").write_bytes(content)
-        signature["functions"][name] = {
+        described[name] = {
             "inputs": [str(aval) for aval in exported.in_avals],
             "outputs": [str(aval) for aval in exported.out_avals],
         }
-    signature["params"] = {n: [list(x.shape), str(x.dtype)] for n, x in params.items()}
-    signature["state"] = {
-        n: [shape, str(dtype)] for n, (shape, dtype) in _state_shapes(rec).items()
+    signature: Json = {
+        "platforms": list(platforms),
+        "events": events,
+        "k": k,
+        "functions": described,
+        **shapes,
     }
     values = {name: np.asarray(x) for name, x in leaves.flatten(rec.params).items()}
-    with writing(target):
+    with as_store_errors(target):
         with (target / "params.npz").open("wb") as stream:
             np.savez(stream, **values)  # type: ignore[arg-type]
         rec.catalog.save(target)
@@ -135,20 +121,44 @@ def save(
     return target
 
 
-def _state_shapes(rec: Recommender) -> dict[str, tuple[list[int], Any]]:
+def _arguments(rec: Recommender, events: int) -> tuple[dict[str, tuple[Tree, ...]], Json]:
+    """Abstract arguments of every function, and the shapes of parameters and state as JSON."""
+    # The largest batch is a bound that the compiler may rely on.
+    (batch,) = jax.export.symbolic_shape("b", constraints=[f"b <= {2**20}"])
+    params = {n: _shape(x.shape, x.dtype) for n, x in leaves.flatten(rec.params).items()}
+    state_shapes = _state_shapes(rec)
+    state = {
+        name: _shape([batch if size == -1 else size for size in shape], dtype)
+        for name, (shape, dtype) in state_shapes.items()
+    }
+    sequences, counts = _shape((batch, events), jnp.int32), _shape((batch,), jnp.int32)
+    arguments = {
+        "compress": (params, sequences, sequences, counts),
+        "extend": (params, state, sequences, sequences, counts),
+        "score": (params, state, counts),
+        "recommend": (params, state, counts),
+    }
+    shapes: Json = {
+        "params": {n: [list(x.shape), str(x.dtype)] for n, x in params.items()},
+        "state": {n: [shape, str(dtype)] for n, (shape, dtype) in state_shapes.items()},
+    }
+    return arguments, shapes
+
+
+def _state_shapes(rec: Recommender) -> dict[str, tuple[list[int], np.dtype]]:
     """Name -> (shape, dtype) of a flat state; -1 is the batch."""
-    one, two = (
+    of_one, of_two = (
         flat_state(jax.eval_shape(lambda batch=batch: states.empty(rec.model, batch)))
         for batch in (1, 2)
     )
     return {
         name: (
-            [a if a == b else -1 for a, b in zip(one[name].shape, two[name].shape, strict=True)],
-            one[name].dtype,
+            [a if a == b else -1 for a, b in zip(leaf.shape, of_two[name].shape, strict=True)],
+            leaf.dtype,
         )
-        for name in one
+        for name, leaf in of_one.items()
     }
 
 
-def _shape(shape: Sequence[Any], dtype: Any) -> jax.ShapeDtypeStruct:
+def _shape(shape: Sequence[object], dtype: jnp.dtype | type[jnp.int32]) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(tuple(shape), dtype)

@@ -4,9 +4,11 @@
     <folder>/<step>/model/          the run's config, catalog and parameters: `Recommender.load`
     <folder>/<step>/states/00000/   Orbax checkpoint of one part: at most some 4,096 users
 
+`save` writes one, `Snapshot` reads it, `jaxrec.serving.restore` makes a store of it.
+
 A part holds `rows` uint8 [U, row_bytes] in chunks of a few users, `crc` uint32 [U] of key and
-row, and the users' keys. Orbax keeps no checksum of what it stores: rows are checked when they
-are read. Memory is bounded by a part, for saving, restoring and reading single users alike.
+row, and the users' keys. Orbax keeps no checksum of what it stores, so rows are checked when
+they are read. Memory is bounded by a part, for saving, restoring and reading single users alike.
 """
 
 import bisect
@@ -16,9 +18,10 @@ import logging
 import pathlib
 import shutil
 import zlib
-from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
+import jax
 import numpy as np
 import tensorstore as ts
 from orbax.checkpoint import v1 as ocp
@@ -26,21 +29,19 @@ from orbax.checkpoint import v1 as ocp
 from jaxrec import config as config_lib
 from jaxrec.errors import StoreError
 from jaxrec.runtime import checkpoint, workdir
-from jaxrec.serving.places import writing
-from jaxrec.serving.service import Recommender, Track
-from jaxrec.state_store.keys import decode_key, encode_ids, id_list, shard_numbers
+from jaxrec.serving.service import Recommender
+from jaxrec.serving.tracking import Progress, no_progress
+from jaxrec.serving.write_errors import as_store_errors
+from jaxrec.state_store.keys import UserIds, decode_key, encode_ids, id_list, shard_numbers
 from jaxrec.state_store.metadata import (
-    STORE_FILE,
     Metadata,
-    check_num_shards,
-    display,
     open_root,
     parse_metadata,
     read_json,
     write_json,
 )
-from jaxrec.state_store.rows import Columns
-from jaxrec.state_store.store import COPY_FILE, Url, UserStateStore
+from jaxrec.state_store.row_format import Columns
+from jaxrec.state_store.store import UserStateStore
 from jaxrec.types import UserId
 
 FOLDER = "snapshots"  # in a run's folder
@@ -70,40 +71,40 @@ def save(
     store: UserStateStore,
     folder: pathlib.Path,
     step: int | None = None,
-    track: Track = lambda values, total: values,
+    progress: Progress = no_progress,
 ) -> int:
-    """Writes model and states as snapshot `step` (default: one after the newest).
+    """Writes model and states as snapshot `step` (default: one after the newest); returns it.
 
-    Every row is whole; users written meanwhile are there as they were before or after. A
-    snapshot that was interrupted is not one, and is overwritten. Raises StoreError when the
-    step exists, a row is damaged, or something cannot be written (disk full): it says where.
+    progress: over parts. Every row is whole; users written meanwhile are there as they were
+    before or after. A snapshot that was interrupted is not one, and is overwritten. Raises
+    StoreError when the step exists, a row is damaged, or something cannot be written (disk
+    full): it says where.
     """
     number = max(steps(folder), default=0) + 1 if step is None else step
     target = folder / str(number)
     if (target / RECORD).exists():
         raise StoreError(f"{target}: there already is a snapshot; choose another step")
     shutil.rmtree(target, ignore_errors=True)
-    with writing(target):
+    with as_store_errors(target):
         _save_model(rec, target / "model")
     parts: list[Part] = []
     total = sum(shard.users for shard in store.stat())
-    pieces = (
+    batches = (
         (shard, ids, columns)
         for shard in range(store.num_shards)
         for ids, columns in store.iterate(PART_USERS, shards=[shard])
     )
-    for shard, ids, columns in track(pieces, -(-total // PART_USERS)):
-        name = f"{len(parts):05d}"
-        place = target / "states" / name
-        with writing(place):
-            parts.append(_save_part(store, place, name, shard, ids, columns))
+    for shard, ids, columns in progress(batches, -(-total // PART_USERS)):
+        folder_of_part = target / "states" / f"{len(parts):05d}"
+        with as_store_errors(folder_of_part):
+            parts.append(_save_part(store, folder_of_part, shard, ids, columns))
     content = {
         "step": number,
         "users": sum(part.users for part in parts),
         "store": store.metadata.to_json(),
         "parts": [part._asdict() for part in parts],
     }
-    with writing(target):
+    with as_store_errors(target):
         target.mkdir(parents=True, exist_ok=True)
         write_json(open_root(target), RECORD, content)
     return number
@@ -121,11 +122,11 @@ def _save_model(rec: Recommender, folder: pathlib.Path) -> None:
 def _save_part(
     store: UserStateStore,
     folder: pathlib.Path,
-    name: str,
     shard: int,
     ids: list[UserId],
     columns: Columns,
 ) -> Part:
+    """Writes the rows of users of one shard, by key; the folder's name is the part's."""
     keys, _ = encode_ids(ids)
     order = sorted(range(len(keys)), key=keys.__getitem__)
     keys = [keys[i] for i in order]
@@ -144,7 +145,14 @@ def _save_part(
     )
     with context, _without_warnings():
         ocp.save_checkpointables(folder.absolute(), {"states": arrays})
-    return Part(name, shard, len(ids), keys[0].hex(), keys[-1].hex(), zlib.crc32(blob.tobytes()))
+    return Part(
+        name=folder.name,
+        shard=shard,
+        users=len(ids),
+        low=keys[0].hex(),
+        high=keys[-1].hex(),
+        keys_crc=zlib.crc32(blob.tobytes()),
+    )
 
 
 @contextlib.contextmanager
@@ -174,11 +182,11 @@ class Snapshot:
         if step is None and (folder / RECORD).exists():
             self.folder = folder
         else:
-            known = steps(folder)
-            if not known or (step is not None and step not in known):
-                what = "snapshot" if step is None else f"snapshot {step}"
-                raise StoreError(f"{folder}: no {what} there; there are {known or 'none'}")
-            self.folder = folder / str(known[-1] if step is None else step)
+            complete = steps(folder)
+            if not complete or (step is not None and step not in complete):
+                missing = "snapshot" if step is None else f"snapshot {step}"
+                raise StoreError(f"{folder}: no {missing} there; there are {complete or 'none'}")
+            self.folder = folder / str(complete[-1] if step is None else step)
         content, _ = read_json(open_root(self.folder), RECORD)
         if content is None:
             raise StoreError(f"{self.folder / RECORD}: missing")
@@ -187,64 +195,72 @@ class Snapshot:
         self.metadata: Metadata = parse_metadata(content["store"], str(self.folder / RECORD))
         self.parts = [Part(**part) for part in content["parts"]]
 
-    def load(self, **options: Any) -> Recommender:
-        """The model of the snapshot; options as of `Recommender.load`."""
-        return Recommender.load(self.folder / "model", **options)
+    def load(self, *, devices: Sequence[jax.Device] | None = None) -> Recommender:
+        """The model of the snapshot; devices as in `Recommender.load`."""
+        return Recommender.load(self.folder / "model", devices=devices)
 
-    def read(self, user_ids: Iterable[Any]) -> tuple[Columns, np.ndarray]:
-        """(columns [B, ...], found bool [B]) of single users; rows of unknown users are zero.
+    def read(self, user_ids: UserIds) -> tuple[Columns, np.ndarray]:
+        """(columns [B, ...], known bool [B]) of single users; rows of unknown users are zero.
 
         Reads the keys of the parts that can hold them, and the chunks of their rows.
         """
         ids = id_list(user_ids)
         keys, hashes = encode_ids(ids)
         shards = shard_numbers(hashes, self.metadata.num_shards)
-        found = np.zeros(len(ids), bool)
+        known = np.zeros(len(ids), bool)
         rows = np.zeros((len(ids), self.metadata.spec.row_bytes), np.uint8)
         for part in self.parts:
             low, high = bytes.fromhex(part.low), bytes.fromhex(part.high)
-            asked = [i for i, k in enumerate(keys) if shards[i] == part.shard and low <= k <= high]
-            if not asked:
+            in_range = [
+                i for i, key in enumerate(keys) if shards[i] == part.shard and low <= key <= high
+            ]
+            if not in_range:
                 continue
-            known = self._keys(part)
-            places = {i: bisect.bisect_left(known, keys[i]) for i in asked}
-            here = [i for i in asked if known[places[i]] == keys[i]]
-            if here:
-                at = [places[i] for i in here]
-                rows[here] = self._checked(part, [keys[i] for i in here], np.asarray(at))
-                found[here] = True
-        return self.metadata.spec.unpack(rows), found
+            part_keys = self._keys(part)
+            places = {i: bisect.bisect_left(part_keys, keys[i]) for i in in_range}
+            matches = [i for i in in_range if part_keys[places[i]] == keys[i]]
+            if matches:
+                at = np.asarray([places[i] for i in matches])
+                rows[matches] = self._checked_rows(part, [keys[i] for i in matches], at)
+                known[matches] = True
+        return self.metadata.spec.unpack(rows), known
 
     def iterate(self, first: int = 0) -> Iterator[tuple[list[UserId], Columns]]:
         """All users, a part at a time, from part number `first` on."""
         for part in self.parts[first:]:
             keys = self._keys(part)
-            rows = self._checked(part, keys, None)
+            rows = self._checked_rows(part, keys, None)
             yield [decode_key(key) for key in keys], self.metadata.spec.unpack(rows)
 
     def _keys(self, part: Part) -> list[bytes]:
+        """Keys of a part's users, ascending. Raises StoreError when they are damaged."""
         blob = self._array(part, "keys", None).tobytes()
         if zlib.crc32(blob) != part.keys_crc:
             raise StoreError(f"{self._where(part)}: the keys are not those that were saved")
         ends = self._array(part, "ends", None).tolist()
         return [blob[a:b] for a, b in itertools.pairwise([0, *ends])]
 
-    def _checked(self, part: Part, keys: list[bytes], at: np.ndarray | None) -> np.ndarray:
+    def _checked_rows(self, part: Part, keys: list[bytes], at: np.ndarray | None) -> np.ndarray:
+        """Rows uint8 [U, row_bytes] of keys, at these places of a part (None: all).
+
+        Raises StoreError naming the users whose rows are damaged.
+        """
         rows, crc = self._array(part, "rows", at), self._array(part, "crc", at)
-        bad = [
+        damaged = [
             decode_key(key)
-            for key, row, wanted in zip(keys, rows, crc.tolist(), strict=True)
-            if _crc(key, row) != wanted
+            for key, row, saved in zip(keys, rows, crc.tolist(), strict=True)
+            if _crc(key, row) != saved
         ]
-        if bad:
+        if damaged:
             raise StoreError(
-                f"{self._where(part)}: damaged: the rows of {len(bad)} users are not those that "
-                f"were saved, first {bad[0]!r}; use another snapshot",
-                bad,
+                f"{self._where(part)}: damaged: the rows of {len(damaged)} users are not those "
+                f"that were saved, first {damaged[0]!r}; use another snapshot",
+                damaged,
             )
         return rows
 
     def _array(self, part: Part, name: str, at: np.ndarray | None) -> np.ndarray:
+        """One array of a part, or its rows `at` these places, without loading the rest."""
         spec = {
             "driver": "zarr3",
             "kvstore": {
@@ -257,67 +273,8 @@ class Snapshot:
             array = ts.open(spec, open=True, read=True).result()
             return np.asarray((array if at is None else array[at]).read().result())
         except ValueError as error:
-            line = str(error).splitlines()[0][:300]
-            raise StoreError(f"{self._where(part)}: {name} cannot be read: {line}") from error
+            reason = str(error).splitlines()[0][:300]
+            raise StoreError(f"{self._where(part)}: {name} cannot be read: {reason}") from error
 
     def _where(self, part: Part) -> pathlib.Path:
         return self.folder.absolute() / "states" / part.name
-
-
-def restore(
-    snapshot: Snapshot,
-    url: Url,
-    num_shards: int,
-    track: Track = lambda values, total: values,
-) -> int:
-    """Writes the states of a snapshot into a new store of `num_shards`; returns how many users.
-
-    The same call goes on where a killed one stopped; until it is done the store cannot be
-    opened for reading. Raises StoreError when another store is there.
-    """
-    metadata = snapshot.metadata
-    check_num_shards(num_shards)
-    source = f"{snapshot.folder.name}-{metadata.identity}-{snapshot.users}"
-    root = open_root(url)
-    marker = read_json(root, COPY_FILE)[0]
-    if marker is not None and marker.get("source") != source:
-        raise StoreError(
-            f"{display(root, COPY_FILE)}: an unfinished copy of {marker.get('source')}, not of "
-            f"{source}; finish that one, or choose another place"
-        )
-    done = 0 if marker is None else int(marker["parts"])
-    users = sum(part.users for part in snapshot.parts[:done])
-
-    def announce(parts: int) -> None:
-        write_json(root, COPY_FILE, {"source": source, "parts": parts, "users": users})
-
-    if read_json(root, STORE_FILE)[0] is None:
-        announce(0)  # half of it cannot be taken for a whole store
-        store = UserStateStore.create(url, metadata.spec, metadata.binding, num_shards)
-    else:
-        store = _unfinished(metadata, url, num_shards, marker)
-    with store:
-        pieces = enumerate(snapshot.iterate(done), done)
-        for index, (ids, columns) in track(pieces, len(snapshot.parts) - done):
-            announce(index)
-            store.write(ids, columns)
-            users += len(ids)
-        root.write(COPY_FILE, None).result()
-    return users
-
-
-def _unfinished(
-    metadata: Metadata, url: Url, num_shards: int, marker: dict[str, Any] | None
-) -> UserStateStore:
-    """The target of a restore that was killed; raises StoreError when it is another store."""
-    if marker is None:
-        there = sum(shard.users for shard in UserStateStore.open(url, None).stat())
-        raise StoreError(f"{url}: there already is a store of {there} users; choose another place")
-    store = UserStateStore.open(url, metadata.binding, spec=metadata.spec, mode="w")
-    if store.num_shards != num_shards:
-        store.close()
-        raise StoreError(
-            f"{url}: the unfinished restore there has {store.num_shards} shards, not "
-            f"{num_shards}; finish it with that number, or choose another place"
-        )
-    return store

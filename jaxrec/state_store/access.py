@@ -6,21 +6,21 @@ Knows keys and values; `store.py` turns them into users and rows.
 import random
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import tensorstore as ts
 
 from jaxrec.errors import StoreError
 from jaxrec.state_store import database as db
-from jaxrec.state_store.marks import Mark, status_bytes
-from jaxrec.state_store.shard import READ_ATTEMPTS, STATE_KEY, Generation, Shard
+from jaxrec.state_store.idempotency import IdempotencyKey
+from jaxrec.state_store.shard import READ_ATTEMPTS, STATUS_KEY, Generation, Shard
 
 # How long a write waits for a compaction or competing writers on an object store.
 WRITE_TIMEOUT = 60.0
 
 # (positions in the batch, their old values) -> new values, None deletes
-Decide = Callable[[list[int], list[bytes | None]], Sequence[bytes | None]]
-Futures = list["ts.Future[ts.KvStore.ReadResult]"]
+Decide: TypeAlias = Callable[[list[int], list[bytes | None]], Sequence[bytes | None]]
+ReadFuture: TypeAlias = "ts.Future[ts.KvStore.ReadResult]"
 
 
 class Job(NamedTuple):
@@ -55,22 +55,26 @@ def read(jobs: Iterable[Job], batch: int) -> list[bytes | None]:
         ]
         failures = [_gather(job, r, values) for job, r in zip(pending, reads, strict=True)]
         # Read behind the rows: a generation that is there and not sealed now was current then.
-        states = [generation.database.read(STATE_KEY) for generation in used]
+        statuses = [generation.database.read(STATUS_KEY) for generation in used]
         pending = [
             job
-            for job, generation, state, failed in zip(pending, used, states, failures, strict=True)
-            if not _was_current(job, generation, state, failed)
+            for job, generation, status, failed in zip(
+                pending, used, statuses, failures, strict=True
+            )
+            if not _was_current(job, generation, status, failed)
         ]
         if not pending:
             return values
     raise AccessError(
         f"{pending[0].shard.where}: the current generation changed {READ_ATTEMPTS} times while "
         "it was read; is something compacting in a loop?",
-        [position for job in pending for position in job.positions],
+        _positions(pending),
     )
 
 
-def _gather(job: Job, reads: Futures, values: list[bytes | None]) -> list[tuple[int, ValueError]]:
+def _gather(
+    job: Job, reads: list[ReadFuture], values: list[bytes | None]
+) -> list[tuple[int, ValueError]]:
     """Puts what was read into `values`; returns (position, error) of what failed."""
     failed = []
     for position, future in zip(job.positions, reads, strict=True):
@@ -86,17 +90,17 @@ def _gather(job: Job, reads: Futures, values: list[bytes | None]) -> list[tuple[
 def _was_current(
     job: Job,
     used: Generation,
-    future: "ts.Future[ts.KvStore.ReadResult]",
+    future: ReadFuture,
     failed: list[tuple[int, ValueError]],
 ) -> bool:
     """False when the pointer has moved; raises AccessError when it has not and reads failed."""
     shard = job.shard
     try:
-        state = future.result()
-        content = None if state.state == "missing" else shard.parse_status(state)
+        result = future.result()
+        status = None if result.state == "missing" else shard.parse_status(result)
     except ValueError as error:
-        failed, content = [*failed, (job.positions[0], error)], None
-    if content is not None and content["sealed"] is None and not failed:
+        failed, status = [*failed, (job.positions[0], error)], None
+    if status is not None and status.seal is None and not failed:
         return True
     if shard.refresh(used):
         return False
@@ -104,108 +108,153 @@ def _was_current(
         (first, cause), positions = failed[0], sorted({position for position, _ in failed})
         key = job.keys[job.positions.index(first)]
         raise AccessError(shard.describe(used, key, cause), positions) from cause
-    if content is None:
-        shard.parse_status(state)  # raises: the database is lost
+    if status is None:
+        shard.parse_status(result)  # raises: the database is lost
     return True
 
 
 def transact(
-    jobs: Iterable[Job], decide: Decide, read_first: bool, mark: Mark | None = None
+    jobs: Iterable[Job],
+    decide: Decide,
+    *,
+    read_first: bool,
+    idempotency_key: IdempotencyKey | None = None,
 ) -> None:
     """Replaces the values of all keys; atomic per shard, durable on return.
 
-    mark: shards that have this update already are left as they are, `decide` is not asked about
-    them; the others get it together with the values.
-
     `decide` gets the positions of the shards that are tried and their old values (None where
-    missing, or all None without `read_first`); after a conflict it is asked again about the
-    positions that were not written. Raises AccessError with the positions that were not
-    written when a shard fails; the others are durable.
+    missing, or all None without `read_first`). After a conflict it is asked again about the
+    positions that were not written.
+
+    idempotency_key: shards that have applied this update are left as they are, without asking
+    `decide`; the others record the key together with the values. Raises AccessError with the
+    positions that were not written when a shard fails; the others are durable.
     """
     pending = list(jobs)
     deadline = time.monotonic() + WRITE_TIMEOUT
-    reason = ""
     while pending:
         try:
-            open_jobs, again, reason = _begin(pending, decide, read_first, mark)
-        except StoreError as error:  # nothing of this round was written
-            unwritten = [position for job in pending for position in job.positions]
-            raise AccessError(str(error), unwritten) from error
+            attempt = _begin(pending, decide, read_first, idempotency_key)
+        except StoreError as error:  # nothing of this attempt was written
+            raise AccessError(str(error), _positions(pending)) from error
+        retry, reason = attempt.retry, attempt.reason
         failed: list[tuple[Job, Exception]] = []
-        for job, commit in open_jobs:
+        for job, commit in attempt.commits:
             try:
                 commit.result()
             except ValueError as error:
                 if db.is_conflict(error):
-                    again.append(job)
+                    retry.append(job)
                     reason = "other writers kept changing the same users"
                 else:
                     failed.append((job, error))
         if failed:
-            lost = [position for job, _ in failed for position in job.positions]
-            lost += [position for job in again for position in job.positions]
             job, cause = failed[0]
-            raise AccessError(f"{job.shard.where}: not written: {cause}", lost) from cause
-        if again and time.monotonic() > deadline:
+            unwritten = _positions([job for job, _ in failed] + retry)
+            raise AccessError(f"{job.shard.where}: not written: {cause}", unwritten) from cause
+        if retry and time.monotonic() > deadline:
             raise AccessError(
-                f"{again[0].shard.where}: not written within {WRITE_TIMEOUT:.0f} s: {reason}",
-                [position for job in again for position in job.positions],
+                f"{retry[0].shard.where}: not written within {WRITE_TIMEOUT:.0f} s: {reason}",
+                _positions(retry),
             )
-        if again:
+        if retry:
             time.sleep(random.uniform(0.001, 0.02))
-        pending = again
+        pending = retry
+
+
+def _positions(jobs: Iterable[Job]) -> list[int]:
+    return [position for job in jobs for position in job.positions]
+
+
+class _Attempt(NamedTuple):
+    """One try of a write: commits that have started, jobs to try again and why."""
+
+    commits: list[tuple[Job, "ts.Future[None]"]]
+    retry: list[Job]
+    reason: str
+
+
+class _Started(NamedTuple):
+    """A job whose transaction is open and whose reads are under way."""
+
+    job: Job
+    used: Generation
+    transaction: ts.Transaction
+    view: ts.KvStore
+    status: ReadFuture
+    old_values: list[ReadFuture]
+
+
+def _start(job: Job, read_first: bool) -> _Started:
+    used = job.shard.current
+    transaction = db.transaction()
+    view = used.database.with_transaction(transaction)
+    status = view.read(STATUS_KEY)
+    old_values = [view.read(key) for key in job.keys] if read_first else []
+    return _Started(job, used, transaction, view, status, old_values)
 
 
 def _begin(
-    jobs: list[Job], decide: Decide, read_first: bool, mark: Mark | None
-) -> tuple[list[tuple[Job, "ts.Future[None]"]], list[Job], str]:
-    """(shards whose commit has started, shards to try again, why)."""
-    started = []
-    for job in jobs:
-        used = job.shard.current
-        transaction = db.transaction()
-        view = used.database.with_transaction(transaction)
-        reads = [view.read(STATE_KEY)] + ([view.read(key) for key in job.keys] * read_first)
-        started.append((job, used, transaction, view, reads))
-    ready, again, reason = [], [], ""
+    jobs: list[Job],
+    decide: Decide,
+    read_first: bool,
+    idempotency_key: IdempotencyKey | None,
+) -> _Attempt:
+    """Reads every shard, asks `decide` and starts to commit."""
+    started = [_start(job, read_first) for job in jobs]
+    ready: list[tuple[_Started, list[bytes | None]]] = []
+    retry: list[Job] = []
+    reason = ""
     try:
-        for job, used, transaction, view, reads in started:
-            old = []
-            try:
-                state = reads[0].result()
-                for future in reads[1:]:
-                    old.append(future.result())
-            except ValueError as error:
-                if job.shard.refresh(used):
-                    again.append(job)
+        for entry in started:
+            job, shard = entry.job, entry.job.shard
+            results = _results(entry)
+            if results is None:
+                retry.append(job)
+                continue
+            status = shard.parse_status(results[0])
+            if status.seal is not None and not shard.locked:
+                shard.refresh(entry.used)
+                retry.append(job)
+                reason = (
+                    f"a compaction by {status.seal.owner} is not finished; run compact() to end it"
+                )
+                continue
+            if idempotency_key is not None:
+                if idempotency_key.already_applied(status):
+                    entry.transaction.abort()
                     continue
-                key = job.keys[min(len(old), len(job.keys) - 1)]
-                raise StoreError(job.shard.describe(used, key, error)) from error
-            if state.state == "missing" and job.shard.refresh(used):
-                again.append(job)
-                continue
-            status = job.shard.parse_status(state)
-            seal = status["sealed"]
-            if seal is not None and not job.shard.locked:
-                job.shard.refresh(used)
-                again.append(job)
-                reason = f"a compaction by {seal['owner']} is not finished; run compact() to end it"
-                continue
-            if mark is not None and mark.done(status):
-                transaction.abort()
-                continue
-            if mark is not None:
-                view.write(STATE_KEY, status_bytes(mark.applied(status)))
-            values = [r.value if r.state == "value" else None for r in old]
-            ready.append((job, transaction, view, values or [None] * len(job.keys)))
-        positions = [position for job, *_ in ready for position in job.positions]
-        old_values = [value for *_, values in ready for value in values]
-        new = iter(decide(positions, old_values) if positions else ())
-        for job, _, view, _ in ready:
-            for key in job.keys:
-                view.write(key, next(new))
+                entry.view.write(STATUS_KEY, idempotency_key.recorded(status).to_bytes())
+            values = [r.value if r.state == "value" else None for r in results[1:]]
+            ready.append((entry, values or [None] * len(job.keys)))
+        positions = _positions(entry.job for entry, _ in ready)
+        old_values = [value for _, values in ready for value in values]
+        new_values = iter(decide(positions, old_values) if positions else ())
+        for entry, _ in ready:
+            for key in entry.job.keys:
+                entry.view.write(key, next(new_values))
     except BaseException:
-        for _, _, transaction, _, _ in started:
-            transaction.abort()
+        for entry in started:
+            entry.transaction.abort()
         raise
-    return [(job, transaction.commit_async()) for job, transaction, _, _ in ready], again, reason
+    commits = [(entry.job, entry.transaction.commit_async()) for entry, _ in ready]
+    return _Attempt(commits, retry, reason)
+
+
+def _results(entry: _Started) -> list[ts.KvStore.ReadResult] | None:
+    """The status and the old values; None when another generation is current by now.
+
+    Raises StoreError naming the file that cannot be read.
+    """
+    job, results = entry.job, []
+    try:
+        for future in [entry.status, *entry.old_values]:
+            results.append(future.result())
+    except ValueError as error:
+        if job.shard.refresh(entry.used):
+            return None
+        key = job.keys[min(max(len(results) - 1, 0), len(job.keys) - 1)]
+        raise StoreError(job.shard.describe(entry.used, key, error)) from error
+    if results[0].state == "missing" and job.shard.refresh(entry.used):
+        return None
+    return results

@@ -1,18 +1,19 @@
 """Copies of a store, into any number of shards, that can be interrupted and continued.
 
-`copy.json` in the target tells what is copied and how far it got. It is written before the
+`copy.json` in the target says what is copied and how far it got. It is written before the
 target becomes a store and deleted last, so that half a copy cannot be taken for a whole one.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
+import numpy as np
 import tensorstore as ts
 
 from jaxrec.errors import StoreError
 from jaxrec.state_store.metadata import COPY_FILE, Metadata, display, read_json, write_json
 from jaxrec.state_store.reader import StoreReader
-from jaxrec.types import UserId
+from jaxrec.types import Json, UserId
 
 BATCH = 1024
 
@@ -22,10 +23,12 @@ class Target(Protocol):
 
     root: ts.KvStore
 
-    def write(self, user_ids: list[UserId], columns: Mapping[str, Any]) -> None: ...
+    def write(self, user_ids: list[UserId], columns: Mapping[str, np.ndarray]) -> None:
+        """As `StoreWriter.write`."""
+        ...
 
 
-def announce(root: ts.KvStore, source: Metadata) -> None:
+def begin(root: ts.KvStore, source: Metadata) -> None:
     """Marks a place as the target of a copy that begins; a marker of the same copy stays."""
     content, version = read_json(root, COPY_FILE)
     if content is not None:
@@ -35,7 +38,7 @@ def announce(root: ts.KvStore, source: Metadata) -> None:
         write_json(root, COPY_FILE, start, version)
 
 
-def check_source(root: ts.KvStore, source: Metadata) -> dict[str, Any]:
+def check_source(root: ts.KvStore, source: Metadata) -> Json:
     """Progress of the unfinished copy at `root`; StoreError when it is none of this store."""
     content, _ = read_json(root, COPY_FILE)
     if content is None:
@@ -79,5 +82,5 @@ def copy_users(source: StoreReader, target: Target, track: Callable[[int], None]
     return users
 
 
-def _save(root: ts.KvStore, progress: dict[str, Any]) -> None:
+def _save(root: ts.KvStore, progress: Json) -> None:
     write_json(root, COPY_FILE, progress)

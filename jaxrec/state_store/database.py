@@ -10,18 +10,22 @@ Tree nodes and the manifest carry their own CRC-32C; values do not, hence the ch
 (a concurrent change of what was read aborts the commit instead of being lost).
 """
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import tensorstore as ts
+
+from jaxrec.types import Json
+
+T = TypeVar("T")
 
 # A leaf of 8 KiB holds some 150 users: an update rewrites little, the tree stays shallow.
 # Nodes are not compressed: that costs a third of the CPU time of a write and saves 1 % of the
 # bytes of 4 KB rows; and a look into the files shows whether an id is still there.
 NODE_BYTES = 8192
-# Values up to this size lie in the leaf, under its checksum: the shard's state always does.
+# Values up to this size lie in the leaf, under its checksum: the shard's status always does.
 INLINE_BYTES = 256
-FIRST_USER_KEY = b"\x00\x00"  # keys of users are longer than the one of the shard's state
+FIRST_USER_KEY = b"\x00\x00"  # keys of users are longer than the one of the shard's status
 USERS_PER_RANGE = 4096
 PREFIXES = 1 << 16
 
@@ -40,7 +44,7 @@ def open_database(base: ts.KvStore, context: ts.Context) -> ts.KvStore:
     return ts.KvStore.open(spec, context=context).result()
 
 
-def unlocked(spec: dict[str, Any]) -> dict[str, Any]:
+def unlocked(spec: Json) -> Json:
     """The spec of a key-value store; local files are replaced without TensorStore's own locks.
 
     TensorStore (0.1.86) locks `manifest.ocdbt` by a file `manifest.ocdbt.__lock`, into which it
@@ -62,6 +66,15 @@ def is_conflict(error: Exception) -> bool:
     return str(error).startswith("ABORTED")
 
 
+def commit(database: ts.KvStore, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
+    """Writes all pairs in one transaction, without looking at what was there."""
+    writes = transaction()
+    view = database.with_transaction(writes)
+    for key, value in zip(keys, values, strict=True):
+        view.write(key, value)
+    writes.commit_sync()
+
+
 def statistics(database: ts.KvStore) -> tuple[int, int]:
     """(keys, bytes of their values) of the newest version, read from the tree's root."""
     counts = _newest(database)["root"].get("statistics", {})
@@ -69,7 +82,8 @@ def statistics(database: ts.KvStore) -> tuple[int, int]:
     return counts.get("num_keys", 0), counts.get("num_indirect_value_bytes", 0) + tree
 
 
-def _newest(database: ts.KvStore) -> Any:
+def _newest(database: ts.KvStore) -> Json:
+    """The newest version of the tree, as TensorStore describes it."""
     return ts.ocdbt.dump(_base(database)).result()["versions"][-1]
 
 
@@ -96,7 +110,7 @@ def list_range(database: ts.KvStore, index: int, parts: int) -> list[bytes]:
     return sorted(database.list(ts.KvStore.KeyRange(low, high)).result())
 
 
-def batches(items: list[Any], size: int) -> Iterator[list[Any]]:
+def batches(items: list[T], size: int) -> Iterator[list[T]]:
     """Consecutive parts of at most `size`."""
     for start in range(0, len(items), size):
         yield items[start : start + size]
@@ -117,8 +131,8 @@ def locate(database: ts.KvStore, key: bytes) -> str:
             return ""
         entry = below[-1]
         if height == 0:
-            found = prefix + entry["key"] == key
-            value = entry.get("indirect_value", location) if found else ""
+            is_key = prefix + entry["key"] == key
+            value = entry.get("indirect_value", location) if is_key else ""
             return value.partition("::")[2].rpartition(":")[0].rpartition(":")[0]
         prefix += entry["subtree_common_prefix"]
         location, height = entry["location"], height - 1

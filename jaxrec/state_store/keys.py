@@ -14,11 +14,14 @@ import hashlib
 import struct
 import zlib
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 
 from jaxrec.types import UserId
+
+# what callers may pass as ids of several users
+UserIds: TypeAlias = Iterable[UserId | np.integer] | np.ndarray
 
 HEADER = struct.Struct("<II")
 ROW_VERSION = 1
@@ -39,23 +42,26 @@ def hash_string(encoded: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(encoded, digest_size=8).digest(), "big")
 
 
-def id_list(user_ids: Any) -> list[UserId]:
+def id_list(user_ids: object) -> list[UserId]:
     """Any sequence or array of ids as Python ints and strings.
 
     Raises TypeError on other types (floats, bools, None: an id that was rounded or is missing
     must not become a user) and ValueError on ints outside int64 and strings that are not
     valid Unicode or longer than 1024 bytes.
+
+    >>> id_list(np.array([7, 8])) + id_list(["u7"])
+    [7, 8, 'u7']
     """
     if isinstance(user_ids, str | bytes) or not isinstance(user_ids, Iterable):
         raise TypeError(f"user_ids={user_ids!r}: a sequence of ids is needed, not one id")
-    if isinstance(user_ids, np.ndarray):
-        if user_ids.ndim != 1:
-            raise ValueError(f"user_ids: one axis is needed, found shape {user_ids.shape}")
-        user_ids = user_ids.tolist()
-    return [_checked(user_id) for user_id in user_ids]
+    if not isinstance(user_ids, np.ndarray):
+        return [_checked(user_id) for user_id in user_ids]
+    if user_ids.ndim != 1:
+        raise ValueError(f"user_ids: one axis is needed, found shape {user_ids.shape}")
+    return [_checked(user_id) for user_id in user_ids.tolist()]
 
 
-def _checked(user_id: Any) -> UserId:
+def _checked(user_id: object) -> UserId:
     if isinstance(user_id, np.integer):
         user_id = int(user_id)
     if isinstance(user_id, int) and not isinstance(user_id, bool):
@@ -74,7 +80,12 @@ def _checked(user_id: Any) -> UserId:
 
 
 def encode_ids(user_ids: Sequence[UserId]) -> tuple[list[bytes], np.ndarray]:
-    """Ids of `id_list` -> (keys, hashes uint64 [B])."""
+    """Ids of `id_list` -> (keys, hashes uint64 [B]).
+
+    >>> keys, hashes = encode_ids([5, "5"])
+    >>> [decode_key(key) for key in keys]
+    [5, '5']
+    """
     hashes = np.zeros(len(user_ids), np.uint64)
     keys = [b""] * len(user_ids)
     ints = [i for i, user_id in enumerate(user_ids) if isinstance(user_id, int)]

@@ -10,18 +10,24 @@ import functools
 import json
 import os
 import zlib
-from typing import Any
+from typing import TypeAlias
 
 import tensorstore as ts
 
 from jaxrec.errors import StoreError
 from jaxrec.state_store.database import unlocked
-from jaxrec.state_store.rows import RowSpec
+from jaxrec.state_store.row_format import RowSpec
+from jaxrec.types import Json
 
-FORMAT = 1
+# Of the whole layout: 2 renamed the binding's key `form` to `encoding`.
+FORMAT = 2
+REBUILD = "build it again with `python -m jaxrec.serving build-states`"
 STORE_FILE = "store.json"
 COPY_FILE = "copy.json"
 MAX_SHARDS = 4096
+
+# a local path, a TensorStore kvstore URL (gs://, s3://, file://...) or its JSON spec
+Url: TypeAlias = str | os.PathLike[str] | Json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,13 +35,13 @@ class Binding:
     """What the rows of a store depend on; a store opens only with an equal one.
 
     params: hash of the model's parameters. layout: digest of the segment layout.
-    vocabulary: digest of the item vocabulary. form: how states are encoded.
+    vocabulary: digest of the item vocabulary. encoding: how the tokens' vectors are encoded.
     """
 
     params: str
     layout: str
     vocabulary: str
-    form: str
+    encoding: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +53,8 @@ class Metadata:
     binding: Binding
     spec: RowSpec
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
+        """The content of the file."""
         return {
             "format": FORMAT,
             "identity": self.identity,
@@ -63,12 +70,21 @@ def check_num_shards(num_shards: int) -> None:
         raise ValueError(f"num_shards={num_shards}: allowed is 1 to {MAX_SHARDS}")
 
 
-def parse_metadata(content: dict[str, Any], where: str) -> Metadata:
-    """Raises StoreError when the format is another one or a key is missing."""
-    if content.get("format") != FORMAT:
+def parse_metadata(content: Json, where: str) -> Metadata:
+    """The inverse of `Metadata.to_json`; where: the file, for messages.
+
+    Raises StoreError when the format is another one or a key is missing.
+    """
+    version = content.get("format")
+    if isinstance(version, int) and version < FORMAT:
         raise StoreError(
-            f"{where}: format {content.get('format')!r} found, this version reads {FORMAT}; "
-            "rebuild the store"
+            f"{where}: format {version} found, this version reads {FORMAT}: made by an earlier "
+            f"layout of jaxrec: {REBUILD}"
+        )
+    if version != FORMAT:
+        raise StoreError(
+            f"{where}: format {version!r} found, this version reads {FORMAT}: open it with the "
+            f"jaxrec that made it, or {REBUILD}"
         )
     try:
         return Metadata(
@@ -78,24 +94,24 @@ def parse_metadata(content: dict[str, Any], where: str) -> Metadata:
             spec=RowSpec.from_json(content["row"]),
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise StoreError(f"{where}: {type(error).__name__} {error}; rebuild the store") from error
+        raise StoreError(f"{where}: {type(error).__name__} {error}; {REBUILD}") from error
 
 
-def check_binding(found: Metadata, binding: Binding, spec: RowSpec | None, where: str) -> None:
+def check_binding(stored: Metadata, binding: Binding, spec: RowSpec | None, where: str) -> None:
     """Raises StoreError with both values of everything that differs."""
     differences = [
-        f"{field.name}: store {getattr(found.binding, field.name)!r}, "
+        f"{field.name}: store {getattr(stored.binding, field.name)!r}, "
         f"given {getattr(binding, field.name)!r}"
         for field in dataclasses.fields(Binding)
-        if getattr(found.binding, field.name) != getattr(binding, field.name)
+        if getattr(stored.binding, field.name) != getattr(binding, field.name)
     ]
-    if spec is not None and spec != found.spec:
-        stored = {field.name: (field.shape, field.dtype) for field in found.spec.fields}
-        given = {field.name: (field.shape, field.dtype) for field in spec.fields}
-        names = [name for name in stored | given if stored.get(name) != given.get(name)]
+    if spec is not None and spec != stored.spec:
+        before = {field.name: (field.shape, field.dtype) for field in stored.spec.fields}
+        now = {field.name: (field.shape, field.dtype) for field in spec.fields}
+        names = [name for name in before | now if before.get(name) != now.get(name)]
         differences += [
-            f"row field {name}: store {stored.get(name)}, given {given.get(name)}" for name in names
-        ] or [f"row order: store {list(stored)}, given {list(given)}"]
+            f"row field {name}: store {before.get(name)}, given {now.get(name)}" for name in names
+        ] or [f"row order: store {list(before)}, given {list(now)}"]
     if differences:
         raise StoreError(
             f"{where}: the store belongs to another model ({'; '.join(differences)}); "
@@ -112,10 +128,8 @@ def process_context() -> ts.Context:
     return ts.Context({"memory_key_value_store": {}})
 
 
-def open_root(
-    url: str | os.PathLike | dict[str, Any], context: ts.Context | None = None
-) -> ts.KvStore:
-    """A local path, a TensorStore kvstore URL (gs://, s3://, file://...) or a JSON spec.
+def open_root(url: Url, context: ts.Context | None = None) -> ts.KvStore:
+    """The place of a store, as a directory.
 
     context: default `process_context`. Raises StoreError when it is no place.
     """
@@ -123,13 +137,12 @@ def open_root(
     if isinstance(url, str) and not url.strip():
         raise StoreError(f"{url!r} is not a place for a store: a path or a URL is needed")
     if isinstance(url, str | os.PathLike) and "://" not in os.fspath(url):
-        spec: Any = {"driver": "file", "path": os.path.abspath(os.fspath(url)) + "/"}
+        spec: str | Json = {"driver": "file", "path": os.path.abspath(os.fspath(url)) + "/"}
     else:
         spec = os.fspath(url) if isinstance(url, os.PathLike) else url
     try:
-        if isinstance(spec, str):
-            spec = ts.KvStore.Spec(spec).to_json()
-        root = ts.KvStore.open(unlocked(spec), context=context).result()
+        described: Json = ts.KvStore.Spec(spec).to_json() if isinstance(spec, str) else spec
+        root = ts.KvStore.open(unlocked(described), context=context).result()
     except (ValueError, KeyError) as error:
         raise StoreError(f"{url}: not a place for a store: {error}") from error
     return root if root.path.endswith("/") else root + "/"
@@ -149,12 +162,10 @@ def display(root: ts.KvStore, name: str = "") -> str:
 # -- small files ---------------------------------------------------------------------------
 
 
-def write_json(
-    root: ts.KvStore, name: str, content: dict[str, Any], if_equal: bytes | None = None
-) -> bool:
+def write_json(root: ts.KvStore, name: str, content: Json, if_equal: bytes | None = None) -> bool:
     """Writes a file as a whole; False when it is not the version `if_equal` any more.
 
-    `if_equal` is a generation that `read_json` returned (that of an absent file included).
+    if_equal: a version that `read_json` returned (that of an absent file included).
     """
     body = json.dumps(content, sort_keys=True)
     text = json.dumps({"crc32": zlib.crc32(body.encode()), "content": content}, indent=1)
@@ -165,8 +176,8 @@ def write_json(
     return bool(stamp.generation)
 
 
-def read_json(root: ts.KvStore, name: str) -> tuple[dict[str, Any] | None, bytes]:
-    """(content, generation), content None when there is no such file."""
+def read_json(root: ts.KvStore, name: str) -> tuple[Json | None, bytes]:
+    """(content, version); content is None when there is no such file."""
     where = display(root, name)
     try:
         result = root.read(name).result()

@@ -1,4 +1,4 @@
-"""Reading a store: what needs no lock. `store.py` adds opening and writing.
+"""Reading a store, which needs no lock. `store.py` adds opening and writing.
 
 Every row that is returned is whole, passed its checksum and was current during the call, also
 while other processes write or compact.
@@ -7,7 +7,7 @@ while other processes write or compact.
 import os
 import threading
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import tensorstore as ts
@@ -16,6 +16,7 @@ from jaxrec.errors import StoreError
 from jaxrec.state_store import access
 from jaxrec.state_store import database as db
 from jaxrec.state_store.keys import (
+    UserIds,
     decode_key,
     encode_ids,
     id_list,
@@ -24,7 +25,7 @@ from jaxrec.state_store.keys import (
     shard_numbers,
 )
 from jaxrec.state_store.metadata import Metadata, display, local_path
-from jaxrec.state_store.rows import Columns
+from jaxrec.state_store.row_format import Columns
 from jaxrec.state_store.shard import Shard
 from jaxrec.types import UserId
 
@@ -32,7 +33,11 @@ NAMED_USERS = 5  # so many damaged users are named in a message
 
 
 class ShardStat(NamedTuple):
-    """users; live_bytes: rows and tree; disk_bytes: files (None where it cannot be known)."""
+    """Size of a shard.
+
+    users: how many. live_bytes: of rows and tree. disk_bytes: of files, None where it cannot be
+    known.
+    """
 
     users: int
     live_bytes: int
@@ -55,12 +60,12 @@ class StoreReader:
     def flush(self) -> None:
         """Nothing is staged in a reader."""
 
-    def shard_of(self, user_ids: Iterable[Any]) -> np.ndarray:
+    def shard_of(self, user_ids: UserIds) -> np.ndarray:
         """int64 [B]: the shard of each user; stable for ever."""
         return shard_numbers(encode_ids(id_list(user_ids))[1], self.num_shards)
 
-    def read(self, user_ids: Iterable[Any]) -> tuple[Columns, np.ndarray]:
-        """(columns [B, ...], found bool [B]); rows of unknown users are zero.
+    def read(self, user_ids: UserIds) -> tuple[Columns, np.ndarray]:
+        """(columns [B, ...], known bool [B]); rows of unknown users are zero.
 
         A user may occur several times. Raises StoreError naming shard, file and users when
         stored bytes are damaged.
@@ -122,23 +127,23 @@ class StoreReader:
         self.flush()
         stats = []
         for shard in self._shards:
-            keys, live = shard.steady(lambda generation: db.statistics(generation.database))
+            keys, live = shard.consistent(lambda generation: db.statistics(generation.database))
             directory = local_path(shard.root)
             disk = None if directory is None else _disk_bytes(directory)
-            stats.append(ShardStat(keys - 1, live, disk))  # one key is the shard's state
+            stats.append(ShardStat(keys - 1, live, disk))  # one key is the shard's status
         return stats
 
     def num_ranges(self, shard: int) -> int:
         """Parts in which a shard is listed: each holds some 4,096 users."""
         self.flush()
-        counted = self._shards[shard].steady(lambda g: db.statistics(g.database)[0])
-        return db.num_ranges(counted)
+        keys = self._shards[shard].consistent(lambda g: db.statistics(g.database)[0])
+        return db.num_ranges(keys)
 
     # -- inside ----------------------------------------------------------------------------
 
     def _list(self, shard: int, part: int, parts: int) -> list[bytes]:
         """Keys of one part of a shard; parts do not depend on the generation."""
-        return self._shards[shard].steady(lambda g: db.list_range(g.database, part, parts))
+        return self._shards[shard].consistent(lambda g: db.list_range(g.database, part, parts))
 
     def _jobs(self, keys: list[bytes], hashes: np.ndarray) -> list[access.Job]:
         numbers = shard_numbers(hashes, self.num_shards)
@@ -164,7 +169,7 @@ class StoreReader:
     def _columns(
         self, ids: list[UserId], keys: list[bytes], values: list[bytes | None]
     ) -> tuple[Columns, np.ndarray]:
-        """Checked values -> (columns, found)."""
+        """Checked values -> (columns [B, ...], known bool [B])."""
         damaged = [
             (position, damage)
             for position, value in enumerate(values)
@@ -181,12 +186,12 @@ class StoreReader:
                 "them from a snapshot",
                 [ids[p] for p, _ in damaged],
             )
-        found = np.array([value is not None for value in values], bool)
+        known = np.array([value is not None for value in values], bool)
         rows = np.zeros((len(values), self.spec.row_bytes), np.uint8)
-        if found.any():
-            there = [value for value in values if value is not None]
-            rows[found] = open_rows(there, self.spec.row_bytes)
-        return self.spec.unpack(rows), found
+        if known.any():
+            stored = [value for value in values if value is not None]
+            rows[known] = open_rows(stored, self.spec.row_bytes)
+        return self.spec.unpack(rows), known
 
     def _file_of(self, key: bytes) -> str:
         """The file that holds a row, for messages."""

@@ -8,7 +8,7 @@
 Layout of a store (every name below is a key under `url`):
 
     store.json            format, identity, number of shards, binding, row spec
-    writer.lock           local disks: held while the store is made
+    writer.lock           local disks: held while the store is created
     shard-00000/…         see shard.py; a user's shard is hash(id) mod num_shards
     copy.json             only while the store is the target of an unfinished copy
 
@@ -30,7 +30,7 @@ import contextlib
 import os
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Self
+from typing import Self
 
 import tensorstore as ts
 
@@ -42,6 +42,7 @@ from jaxrec.state_store.metadata import (
     STORE_FILE,
     Binding,
     Metadata,
+    Url,
     check_binding,
     check_num_shards,
     display,
@@ -52,13 +53,12 @@ from jaxrec.state_store.metadata import (
     read_json,
     write_json,
 )
-from jaxrec.state_store.rows import RowSpec
+from jaxrec.state_store.row_format import RowSpec
 from jaxrec.state_store.shard import create_shard
 from jaxrec.state_store.writer import StoreWriter
 
 __all__ = ["COPY_FILE", "Binding", "RowSpec", "StoreError", "Url", "UserStateStore"]
 
-Url = str | os.PathLike | dict[str, Any]
 # Of tree nodes, which every access walks through; rows are not cached.
 CACHE_BYTES = 64 << 20
 
@@ -167,7 +167,7 @@ class UserStateStore(StoreWriter):
         check_num_shards(shards)
         binding = self.metadata.binding
         if read_json(root, STORE_FILE)[0] is None:
-            copying.announce(root, self.metadata)
+            copying.begin(root, self.metadata)
             target = type(self).create(url, self.spec, binding, shards, context=context)
         else:
             copying.check_source(root, self.metadata)
@@ -184,7 +184,7 @@ class UserStateStore(StoreWriter):
 
 @contextlib.contextmanager
 def creating(root: ts.KvStore) -> Iterator[None]:
-    """Holds a lock on a local place in which a store is made."""
+    """Holds a lock on a local place in which a store is created."""
     directory = local_path(root)
     if directory is None:  # object stores: the last write is conditional
         yield
@@ -192,7 +192,7 @@ def creating(root: ts.KvStore) -> Iterator[None]:
     try:
         os.makedirs(directory, exist_ok=True)
     except OSError as error:
-        raise StoreError(f"{directory}: cannot be made: {error}") from error
+        raise StoreError(f"{directory}: cannot be created: {error}") from error
     lock = WriterLock(directory, "a store is created here")
     try:
         yield

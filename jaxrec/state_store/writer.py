@@ -6,23 +6,23 @@
 import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Self, TypeAlias
 
 import numpy as np
 import tensorstore as ts
 
 from jaxrec.errors import StoreError
-from jaxrec.state_store import access
+from jaxrec.state_store import access, compaction
 from jaxrec.state_store import database as db
-from jaxrec.state_store.keys import encode_ids, id_list, seal_rows, shard_numbers
-from jaxrec.state_store.marks import Mark
+from jaxrec.state_store.idempotency import IdempotencyKey
+from jaxrec.state_store.keys import UserIds, encode_ids, id_list, seal_rows, shard_numbers
 from jaxrec.state_store.metadata import Metadata, display
 from jaxrec.state_store.reader import StoreReader
-from jaxrec.state_store.rows import Columns
+from jaxrec.state_store.row_format import Columns
 from jaxrec.types import UserId
 
-# (user ids, their columns, found [B] bool) -> new columns; called again after a conflict
-UpdateFn = Callable[[list[UserId], Columns, np.ndarray], Mapping[str, Any]]
+# (user ids, their columns, known [B] bool) -> new columns; called again after a conflict
+UpdateFn: TypeAlias = Callable[[list[UserId], Columns, np.ndarray], Mapping[str, np.ndarray]]
 
 # One transaction holds its rows in memory until it is committed.
 COMMIT_BYTES = 32 << 20
@@ -77,7 +77,7 @@ class StoreWriter(StoreReader):
                 self.owned = frozenset()
                 self._held.close()
 
-    def owns(self, user_ids: Sequence[Any] | np.ndarray) -> np.ndarray:
+    def owns(self, user_ids: Sequence[UserId] | np.ndarray) -> np.ndarray:
         """bool [B]: whose shard is held for writing."""
         owned, step = sorted(self.owned), 65536  # keys of so many users in memory
         parts = [
@@ -89,7 +89,7 @@ class StoreWriter(StoreReader):
     # -- users -------------------------------------------------------------------------------
 
     def write(
-        self, user_ids: Iterable[Any], columns: Mapping[str, Any], durable: bool = True
+        self, user_ids: UserIds, columns: Mapping[str, np.ndarray], durable: bool = True
     ) -> None:
         """Puts one row per user; of a user that occurs several times the last row counts.
 
@@ -129,16 +129,21 @@ class StoreWriter(StoreReader):
                 self._unstage(keys, set())
 
     def update(
-        self, user_ids: Iterable[Any], fn: UpdateFn, mark: tuple[str, int] | None = None
+        self,
+        user_ids: UserIds,
+        fn: UpdateFn,
+        *,
+        idempotency_key: tuple[str, int] | None = None,
     ) -> None:
-        """Replaces the rows of distinct users by `fn(user_ids, columns, found)`; durable.
+        """Replaces the rows of distinct users by `fn(user_ids, columns, known)`; durable.
 
         When somebody else changes one of the rows between reading and writing, nothing of its
         shard is written and `fn` is asked again about these users with the new rows.
-        mark: (source, number) of an update that may be repeated after a failure. A shard takes
-        it once: where its rows are written already `fn` is not asked. The numbers of a source
-        ascend, the users of each are always the same, and the newest three sources of a shard
-        are remembered.
+
+        idempotency_key: (source, number) of an update that may be repeated after a failure. A
+        shard applies it once: where it is applied already, `fn` is not asked. The numbers of a
+        source ascend, the users of each number are always the same, and a shard remembers its
+        three newest sources.
         """
         ids = id_list(user_ids)
         if len(set(ids)) < len(ids):
@@ -149,7 +154,10 @@ class StoreWriter(StoreReader):
             self.flush()
             for part in db.batches(list(range(len(ids))), self._rows_per_commit):
                 names, keys = [ids[i] for i in part], [all_keys[i] for i in part]
-                place = None if mark is None else Mark(mark[0], (mark[1], part[0]))
+                key = None
+                if idempotency_key is not None:
+                    source, number = idempotency_key
+                    key = IdempotencyKey(source, (number, part[0]))
 
                 def decide(
                     positions: list[int],
@@ -157,16 +165,16 @@ class StoreWriter(StoreReader):
                     names: list[UserId] = names,
                     keys: list[bytes] = keys,
                 ) -> Sequence[bytes | None]:
-                    asked = [names[position] for position in positions]
-                    theirs = [keys[position] for position in positions]
-                    rows = self.spec.pack(fn(asked, *self._columns(asked, theirs, old)))
-                    if len(rows) != len(asked):
-                        raise ValueError(f"update: {len(rows)} rows for {len(asked)} users")
-                    return seal_rows(theirs, rows)
+                    users = [names[position] for position in positions]
+                    user_keys = [keys[position] for position in positions]
+                    rows = self.spec.pack(fn(users, *self._columns(users, user_keys, old)))
+                    if len(rows) != len(users):
+                        raise ValueError(f"update: {len(rows)} rows for {len(users)} users")
+                    return seal_rows(user_keys, rows)
 
-                self._transact(names, keys, decide, mark=place)
+                self._transact(names, keys, decide, idempotency_key=key)
 
-    def delete(self, user_ids: Iterable[Any]) -> np.ndarray:
+    def delete(self, user_ids: UserIds) -> np.ndarray:
         """Forgets users; bool [B]: which existed. Their bytes go with the next `compact`."""
         ids = id_list(user_ids)
         distinct = list(dict.fromkeys(ids))
@@ -203,7 +211,7 @@ class StoreWriter(StoreReader):
             for index in sorted(self.owned) if shards is None else shards:
                 if index not in self.owned:
                     raise StoreError(f"{self._shards[index].where}: not open for writing here")
-                self._shards[index].compact(self.spec.row_bytes, self._rows_per_commit)
+                compaction.compact(self._shards[index], self.spec.row_bytes, self._rows_per_commit)
 
     # -- inside --------------------------------------------------------------------------------
 
@@ -242,12 +250,13 @@ class StoreWriter(StoreReader):
         ids: list[UserId],
         keys: list[bytes],
         decide: access.Decide,
+        *,
         read_first: bool = True,
-        mark: Mark | None = None,
+        idempotency_key: IdempotencyKey | None = None,
     ) -> None:
         jobs = self._jobs(keys, encode_ids(ids)[1])
         try:
-            access.transact(jobs, decide, read_first, mark)
+            access.transact(jobs, decide, read_first=read_first, idempotency_key=idempotency_key)
         except access.AccessError as error:
-            lost = [ids[position] for position in error.positions]
-            raise StoreError(str(error), lost) from error
+            unwritten = [ids[position] for position in error.positions]
+            raise StoreError(str(error), unwritten) from error

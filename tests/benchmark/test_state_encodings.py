@@ -3,7 +3,7 @@
 import numpy as np
 
 from jaxrec.benchmark import state_encodings
-from jaxrec.serving.rows import Events
+from jaxrec.serving.state_rows import Events
 from tests.serving import standin
 
 

@@ -8,7 +8,7 @@ from jaxrec.experiments import staleness, stored
 from jaxrec.experiments.runs import Lab
 from jaxrec.model import states
 from jaxrec.ranking import retrieval
-from jaxrec.serving.rows import Events
+from jaxrec.serving.state_rows import Events
 from tests.experiments import tiny
 
 AGES, LAST = (0, 1, 8), 2

@@ -101,24 +101,24 @@ def store(workdir, model):
         time.sleep(0.002)
     killed.send_signal(signal.SIGKILL)
     assert killed.wait() == -signal.SIGKILL
-    there = users_of(url)
-    assert 0 < there < USERS
+    written = users_of(url)
+    assert 0 < written < USERS
     built = json.loads(process("-m", "jaxrec.serving", *arguments)[-1])
-    assert built["there_before"] >= there
-    assert built["users"] + built["there_before"] == USERS
+    assert built["already_built"] >= written
+    assert built["users"] + built["already_built"] == USERS
     _, (again,), _ = serving(*arguments)
-    assert again == {"users": 0, "there_before": USERS}
+    assert again == {"users": 0, "already_built": USERS}
     return f"--store={url}"
 
 
 def test_the_states_are_right(model, store):
-    _, (found,), _ = serving("verify", model, store, "--sample=40")
-    assert found["passed"]
-    assert found["checked"] == 40
-    assert found["difference"] <= 1e-5
+    _, (result,), _ = serving("verify", model, store, "--sample=40")
+    assert result["passed"]
+    assert result["checked"] == 40
+    assert result["difference"] <= 1e-5
     _, (stat,), _ = serving("stat", store)
     assert stat["users"] == USERS
-    assert stat["form"] == "float32"
+    assert stat["encoding"] == "float32"
     assert len(stat["shards"]) == 2
 
 
@@ -141,23 +141,23 @@ def test_append_and_recommend(workdir, model, store, tmp_path):
     assert done["unknown_items"] == 1
     assert done["users"] == 3
     again = serving("append", model, store, f"--events={tmp_path / 'events.parquet'}")[1][0]
-    assert (again["events"], again["users"], again["there_before"]) == (0, 0, 3)
+    assert (again["events"], again["users"], again["already_applied"]) == (0, 0, 3)
 
     shard = UserStateStore.open(workdir / "states", None).shard_of([users[0], fresh, users[1]])
     frame.with_columns(timestamp=later + 1).write_csv(tmp_path / "more.csv")
     for number in range(2):  # two processes are given the same file
         flags = (f"--events={tmp_path / 'more.csv'}", f"--shards={number}")
         _, (part,), _ = serving("append", model, store, *flags)
-        mine = {
+        owned = {
             user
             for user, of in zip([users[0], fresh, users[1]], shard, strict=True)
             if of == number
         }
-        assert part["users"] == len(mine)
-        assert part["of_other_shards"] == sum(user not in mine for user in frame["user_id"])
+        assert part["users"] == len(owned)
+        assert part["of_other_shards"] == sum(user not in owned for user in frame["user_id"])
 
-    asked = "\n".join(map(str, [users[0], fresh, fresh + 1]))
-    _, lines, _ = serving("recommend", model, store, "--k=3", "--exclude-seen", input=asked)
+    users_file = "\n".join(map(str, [users[0], fresh, fresh + 1]))
+    _, lines, _ = serving("recommend", model, store, "--k=3", "--exclude-seen", input=users_file)
     assert [line["user"] for line in lines] == [users[0], fresh, fresh + 1]
     assert all(len(line["items"]) == len(line["scores"]) == 3 for line in lines)
     assert item not in lines[0]["items"] + lines[1]["items"]
@@ -168,10 +168,10 @@ def test_append_and_recommend(workdir, model, store, tmp_path):
     (tmp_path / "some.txt").write_text("\n".join(map(str, some)))
     pl.DataFrame({"item_id": some[:1]}).write_csv(tmp_path / "not.csv")
     chosen = (f"--candidates={tmp_path / 'some.txt'}", f"--exclude={tmp_path / 'not.csv'}")
-    _, (line, *_), _ = serving("recommend", model, store, *chosen, input=asked)
+    _, (line, *_), _ = serving("recommend", model, store, *chosen, input=users_file)
     assert sorted(line["items"]) == sorted(some[1:])
 
-    (tmp_path / "users.txt").write_text(asked)
+    (tmp_path / "users.txt").write_text(users_file)
     serving(
         "recommend", model, store, f"--users={tmp_path / 'users.txt'}", "--k=3", "--exclude-seen",
         f"--output={tmp_path / 'lists.parquet'}",
@@ -193,18 +193,18 @@ def test_rebuilt_without_the_deleted(workdir, model, store, tmp_path):
     """The old store may be of any model; here it is of the same one."""
     users = np.load(next((workdir / "data").glob("synthetic-*/users.npy"))).tolist()
     old = tmp_path / "old"
-    serving("build-states", model, f"--store={old}", "--num-shards=1", "--form=int8")
+    serving("build-states", model, f"--store={old}", "--num-shards=1", "--encoding=int8")
     _, (gone,), _ = serving("delete", model, f"--store={old}", input=f"{users[5]}\n" * 2)
     assert gone == {"deleted": 1, "unknown": 0}
-    flags = ("rebuild", model, f"--from={old}", f"--store={tmp_path / 'new'}", "--form=float32")
+    flags = ("rebuild", model, f"--from={old}", f"--store={tmp_path / 'new'}", "--encoding=float32")
     _, (built,), _ = serving(*flags)
-    assert built == {"users": USERS - 1, "there_before": 0, "missing": 0, "shorter": 0}
-    assert serving(*flags)[1][0]["there_before"] == USERS - 1
-    _, (found,), _ = serving("verify", model, f"--store={tmp_path / 'new'}", "--sample=32")
-    assert found["passed"]
-    assert found["checked"] + found["missing"] == 32
+    assert built == {"users": USERS - 1, "already_built": 0, "missing": 0, "shorter": 0}
+    assert serving(*flags)[1][0]["already_built"] == USERS - 1
+    _, (result,), _ = serving("verify", model, f"--store={tmp_path / 'new'}", "--sample=32")
+    assert result["passed"]
+    assert result["checked"] + result["missing"] == 32
     _, (stat,), _ = serving("stat", f"--store={tmp_path / 'new'}")
-    assert (stat["users"], stat["form"], len(stat["shards"])) == (USERS - 1, "float32", 1)
+    assert (stat["users"], stat["encoding"], len(stat["shards"])) == (USERS - 1, "float32", 1)
     status, _, messages = serving("rebuild", model, f"--from={old}", f"--store={old}")
     assert status == 2
     assert "the same store as --from" in messages
@@ -218,10 +218,10 @@ def test_snapshot_and_restore(workdir, model, store, tmp_path):
         "restore", f"--snapshot={workdir / 'snapshots'}", f"--store={other}", "--num-shards=3"
     )
     assert restored["users"] == saved["users"]
-    asked = {"input": "1\n2\n3\n"}
-    _, before, _ = serving("recommend", model, store, **asked)
+    request = {"input": "1\n2\n3\n"}
+    _, before, _ = serving("recommend", model, store, **request)
     from_snapshot = f"--workdir={restored['model']}"
-    _, after, _ = serving("recommend", from_snapshot, f"--store={other}", **asked)
+    _, after, _ = serving("recommend", from_snapshot, f"--store={other}", **request)
     assert before == after
 
 
@@ -234,7 +234,7 @@ def test_snapshot_and_restore(workdir, model, store, tmp_path):
         (("recommend", "--users=none.txt"), "--users=none.txt: no such file"),
         (("recommend", "--k=0"), "k=0: a positive integer"),
         (("build-states", "--shards=a-b"), "--shards=a-b: numbers and ranges"),
-        (("build-states", "--form=int8"), "form: store float32, given int8"),
+        (("build-states", "--encoding=int8"), "encoding: store float32, given int8"),
         (("verify", "--sample=0"), "sample=0: at least 1 user"),
         (("recommend", "--users=README.md"), "README.md, line 1: '# jaxrec"),
         (("recommend", "--users=tests/golden/hstu_causal.npz"), "no text in UTF-8"),

@@ -36,7 +36,7 @@ def main(where, step):
     store = rec.open_store(where)
     print("ready", flush=True)
     for number in range(int(step), 10**9):
-        rec.append(store, *day(number), once=True)
+        rec.append(store, *day(number), idempotent=True)
         print(number, flush=True)
 
 

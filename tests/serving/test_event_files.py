@@ -10,7 +10,7 @@ import pytest
 from jaxrec.config import DataConfig
 from jaxrec.errors import DataError
 from jaxrec.serving import event_files
-from jaxrec.serving.event_files import Line
+from jaxrec.serving.event_files import TopList
 
 
 def test_events_of_several_files_with_fractions(tmp_path):
@@ -52,29 +52,29 @@ def test_users_from_lines_and_tables(tmp_path):
 
 
 def test_lists_come_back(tmp_path):
-    lists = [Line(1, [5, 6], [0.5, 0.25]), Line(2, [], [])]
-    assert event_files.write_lines(lists, str(tmp_path / "a.jsonl")) == 2
-    found = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
-    assert [Line(**line) for line in found] == lists
-    event_files.write_lines(lists, str(tmp_path / "a.parquet"))
+    lists = [TopList(1, [5, 6], [0.5, 0.25]), TopList(2, [], [])]
+    assert event_files.write_lists(lists, str(tmp_path / "a.jsonl")) == 2
+    rows = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    assert [TopList(**line) for line in rows] == lists
+    event_files.write_lists(lists, str(tmp_path / "a.parquet"))
     assert pl.read_parquet(tmp_path / "a.parquet")["scores"].to_list() == [[0.5, 0.25], []]
     with pytest.raises(DataError, match=r"--output=a\.xml: known endings are \.jsonl"):
-        event_files.write_lines(lists, "a.xml")
+        event_files.write_lists(lists, "a.xml")
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
 def test_a_file_is_there_as_a_whole_or_not_at_all(tmp_path, name):
     def failing():
-        yield Line(1, [5], [0.5])
+        yield TopList(1, [5], [0.5])
         raise DataError("no more")
 
     target = tmp_path / name
     with pytest.raises(DataError, match="no more"):
-        event_files.write_lines(failing(), str(target))
+        event_files.write_lists(failing(), str(target))
     assert not list(tmp_path.iterdir())
     target.mkdir()  # something is in the way
     with pytest.raises(DataError, match=rf"--output=.*{name}: cannot be written"):
-        event_files.write_lines([Line(1, [5], [0.5])], str(target))
+        event_files.write_lists([TopList(1, [5], [0.5])], str(target))
     assert list(tmp_path.iterdir()) == [target]
 
 
@@ -82,15 +82,15 @@ def test_a_file_is_there_as_a_whole_or_not_at_all(tmp_path, name):
 @pytest.mark.parametrize("as_json", [True, False])
 def test_a_full_disk_is_an_error(as_json):
     with pytest.raises(OSError, match="No space left on device"):
-        event_files._write([Line(1, [5], [0.5])], pathlib.Path("/dev/full"), as_json)
+        event_files._write([TopList(1, [5], [0.5])], pathlib.Path("/dev/full"), as_json)
 
 
 def test_ids_of_any_kind(tmp_path):
     (tmp_path / "items.txt").write_text("a\nb\n")
     assert event_files.read_ids(str(tmp_path / "items.txt"), "--exclude", "i", True) == ["a", "b"]
     pl.DataFrame({"i": [3, 4]}).write_parquet(tmp_path / "items.parquet")
-    found = event_files.read_ids(str(tmp_path / "items.parquet"), "--exclude", "i", False)
-    assert found == [3, 4]
+    ids = event_files.read_ids(str(tmp_path / "items.parquet"), "--exclude", "i", False)
+    assert ids == [3, 4]
     with pytest.raises(DataError, match=r"--exclude='none\.csv': no such file"):
         event_files.read_ids("none.csv", "--exclude", "i", False)
     (tmp_path / "users.txt").write_bytes(b"7\n\xff\xfe\n")

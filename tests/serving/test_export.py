@@ -76,16 +76,16 @@ def test_called_back_they_give_the_same_scores(artifact, tmp_path, batch):
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
-    found = np.load(tmp_path / "found.npz")
+    outputs = np.load(tmp_path / "found.npz")
     for row in range(batch):
         line = np.concatenate([items[row, : count[row]], items[row, width : width + added[row]]])
         clock = np.concatenate([times[row, : count[row]], times[row, width : width + added[row]]])
         raw = rec.catalog.raw(line)
-        wanted = standin.expected(rec, raw, clock.astype(np.int64) + ORIGIN, int(now[row]) + ORIGIN)
-        np.testing.assert_allclose(found["scores"][row, 1:], wanted, atol=1e-5 * np.ptp(wanted))
-        order = np.argsort(-wanted)[:5]
-        assert found["ids"][row].tolist() == (order + 1).tolist()
-        np.testing.assert_allclose(found["best"][row], wanted[order], atol=1e-5 * np.ptp(wanted))
+        scores = standin.expected(rec, raw, clock.astype(np.int64) + ORIGIN, int(now[row]) + ORIGIN)
+        np.testing.assert_allclose(outputs["scores"][row, 1:], scores, atol=1e-5 * np.ptp(scores))
+        order = np.argsort(-scores)[:5]
+        assert outputs["ids"][row].tolist() == (order + 1).tolist()
+        np.testing.assert_allclose(outputs["best"][row], scores[order], atol=1e-5 * np.ptp(scores))
 
 
 def test_sizes_that_cannot_be(tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxrec.data.records import Record
-from jaxrec.serving import Appended, build
+from jaxrec.serving import AppendResult, verification
 from tests.serving import process, standin
 from tests.serving.standin import ORIGIN, Histories
 
@@ -33,8 +33,8 @@ def steps_of(rec, store, acknowledged):
     users = np.arange(process.USERS)
     added = [np.bincount(process.day(number)[0]) for number in range(acknowledged + 1)]
     counts = np.cumsum([0 * users, *added], axis=0)
-    rows, found = store.read(users)
-    assert found.all()
+    rows, known = store.read(users)
+    assert known.all()
     more = rows["events"] == counts[acknowledged + 1]
     assert ((rows["events"] == counts[acknowledged]) | more).all()
     return acknowledged + more
@@ -54,22 +54,22 @@ def kill_rounds(where, rounds, sample):
         )
         line = child.stdout.readline()
         assert line == "ready\n", line + child.stderr.read()
-        told = [int(child.stdout.readline()) for _ in range(rng.randrange(1, 3))]
+        acknowledged = [int(child.stdout.readline()) for _ in range(rng.randrange(1, 3))]
         time.sleep(rng.uniform(0, 0.1))
         child.kill()
-        told += [int(line) for line in child.stdout]
+        acknowledged += [int(line) for line in child.stdout]
         child.communicate()
-        assert told == list(range(done, done + len(told)))
-        done += len(told)
+        assert acknowledged == list(range(done, done + len(acknowledged)))
+        done += len(acknowledged)
         with rec.open_store(where, mode="r") as store:
             steps = steps_of(rec, store, done)
-            found = build.verify(rec, store, histories(rec, steps), sample)
-            assert (found.checked, found.changed, found.missing) == (sample, 0, 0)
-            assert found.passed
+            result = verification.verify(rec, store, histories(rec, steps), sample=sample)
+            assert (result.checked, result.changed, result.missing) == (sample, 0, 0)
+            assert result.passed
         cut += len(np.unique(steps)) > 1
         with rec.open_store(where) as store:  # the step at which it was killed, again
-            again = rec.append(store, *process.day(done), once=True)
-            assert again.there_before == np.count_nonzero(steps > done)
+            again = rec.append(store, *process.day(done), idempotent=True)
+            assert again.already_applied == np.count_nonzero(steps > done)
             assert (steps_of(rec, store, done) == done + 1).all()
         done += 1
     return cut
@@ -108,18 +108,18 @@ def test_the_same_events_are_added_once(rec, tmp_path, monkeypatch):
     ):
         for events in days:
             with pytest.raises(Killed):
-                rec.append(store, *events, once=True, track=killed)
-            done = rec.append(store, *events, once=True)
+                rec.append(store, *events, idempotent=True, progress=killed)
+            done = rec.append(store, *events, idempotent=True)
             assert done.users == process.USERS - 3 * 64
-            assert done.there_before == 3 * 64
+            assert done.already_applied == 3 * 64
             store.compact([0])  # what was applied is known afterwards too
-            again = rec.append(store, *events, once=True)
-            assert again == Appended(0, 0, 0, 0, process.USERS)
+            again = rec.append(store, *events, idempotent=True)
+            assert again == AppendResult(0, 0, 0, 0, process.USERS)
             rec.append(plain, *events)
         users = np.arange(process.USERS)
-        (found, _), (wanted, _) = store.read(users), plain.read(users)
-        for name, column in wanted.items():
-            np.testing.assert_array_equal(found[name], column, err_msg=name)
+        (rows, _), (expected, _) = store.read(users), plain.read(users)
+        for name, column in expected.items():
+            np.testing.assert_array_equal(rows[name], column, err_msg=name)
         # three are remembered
-        assert rec.append(store, *days[1], once=True).there_before == process.USERS
-        assert rec.append(store, *days[0], once=True).there_before == 0
+        assert rec.append(store, *days[1], idempotent=True).already_applied == process.USERS
+        assert rec.append(store, *days[0], idempotent=True).already_applied == 0

@@ -7,8 +7,8 @@ import pytest
 
 from jaxrec.config import Config, ServingConfig
 from jaxrec.errors import DataError, StoreError
-from jaxrec.serving import Appended, Recommender, rows
-from jaxrec.serving.service import BATCH
+from jaxrec.serving import AppendResult, Recommender, state_rows
+from jaxrec.serving.buckets import BATCH
 from tests.serving import standin
 from tests.serving.standin import ITEMS, ORIGIN, N
 
@@ -21,9 +21,9 @@ def scores_by_item(rec, store, user, **options):
     return scores[0][order]
 
 
-def assert_close(found, wanted):
-    spread = wanted.max() - wanted.min()
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * spread)
+def assert_close(actual, expected):
+    spread = expected.max() - expected.min()
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5 * spread)
 
 
 @pytest.fixture
@@ -59,9 +59,9 @@ def test_scores_are_those_of_one_masked_forward(rec, store):
     # one call for all gives the same lists
     together, scores = rec.recommend(store, users, k=5)
     for user, line, values in zip(users, together, scores, strict=True):
-        alone, own = rec.recommend(store, [user], k=5)
+        alone, scores_alone = rec.recommend(store, [user], k=5)
         assert line.tolist() == alone[0].tolist()
-        np.testing.assert_allclose(values, own[0], rtol=1e-5)
+        np.testing.assert_allclose(values, scores_alone[0], rtol=1e-5)
         assert (np.diff(values) <= 0).all()
 
 
@@ -81,9 +81,9 @@ def test_nothing_recompiles_in_steady_state(tmp_path):
                 rng.choice(RAW, count * events),
                 ORIGIN + 1000 * seed + np.arange(count * events),
             )
-            asked = rng.integers(0, 400, int(rng.integers(5, 50)))
-            rec.recommend(store, asked, k=int(rng.integers(1, 12)), exclude_seen=True)
-            rec.recommend(store, asked, k=5)
+            users_asking = rng.integers(0, 400, int(rng.integers(5, 50)))
+            rec.recommend(store, users_asking, k=int(rng.integers(1, 12)), exclude_seen=True)
+            rec.recommend(store, users_asking, k=5)
 
     for size in (1, 3, 9, 30, 200):  # every size of a batch, known and unknown users
         users = np.repeat(np.arange(size), N + 1)
@@ -118,9 +118,9 @@ def test_unknown_items_are_skipped_and_counted(rec, store):
     done = rec.append(
         store, [1] * 7, [*items[:3], 999, *items[3:]], [*times[:3], times[3], *times[3:]]
     )
-    assert done == Appended(events=6, users=1, unknown_items=1, late=0)
+    assert done == AppendResult(events=6, users=1, unknown_items=1, late=0)
     assert_close(scores_by_item(rec, store, 1), standin.expected(rec, items, times))
-    assert rec.append(store, [2], [999], [ORIGIN]) == Appended(0, 0, 1, 0)
+    assert rec.append(store, [2], [999], [ORIGIN]) == AppendResult(0, 0, 1, 0)
     assert not store.read([2])[1][0]  # nothing is known of this user: not stored
 
 
@@ -131,8 +131,8 @@ def test_unordered_and_repeated_users_are_applied_in_time_order(rec, store):
     assert_close(scores_by_item(rec, store, 5), standin.expected(rec, items, times))
     same = np.full(3, ORIGIN + 10**7)  # ties keep the order given
     rec.append(store, [5] * 3, items[:3], same)
-    wanted = standin.expected(rec, [*items, *items[:3]], [*times, *same])
-    assert_close(scores_by_item(rec, store, 5), wanted)
+    expected = standin.expected(rec, [*items, *items[:3]], [*times, *same])
+    assert_close(scores_by_item(rec, store, 5), expected)
 
 
 def test_an_event_older_than_the_state(rec, store):
@@ -141,11 +141,11 @@ def test_an_event_older_than_the_state(rec, store):
     late = len(items) - 2
     rec.append(store, [1] * (len(items) - 1), np.delete(items, late), np.delete(times, late))
     done = rec.append(store, [1], [items[late]], [times[late]])
-    assert done == Appended(1, 1, 0, 0)
+    assert done == AppendResult(1, 1, 0, 0)
     assert_close(scores_by_item(rec, store, 1), standin.expected(rec, items, times))
     before = store.read([1])[0]
     done = rec.append(store, [1, 2], [1000, 1010], [times[0] - 1, ORIGIN])
-    assert done == Appended(1, 2, 0, 1)
+    assert done == AppendResult(1, 2, 0, 1)
     after = store.read([1])[0]
     for name, column in before.items():
         np.testing.assert_array_equal(column, after[name], err_msg=name)
@@ -158,17 +158,17 @@ def test_k_beyond_the_catalog_and_exclusions_that_leave_less(rec, store):
     items, times = standin.history(6, 9)
     rec.append(store, [1] * 9, items, times)
     for user in (1, 99):
-        found, scores = rec.recommend(store, [user], k=ITEMS + 5)
-        assert found.shape == scores.shape == (1, ITEMS + 5)
-        assert sorted(found[0, :ITEMS]) == RAW.tolist()
-        assert (found[0, ITEMS:] == -1).all()
+        recommended, scores = rec.recommend(store, [user], k=ITEMS + 5)
+        assert recommended.shape == scores.shape == (1, ITEMS + 5)
+        assert sorted(recommended[0, :ITEMS]) == RAW.tolist()
+        assert (recommended[0, ITEMS:] == -1).all()
         assert np.isneginf(scores[0, ITEMS:]).all()
-        found, scores = rec.recommend(store, [user], k=3, exclude=[RAW[2:].tolist()])
-        assert sorted(found[0, :2]) == RAW[:2].tolist()
-        assert found[0, 2] == -1
+        recommended, scores = rec.recommend(store, [user], k=3, exclude=[RAW[2:].tolist()])
+        assert sorted(recommended[0, :2]) == RAW[:2].tolist()
+        assert recommended[0, 2] == -1
         assert np.isneginf(scores[0, 2])
-        found, _ = rec.recommend(store, [user], k=3, candidates=[1000, 999], exclude=[1000])
-        assert found.tolist() == [[-1, -1, -1]]
+        recommended, _ = rec.recommend(store, [user], k=3, candidates=[1000, 999], exclude=[1000])
+        assert recommended.tolist() == [[-1, -1, -1]]
 
 
 def test_candidates_and_exclusions_per_user(rec, store):
@@ -177,15 +177,15 @@ def test_candidates_and_exclusions_per_user(rec, store):
         rec.append(store, [user] * 9, items, times)
     all_items, all_scores = rec.recommend(store, [1, 2, 3], k=ITEMS)
     chosen = [[1000, 1200, 1100], [1290, 1000], [1050]]
-    found, scores = rec.recommend(store, [1, 2, 3], k=3, candidates=chosen)
+    recommended, scores = rec.recommend(store, [1, 2, 3], k=3, candidates=chosen)
     for row, line in enumerate(chosen):
         keep = np.isin(all_items[row], line)
-        assert found[row, : len(line)].tolist() == all_items[row][keep].tolist()
+        assert recommended[row, : len(line)].tolist() == all_items[row][keep].tolist()
         np.testing.assert_allclose(scores[row, : len(line)], all_scores[row][keep], rtol=1e-5)
     out = [all_items[0][:2].tolist(), [], all_items[2][:1].tolist()]
-    found, _ = rec.recommend(store, [1, 2, 3], k=2, exclude=out)
+    recommended, _ = rec.recommend(store, [1, 2, 3], k=2, exclude=out)
     for row, skipped in enumerate([2, 0, 1]):
-        assert found[row].tolist() == all_items[row][skipped : skipped + 2].tolist()
+        assert recommended[row].tolist() == all_items[row][skipped : skipped + 2].tolist()
 
 
 def test_seen_items_are_left_out_as_far_as_the_store_remembers(rec, store, tmp_path):
@@ -195,15 +195,17 @@ def test_seen_items_are_left_out_as_far_as_the_store_remembers(rec, store, tmp_p
     items = RAW[[3, 1, 4, 1, 5, 9, 2]]  # newest distinct: 2 9 5 1
     for item, time in zip(items, ORIGIN + np.arange(7), strict=True):
         rec.append(remembering, [1], [item], [time])
-    found, _ = rec.recommend(remembering, [1], k=ITEMS, exclude_seen=True)
-    given = set(found[0].tolist()) - {-1}
-    assert set(RAW.tolist()) - given == set(RAW[[2, 9, 5, 1]].tolist())
-    found, _ = rec.recommend(remembering, [1], k=ITEMS, exclude_seen=True, exclude=[int(RAW[0])])
-    assert RAW[0] not in found[0]
+    recommended, _ = rec.recommend(remembering, [1], k=ITEMS, exclude_seen=True)
+    recommended_items = set(recommended[0].tolist()) - {-1}
+    assert set(RAW.tolist()) - recommended_items == set(RAW[[2, 9, 5, 1]].tolist())
+    recommended, _ = rec.recommend(
+        remembering, [1], k=ITEMS, exclude_seen=True, exclude=[int(RAW[0])]
+    )
+    assert RAW[0] not in recommended[0]
     # an event left out of the state as late was seen all the same
     rec.append(remembering, [1], [RAW[7]], [ORIGIN - 5])
-    found, _ = rec.recommend(remembering, [1], k=ITEMS, exclude_seen=True)
-    assert RAW[7] not in found[0]
+    recommended, _ = rec.recommend(remembering, [1], k=ITEMS, exclude_seen=True)
+    assert RAW[7] not in recommended[0]
 
 
 @pytest.mark.parametrize(
@@ -248,7 +250,7 @@ def test_requests_that_cannot_be_used(rec, store):
         rec.recommend(store, 5)
     items, scores = rec.recommend(store, [], k=3)
     assert items.shape == scores.shape == (0, 3)
-    assert rec.append(store, [], [], []) == Appended(0, 0, 0, 0)
+    assert rec.append(store, [], [], []) == AppendResult(0, 0, 0, 0)
 
 
 def test_datetimes_and_fractions(rec, store):
@@ -313,12 +315,12 @@ def test_repeat_aware_scores(tmp_path):
     for user, length in enumerate([2, 2 * N + 3, 6 * N]):
         items, times = standin.history(user, length)
         rec.append(store, [user] * length, items, times)
-        wanted = standin.expected(rec, items, times)
-        assert_close(scores_by_item(rec, store, user), wanted)
+        expected = standin.expected(rec, items, times)
+        assert_close(scores_by_item(rec, store, user), expected)
         some = RAW[::3].tolist()
-        found, scores = rec.recommend(store, [user], k=len(some), candidates=some)
+        recommended, scores = rec.recommend(store, [user], k=len(some), candidates=some)
         np.testing.assert_allclose(
-            scores[0][np.argsort(found[0])], wanted[::3], atol=1e-5 * np.ptp(wanted)
+            scores[0][np.argsort(recommended[0])], expected[::3], atol=1e-5 * np.ptp(expected)
         )
 
 
@@ -330,22 +332,22 @@ def test_more_users_than_one_batch(rec, store):
         assert items[user] == rec.recommend(store, [user], k=1)[0][0]
 
 
-@pytest.mark.parametrize(("form", "bound"), [("bfloat16", 2e-2), ("int8", 2e-2)])
-def test_forms_lose_little_and_store_a_token_once(tmp_path, form, bound):
+@pytest.mark.parametrize(("encoding", "bound"), [("bfloat16", 2e-2), ("int8", 2e-2)])
+def test_encodings_lose_little_and_store_a_token_once(tmp_path, encoding, bound):
     rec = standin.make()
-    store = rec.create_store(tmp_path / form, form=form, num_shards=1)
+    store = rec.create_store(tmp_path / encoding, encoding=encoding, num_shards=1)
     items, times = standin.history(11, 5 * N + 2)
     codes = []
     for cut in (slice(0, 3 * N + 1), slice(3 * N + 1, 4 * N + 1), slice(4 * N + 1, None)):
         rec.append(store, [1] * len(items[cut]), items[cut], times[cut])
         codes.append(store.read([1])[0]["tokens.k"][0])
-    wanted = standin.expected(rec, items, times)
-    apart = np.abs(scores_by_item(rec, store, 1) - wanted).max()
-    assert 0 < apart < bound * np.ptp(wanted)
+    expected = standin.expected(rec, items, times)
+    difference = np.abs(scores_by_item(rec, store, 1) - expected).max()
+    assert 0 < difference < bound * np.ptp(expected)
     tokens = standin.K
     for before, after in itertools.pairwise(codes):
         np.testing.assert_array_equal(before[:, tokens:], after[:, :-tokens])
-    reopened = rec.open_store(tmp_path / form, mode="r")
+    reopened = rec.open_store(tmp_path / encoding, mode="r")
     np.testing.assert_array_equal(rec.recommend(reopened, [1])[0], rec.recommend(store, [1])[0])
 
 
@@ -355,8 +357,8 @@ def test_a_store_of_another_model_is_refused(rec, store, tmp_path):
         other.open_store(tmp_path / "states", mode="r")
     assert rec.version in str(refused.value)
     assert other.version in str(refused.value)
-    with pytest.raises(ValueError, match="form='int4'"):
-        rec.create_store(tmp_path / "x", form="int4")
+    with pytest.raises(ValueError, match="encoding='int4'"):
+        rec.create_store(tmp_path / "x", encoding="int4")
     with pytest.raises(ValueError, match="keep_seen=-1"):
         rec.create_store(tmp_path / "x", keep_seen=-1)
 
@@ -367,11 +369,14 @@ def test_stores_are_made_as_the_config_says(tmp_path):
     rec = Recommender(settings, standin.params_of(settings), standin.catalog())
     assert rec.version == standin.make().version  # the model is the same
     with rec.create_store(tmp_path / "s") as store:
-        assert (store.metadata.binding.form, store.num_shards) == ("int8", 2)
+        assert (store.metadata.binding.encoding, store.num_shards) == ("int8", 2)
         rec.append(store, [1], [1000], [ORIGIN])
         assert 1000 not in rec.recommend(store, [1], k=ITEMS, exclude_seen=True)[0]
-    with rec.create_store(tmp_path / "t", form="bfloat16", keep_seen=0) as store:
-        assert (store.metadata.binding.form, rows.seen_capacity(store.spec)) == ("bfloat16", 0)
+    with rec.create_store(tmp_path / "t", encoding="bfloat16", keep_seen=0) as store:
+        assert (store.metadata.binding.encoding, state_rows.seen_capacity(store.spec)) == (
+            "bfloat16",
+            0,
+        )
 
 
 def test_a_model_without_tokens_cannot_serve():
@@ -381,20 +386,20 @@ def test_a_model_without_tokens_cannot_serve():
         Recommender(full, {}, standin.catalog())
 
 
-@pytest.mark.parametrize("form", ["float32", "int8"])
-def test_tokens_kept_as_outputs_alone(tmp_path, form):
+@pytest.mark.parametrize("encoding", ["float32", "int8"])
+def test_tokens_kept_as_outputs_alone(tmp_path, encoding):
     rec = standin.make(state="embedding")
-    store = rec.create_store(tmp_path / form, form=form, num_shards=1)
+    store = rec.create_store(tmp_path / encoding, encoding=encoding, num_shards=1)
     items, times = standin.history(11, 5 * N + 2)
     for cut in (slice(0, 3 * N + 1), slice(3 * N + 1, None)):
         rec.append(store, [1] * len(items[cut]), items[cut], times[cut])
-    wanted = standin.expected(rec, items, times)
-    apart = np.abs(scores_by_item(rec, store, 1) - wanted).max()
-    assert apart <= {"float32": 1e-5, "int8": 2e-2}[form] * np.ptp(wanted)
+    expected = standin.expected(rec, items, times)
+    difference = np.abs(scores_by_item(rec, store, 1) - expected).max()
+    assert difference <= {"float32": 1e-5, "int8": 2e-2}[encoding] * np.ptp(expected)
 
     def vector_bytes(spec):
         names = ("tokens.k", "tokens.v", "tokens.outputs")
         return sum(f.nbytes for f in spec.fields if f.name in names)
 
-    whole = standin.make().create_store(tmp_path / "kv", form=form, num_shards=1)
+    whole = standin.make().create_store(tmp_path / "kv", encoding=encoding, num_shards=1)
     assert vector_bytes(whole.spec) == 2 * rec.config.model.layers * vector_bytes(store.spec)

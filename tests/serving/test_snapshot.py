@@ -7,7 +7,9 @@ import pytest
 
 from jaxrec.errors import StoreError
 from jaxrec.serving import snapshot as snapshots
+from jaxrec.serving.restore import restore
 from jaxrec.serving.snapshot import RECORD, Snapshot
+from jaxrec.state_store import metadata
 from tests.serving import standin
 
 USERS = 30
@@ -46,8 +48,8 @@ def test_single_users_are_read_without_loading_it_whole(rec, store, saved, monke
     read = []
     array = Snapshot._array
     monkeypatch.setattr(Snapshot, "_array", lambda *args: read.append(args[1:]) or array(*args))
-    columns, found = taken.read([7, "7", 99, 7])
-    assert found.tolist() == [True, False, False, True]
+    columns, known = taken.read([7, "7", 99, 7])
+    assert known.tolist() == [True, False, False, True]
     same_rows({n: c[[0, 3]] for n, c in columns.items()}, store.read([7, 7])[0])
     assert not columns["events"][1:3].any()
     rows = [at for _, name, at in read if name == "rows"]
@@ -56,7 +58,7 @@ def test_single_users_are_read_without_loading_it_whole(rec, store, saved, monke
 
 def test_restored_onto_another_number_of_shards_with_its_model(rec, store, saved, tmp_path):
     taken = Snapshot(saved)
-    assert snapshots.restore(taken, tmp_path / "new", num_shards=5) == USERS
+    assert restore(taken, tmp_path / "new", num_shards=5) == USERS
     other = taken.load()
     assert other.version == rec.version
     again = other.open_store(tmp_path / "new", mode="r")
@@ -65,7 +67,7 @@ def test_restored_onto_another_number_of_shards_with_its_model(rec, store, saved
     users = list(range(USERS + 3))
     np.testing.assert_array_equal(other.recommend(again, users)[0], rec.recommend(store, users)[0])
     with pytest.raises(StoreError, match=f"already is a store of {USERS} users"):
-        snapshots.restore(taken, tmp_path / "new", num_shards=5)
+        restore(taken, tmp_path / "new", num_shards=5)
 
 
 def test_an_interrupted_restore_goes_on(rec, store, saved, tmp_path):
@@ -80,17 +82,17 @@ def test_an_interrupted_restore_goes_on(rec, store, saved, tmp_path):
 
     taken = Snapshot(saved)
     with pytest.raises(Killed):
-        snapshots.restore(taken, tmp_path / "new", 2, killed)
+        restore(taken, tmp_path / "new", 2, killed)
     with pytest.raises(StoreError, match="unfinished"):
         rec.open_store(tmp_path / "new", mode="r")
     with pytest.raises(StoreError, match="has 2 shards, not 3"):
-        snapshots.restore(taken, tmp_path / "new", 3)
+        restore(taken, tmp_path / "new", 3)
     other = Snapshot(saved)
     other.users += 1  # not what was begun
     with pytest.raises(StoreError, match=r"copy\.json: an unfinished copy of .*, not of"):
-        snapshots.restore(other, tmp_path / "new", 2)
+        restore(other, tmp_path / "new", 2)
     parts = []
-    restored = snapshots.restore(
+    restored = restore(
         taken, tmp_path / "new", 2, lambda values, total: parts.append(total) or values
     )
     assert restored == USERS
@@ -109,12 +111,12 @@ def test_a_restore_killed_at_its_very_beginning(rec, store, saved, tmp_path, mon
     with monkeypatch.context() as patch:
         patch.setattr("jaxrec.state_store.store.write_json", killed)  # of store.json
         with pytest.raises(SystemExit):
-            snapshots.restore(taken, tmp_path / "new", 2)
+            restore(taken, tmp_path / "new", 2)
     with pytest.raises(StoreError, match="there is no store here"):
         rec.open_store(tmp_path / "new", mode="r")
-    assert snapshots.restore(taken, tmp_path / "new", 2) == USERS
+    assert restore(taken, tmp_path / "new", 2) == USERS
     with pytest.raises(ValueError, match="num_shards=0"):
-        snapshots.restore(taken, tmp_path / "other", 0)
+        restore(taken, tmp_path / "other", 0)
     assert not (tmp_path / "other").exists()
 
 
@@ -152,6 +154,19 @@ def test_damage_is_named(rec, store, tmp_path):
     record.write_text(json.dumps(text))
     with pytest.raises(StoreError, match=r"record\.json: damaged"):
         Snapshot(folder)
+
+
+def test_a_snapshot_of_an_earlier_layout_is_refused_and_says_what_to_do(rec, store, tmp_path):
+    snapshots.save(rec, store, tmp_path)
+    root = metadata.open_root(tmp_path / "1")
+    content, _ = metadata.read_json(root, RECORD)
+    metadata.write_json(root, RECORD, content | {"store": content["store"] | {"format": 1}})
+    sentence = (
+        r"record\.json: .*made by an earlier layout of jaxrec: "
+        "build it again with `python -m jaxrec.serving build-states`"
+    )
+    with pytest.raises(StoreError, match=sentence):
+        Snapshot(tmp_path)
 
 
 def test_a_place_that_cannot_be_written_is_named(rec, store, tmp_path, monkeypatch):

@@ -33,7 +33,7 @@ def churn(where, seed):
         if what == "write":
             store.write(users, columns(users, step + 1))
         elif what == "update":
-            store.update(users, lambda ids, rows, found, step=step: columns(ids, step + 1))
+            store.update(users, lambda ids, rows, known, step=step: columns(ids, step + 1))
         elif what == "delete":
             store.delete(users)
         else:
@@ -53,10 +53,10 @@ def fill(where, shard):
     """Writes ten versions of all users of one shard."""
     users = np.arange(600)
     with reopen(where, mode="w", shards=[int(shard)]) as store:
-        mine = users[store.shard_of(users) == int(shard)].tolist()
+        owned = users[store.shard_of(users) == int(shard)].tolist()
         say("ready")
         for version in range(1, 11):
-            store.write(mine, columns(mine, version))
+            store.write(owned, columns(owned, version))
         store.compact()
 
 
@@ -72,10 +72,10 @@ def full_disk(where):
     except OSError as error:
         say(f"full: {error.strerror}")
     report("write", lambda: store.write(users, columns(users, 2)))
-    report("update", lambda: store.update(users, lambda ids, rows, found: columns(ids, 2)))
+    report("update", lambda: store.update(users, lambda ids, rows, known: columns(ids, 2)))
     report("compact", store.compact)
-    rows, found = reopen(f"{where}/store").read(users)
-    say(f"old: {found.all() and (check_whole(users, found, rows) == 1).all()}")
+    rows, known = reopen(f"{where}/store").read(users)
+    say(f"old: {known.all() and (check_whole(users, known, rows) == 1).all()}")
     try:
         ballast.close()
     except OSError:
@@ -84,8 +84,8 @@ def full_disk(where):
     ballast.close()
     store.write(users, columns(users, 3))
     store.compact()
-    rows, found = reopen(f"{where}/store").read(users)
-    say(f"new: {found.all() and (check_whole(users, found, rows) == 3).all()}")
+    rows, known = reopen(f"{where}/store").read(users)
+    say(f"new: {known.all() and (check_whole(users, known, rows) == 3).all()}")
 
 
 def small_files(where):
@@ -99,11 +99,11 @@ def small_files(where):
     report("write", lambda: store.write(users, columns(users, 2)))
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
     for opened in (store, reopen(where)):
-        rows, found = opened.read(users)
-        say(f"old: {found.all() and (check_whole(users, found, rows) == 1).all()}")
+        rows, known = opened.read(users)
+        say(f"old: {known.all() and (check_whole(users, known, rows) == 1).all()}")
     store.write(users, columns(users, 3))
-    rows, found = store.read(users)
-    say(f"new: {found.all() and (check_whole(users, found, rows) == 3).all()}")
+    rows, known = store.read(users)
+    say(f"new: {known.all() and (check_whole(users, known, rows) == 3).all()}")
 
 
 def memory(where, count):

@@ -4,7 +4,7 @@ import numpy as np
 
 from jaxrec.state_store import Binding, RowSpec, UserStateStore
 
-BINDING = Binding(params="p1", layout="l1", vocabulary="v1", form="float32")
+BINDING = Binding(params="p1", layout="l1", vocabulary="v1", encoding="float32")
 WIDTH = 96
 SPEC = RowSpec.of({"x": np.zeros((1, 2, WIDTH // 2), np.float32), "version": np.zeros(1, np.int64)})
 
@@ -36,10 +36,10 @@ def reopen(url, **options):
     return UserStateStore.open(url, BINDING, spec=SPEC, **options)
 
 
-def check_whole(users, found, rows):
+def check_whole(users, known, rows):
     """Every found row is that of its user, in one version; returns the versions."""
-    for user, there, x, version in zip(users, found, rows["x"], rows["version"], strict=True):
-        expected = content(user, version) if there else np.zeros_like(x)
+    for user, is_known, x, version in zip(users, known, rows["x"], rows["version"], strict=True):
+        expected = content(user, version) if is_known else np.zeros_like(x)
         np.testing.assert_array_equal(x, expected, err_msg=f"user {user!r}")
     return rows["version"]
 
@@ -55,7 +55,7 @@ def columns_after(users, rows):
 def everything(where, users):
     """What a whole read of a store gives; every row is checked."""
     with reopen(where) as store:
-        rows, found = store.read(users)
-        check_whole(users, found, rows)
+        rows, known = store.read(users)
+        check_whole(users, known, rows)
         listed = sorted(str(user) for ids, _ in store.iterate() for user in ids)
-        return rows["version"].tolist(), found.tolist(), listed
+        return rows["version"].tolist(), known.tolist(), listed

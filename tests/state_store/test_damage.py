@@ -76,7 +76,7 @@ def test_damaged_rows_are_listed_and_can_be_replaced(damaged_store):
         assert path.name in str(caught.value)
         assert store.read([49, 51])[1].all()
         with pytest.raises(StoreError, match="checksum") as caught:
-            store.update(users[40:60], lambda ids, rows, found: columns(ids, 9))
+            store.update(users[40:60], lambda ids, rows, known: columns(ids, 9))
         assert set(caught.value.users) == set(users[40:60])  # who was not written
         assert store.read([49])[0]["version"].tolist() == [1]
         with pytest.raises(StoreError, match=r"compaction was given up.*`damaged\(\)` lists"):
@@ -119,6 +119,30 @@ def test_a_lost_database_is_not_an_empty_one(damaged_store):
 def test_another_format_is_refused(tmp_path):
     create(tmp_path / "s").close()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metadata, "FORMAT", 2)
-        with pytest.raises(StoreError, match="format 1 found, this version reads 2"):
+        patch.setattr(metadata, "FORMAT", 3)
+        with pytest.raises(StoreError, match="format 2 found, this version reads 3"):
             reopen(tmp_path / "s")
+
+
+@pytest.mark.parametrize("encoding_key", ["form", "encoding"])
+def test_a_store_of_an_earlier_layout_is_refused_and_says_what_to_do(tmp_path, encoding_key):
+    create(tmp_path / "s").close()
+    root = metadata.open_root(tmp_path / "s")
+    content, _ = metadata.read_json(root, metadata.STORE_FILE)
+    content["binding"][encoding_key] = content["binding"].pop("encoding")
+    metadata.write_json(root, metadata.STORE_FILE, content | {"format": 1})
+    sentence = (
+        r"store\.json: format 1 found, this version reads 2: made by an earlier layout of jaxrec: "
+        "build it again with `python -m jaxrec.serving build-states`"
+    )
+    with pytest.raises(StoreError, match=sentence):
+        reopen(tmp_path / "s")
+
+
+def test_a_store_of_a_later_version_is_not_called_an_earlier_one(tmp_path):
+    create(tmp_path / "s").close()
+    root = metadata.open_root(tmp_path / "s")
+    content, _ = metadata.read_json(root, metadata.STORE_FILE)
+    metadata.write_json(root, metadata.STORE_FILE, content | {"format": 9})
+    with pytest.raises(StoreError, match=r"format 9 found.*open it with the jaxrec that made it"):
+        reopen(tmp_path / "s")

@@ -50,28 +50,28 @@ def kill_rounds(where, rounds):
     steps = during = 0
     for seed in range(rounds):
         with running("churn", where, seed) as child:
-            told = [int(child.stdout.readline()) for _ in range(rng.randrange(6))]
+            acknowledged = [int(child.stdout.readline()) for _ in range(rng.randrange(6))]
             time.sleep(rng.uniform(0.0, 0.04))
             child.kill()
             # not `communicate`, which leaves out what `readline` has buffered
-            told += [int(line) for line in child.stdout]
-        assert told == list(range(len(told)))
-        steps += len(told)
-        for step in told:
+            acknowledged += [int(line) for line in child.stdout]
+        assert acknowledged == list(range(len(acknowledged)))
+        steps += len(acknowledged)
+        for step in acknowledged:
             versions = after(versions, seed, step)
-        maybe = after(versions, seed, len(told))
+        maybe = after(versions, seed, len(acknowledged))
         for mode in ("r", "w"):  # as a reader finds it, and once a writer has cleaned up
             with reopen(where, mode=mode) as store:
-                rows, found = store.read(users)
-                got = check_whole(users, found, rows).tolist()
+                rows, known = store.read(users)
+                stored = check_whole(users, known, rows).tolist()
                 for user in users:
-                    assert got[user] in (versions[user], maybe[user]), (seed, user)
+                    assert stored[user] in (versions[user], maybe[user]), (seed, user)
                 assert list(store.damaged()) == []
                 assert {u for ids, _ in store.iterate() for u in ids} == {
-                    user for user in users if got[user]
+                    user for user in users if stored[user]
                 }
-        during += got != [versions[user] for user in users]
-        versions = dict(enumerate(got))
+        during += stored != [versions[user] for user in users]
+        versions = dict(enumerate(stored))
     return steps, during
 
 
@@ -116,8 +116,8 @@ def test_processes_write_different_shards_at_the_same_time(tmp_path):
     with contextlib.ExitStack() as stack:
         children = [stack.enter_context(running("fill", tmp_path / "s", i)) for i in range(2)]
         while any(child.poll() is None for child in children):
-            rows, found = reader.read(users)
-            versions = check_whole(users, found, rows)
+            rows, known = reader.read(users)
+            versions = check_whole(users, known, rows)
             assert (versions >= seen).all()
             seen = versions
         for child in children:

@@ -51,8 +51,8 @@ def test_stat_counts_users_and_bytes(store):
     store.compact()
     after = store.stat()
     assert all(a.disk_bytes < 1.1 * b.disk_bytes for a, b in zip(after, before, strict=True))
-    rows, found = store.read(users)
-    assert (check_whole(users, found, rows) == 2).all()
+    rows, known = store.read(users)
+    assert (check_whole(users, known, rows) == 2).all()
 
 
 def files_with(folder, needle):
@@ -99,9 +99,9 @@ def test_reads_and_writes_go_on_during_compactions(store, tmp_path):
         reader, seen = reopen(tmp_path / "store"), np.zeros(60, np.int64)
         try:
             while not stop.is_set():
-                rows, found = reader.read(users)
-                assert found.all()
-                versions = check_whole(users, found, rows)
+                rows, known = reader.read(users)
+                assert known.all()
+                versions = check_whole(users, known, rows)
                 assert (versions >= seen).all()
                 seen = versions
         except BaseException as error:
@@ -129,8 +129,8 @@ def test_copy_into_another_number_of_shards(store, tmp_path, num_shards):
     new = reopen(tmp_path / "new")
     assert new.num_shards == num_shards
     assert not (tmp_path / "new" / "copy.json").exists()
-    rows, found = new.read(users)
-    assert (check_whole(users, found, rows) == 2).all()
+    rows, known = new.read(users)
+    assert (check_whole(users, known, rows) == 2).all()
     with pytest.raises(StoreError, match="not an unfinished copy"):
         store.copy(tmp_path / "new", num_shards)
 
@@ -158,5 +158,5 @@ def test_an_interrupted_copy_goes_on_and_cannot_be_read_before(store, tmp_path, 
     counts = []
     assert store.copy(tmp_path / "new", 4, counts.append) == 300
     assert counts[0] > 60  # what was durable is not copied again
-    rows, found = reopen(tmp_path / "new").read(users)
-    assert (check_whole(users, found, rows) == 2).all()
+    rows, known = reopen(tmp_path / "new").read(users)
+    assert (check_whole(users, known, rows) == 2).all()

@@ -7,7 +7,7 @@ import pytest
 import tensorstore as ts
 
 from jaxrec.errors import StoreError
-from jaxrec.state_store import Binding, RowSpec, UserStateStore, access, shard
+from jaxrec.state_store import Binding, RowSpec, UserStateStore, access, compaction, shard
 from tests.state_store.standin import (
     BINDING,
     SPEC,
@@ -25,11 +25,11 @@ def store(tmp_path):
         yield opened
 
 
-@pytest.mark.parametrize("field", ["params", "layout", "vocabulary", "form"])
+@pytest.mark.parametrize("field", ["params", "layout", "vocabulary", "encoding"])
 def test_another_binding_is_refused_with_both_values(store, tmp_path, field):
     given_binding = Binding(**(BINDING.__dict__ | {field: "OTHER"}))
-    mine = getattr(BINDING, field)
-    message = rf"store\.json: .*\({field}: store '{mine}', given 'OTHER'\)"
+    stored = getattr(BINDING, field)
+    message = rf"store\.json: .*\({field}: store '{stored}', given 'OTHER'\)"
     with pytest.raises(StoreError, match=message):
         UserStateStore.open(tmp_path / "store", given_binding)
 
@@ -44,8 +44,8 @@ def test_another_row_is_refused_with_both_shapes(store, tmp_path):
 
 
 def test_any_binding_opens_for_tools(store, tmp_path):
-    found = UserStateStore.open(tmp_path / "store", None)
-    assert (found.metadata.binding, found.spec) == (BINDING, SPEC)
+    opened = UserStateStore.open(tmp_path / "store", None)
+    assert (opened.metadata.binding, opened.spec) == (BINDING, SPEC)
 
 
 def test_wrong_calls(store, tmp_path):
@@ -81,7 +81,7 @@ def test_a_reader_does_not_write(store, tmp_path):
     for act in (
         lambda: reader.write([1, 2], columns([1, 2])),
         lambda: reader.write([1], columns([1]), durable=False),
-        lambda: reader.update([1], lambda ids, rows, found: rows),
+        lambda: reader.update([1], lambda ids, rows, known: rows),
         lambda: reader.delete([1]),
         lambda: reader.compact([0]),
     ):
@@ -93,12 +93,12 @@ def test_only_owned_shards_are_written(store, tmp_path):
     store.close()
     with reopen(tmp_path / "store", mode="w", shards=[1]) as part:
         users = np.arange(60)
-        mine = users[part.shard_of(users) == 1]
-        part.write(mine, columns(mine.tolist()))
+        owned = users[part.shard_of(users) == 1]
+        part.write(owned, columns(owned.tolist()))
         with pytest.raises(StoreError, match=r"shard-0000[02]/: not open for writing") as caught:
             part.write(users, columns(users.tolist()))
-        assert sorted(caught.value.users) == sorted(set(users.tolist()) - set(mine.tolist()))
-        assert part.read(users)[1].tolist() == np.isin(users, mine).tolist()  # all are read
+        assert sorted(caught.value.users) == sorted(set(users.tolist()) - set(owned.tolist()))
+        assert part.read(users)[1].tolist() == np.isin(users, owned).tolist()  # all are read
 
 
 def test_a_second_writer_of_a_shard_is_refused(store, tmp_path):
@@ -141,18 +141,18 @@ def test_memory_store_and_two_writers_serialised_by_transactions():
 
     def work(store):
         for _ in range(20):
-            store.update([1, 2], lambda ids, rows, found: columns_after(ids, rows))
+            store.update([1, 2], lambda ids, rows, known: columns_after(ids, rows))
 
     threads = [threading.Thread(target=work, args=(store,)) for store in (first, second)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    rows, found = first.read([1, 2])
-    assert check_whole([1, 2], found, rows).tolist() == [40_000, 40_000]
+    rows, known = first.read([1, 2])
+    assert check_whole([1, 2], known, rows).tolist() == [40_000, 40_000]
     first.compact()
-    rows, found = second.read([1, 2])
-    assert check_whole([1, 2], found, rows).tolist() == [40_000, 40_000]
+    rows, known = second.read([1, 2])
+    assert check_whole([1, 2], known, rows).tolist() == [40_000, 40_000]
     second.write([3], columns([3]))
     assert first.read([3])[1].all()
     assert first.delete([1]).all()
@@ -170,9 +170,9 @@ def test_a_writer_waits_for_a_compaction_elsewhere_and_says_so(monkeypatch):
         raise SystemExit
 
     with monkeypatch.context() as patch:
-        patch.setattr(shard.Shard, "_copy", die)
-        patch.setattr(shard.Shard, "_remove", lambda *args: None)
-        patch.setattr(shard, "_write_state", once(shard._write_state, 2))
+        patch.setattr(compaction, "_copy", die)
+        patch.setattr(shard.Shard, "remove_generation", lambda *args: None)
+        patch.setattr(shard, "_write_status", first_calls(shard._write_status, 2))
         with pytest.raises(SystemExit):
             store.compact()
     monkeypatch.setattr(access, "WRITE_TIMEOUT", 0.2)
@@ -185,7 +185,7 @@ def test_a_writer_waits_for_a_compaction_elsewhere_and_says_so(monkeypatch):
     assert store.read([1])[0]["version"].tolist() == [3]
 
 
-def once(function, times):
+def first_calls(function, times):
     """`function` for so many calls, then nothing is done: what a killed process would leave."""
     left = [times]
 
@@ -219,5 +219,5 @@ READS = ("/tensorstore/kvstore/file/read", "/tensorstore/kvstore/file/bytes_read
 
 
 def read_metric(name):
-    found = ts.experimental_collect_matching_metrics(name)
-    return sum(v["value"] for metric in found if metric["name"] == name for v in metric["values"])
+    metrics = ts.experimental_collect_matching_metrics(name)
+    return sum(v["value"] for metric in metrics if metric["name"] == name for v in metric["values"])

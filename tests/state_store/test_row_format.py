@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxrec.state_store.rows import (
+from jaxrec.state_store.row_format import (
     DTYPES,
     Field,
     RowSpec,

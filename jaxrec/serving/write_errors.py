@@ -1,4 +1,4 @@
-"""Errors of writes say what could not be written."""
+"""Errors of writes that name what could not be written."""
 
 import contextlib
 import os
@@ -8,8 +8,8 @@ from jaxrec.errors import CheckpointError, StoreError
 
 
 @contextlib.contextmanager
-def writing(place: str | os.PathLike[str]) -> Iterator[None]:
-    """Raises StoreError with the place when the block cannot write there.
+def as_store_errors(target: str | os.PathLike[str]) -> Iterator[None]:
+    """Raises StoreError with the target when the block cannot write there.
 
     A full disk is an OSError without a name, or an error of TensorStore (ValueError) or Orbax.
     """
@@ -18,4 +18,4 @@ def writing(place: str | os.PathLike[str]) -> Iterator[None]:
     except (StoreError, CheckpointError):
         raise
     except (OSError, ValueError, RuntimeError) as error:
-        raise StoreError(f"{os.fspath(place)}: cannot be written: {error}") from error
+        raise StoreError(f"{os.fspath(target)}: cannot be written: {error}") from error

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from jaxrec.config import DataConfig
 from jaxrec.data import prepare
 from jaxrec.errors import DataError
-from jaxrec.serving import Catalog, Recommender, build, feed
+from jaxrec.serving import Catalog, Recommender, build, incremental
 from tests.serving import standin
 
 
@@ -22,8 +22,8 @@ def test_later_events_are_told_by_times(old, new):
     times = np.asarray([*old, *new], np.int32)
     added = np.arange(len(times)) >= len(old)
     order = np.lexsort((added, times))
-    found = feed.later(np.sort(np.asarray(old, np.int32)), times[order])
-    assert found.tolist() == added[order].tolist()
+    is_later = incremental.later_events(np.sort(np.asarray(old, np.int32)), times[order])
+    assert is_later.tolist() == added[order].tolist()
 
 
 @pytest.fixture
@@ -67,18 +67,18 @@ def test_fed_once(appended, tmp_path):
         # a user whose events came another way is left alone
         other = names[0]
         rec.append(store, [other], [base.vocabulary.ids[0]], [base.time_origin + 10**6])
-        done = feed.feed(rec, store, base, data)
+        done = incremental.append_new_events(rec, store, base, data)
         assert done.changed == 1
         assert done.users == int((data.lengths[1:] > 0).sum())
-        assert done.there_before == 0
+        assert done.already_applied == 0
         events = store.read(names)[0]["events"]
         assert events[0] == base.lengths[0] + 1
         assert done.events == int(events[1:].sum()) - int(base.lengths[1:].sum())
         assert done.events + done.late + done.unknown_items <= 150
         assert done.unknown_items > 0
-        again = feed.feed(rec, store, base, data)
+        again = incremental.append_new_events(rec, store, base, data)
         assert (again.events, again.users) == (0, 0)
-        assert again.there_before + again.changed == done.users + 1
+        assert again.already_applied + again.changed == done.users + 1
         assert store.read(names)[0]["events"].tolist() == events.tolist()
         with pytest.raises(DataError, match="not appended to the data of the model's run"):
-            feed.feed(rec, store, base, base)
+            incremental.append_new_events(rec, store, base, base)

@@ -1,21 +1,21 @@
-"""A user's row in the store: the state in one of the forms, and optionally the items seen.
+"""A user's row in the store: the encoded state, and optionally the items seen.
 
-Everything here is NumPy on the host: what decides whether the model has to run at all.
+Everything here is NumPy on the host. It decides whether the model has to run at all.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import numpy as np
 
 from jaxrec.model import states
 from jaxrec.model.recommender import Model
-from jaxrec.state_store.forms import encode_state
-from jaxrec.state_store.rows import RowSpec
+from jaxrec.state_store.encodings import encode_state
+from jaxrec.state_store.row_format import RowSpec
 from jaxrec.types import UserState
 
-Columns = Mapping[str, np.ndarray]
+Columns: TypeAlias = Mapping[str, np.ndarray]
 SEEN = "seen"
 # Columns that move along with a token: the axis of the tokens, counted from the end.
 TOKEN_COLUMNS = {
@@ -36,19 +36,23 @@ class Events(NamedTuple):
 
 
 class Merged(NamedTuple):
-    """The not compressed events of B users, new ones among them.
+    """Events of B users that are not compressed yet, the new ones among them.
 
-    lines: events per user, in time order. late: int64 [B], new events older than what is
+    pending: events per user, in time order. late: int64 [B], new events older than what is
     compressed already, left out.
     """
 
-    lines: list[Events]
+    pending: list[Events]
     late: np.ndarray
 
 
-def row_spec(model: Model, form: str, keep_seen: int) -> RowSpec:
-    """What a row of this model holds; raises ValueError without compressed tokens."""
-    columns = encode_state(to_host(states.empty(model, 1)), form)
+def row_spec(model: Model, encoding: str, keep_seen: int) -> RowSpec:
+    """What a row of this model holds.
+
+    encoding: of the tokens' vectors; keep_seen: items remembered per user. Raises ValueError
+    without compressed tokens, and on an unknown encoding.
+    """
+    columns = encode_state(to_host(states.empty(model, 1)), encoding)
     if keep_seen:
         columns[SEEN] = np.zeros((1, keep_seen), np.int32)
     return RowSpec.of(columns)
@@ -69,7 +73,7 @@ def merge(columns: Columns, events: Sequence[Events]) -> Merged:
 
     An event older than the newest compressed one cannot take its place any more: it is late.
     """
-    lines, late = [], np.zeros(len(events), np.int64)
+    merged, late = [], np.zeros(len(events), np.int64)
     for row, new in enumerate(events):
         items, times = new
         if columns["tokens.valid"][row, -1]:
@@ -80,27 +84,27 @@ def merge(columns: Columns, events: Sequence[Events]) -> Merged:
         items = np.concatenate([columns["items"][row, :pending], items])
         times = np.concatenate([columns["times"][row, :pending], times])
         order = np.argsort(times, kind="stable")
-        lines.append(Events(items[order], times[order]))
-    return Merged(lines, late)
+        merged.append(Events(items[order], times[order]))
+    return Merged(merged, late)
 
 
-def completes(line: Events, segment_size: int, recent_min: int) -> int:
-    """Segments that are complete once a user's not compressed events are `line`."""
-    return max(len(line.items) - recent_min, 0) // segment_size
+def complete_segments(pending: Events, segment_size: int, recent_min: int) -> int:
+    """How many segments `pending` events complete."""
+    return max(len(pending.items) - recent_min, 0) // segment_size
 
 
-def set_pending(columns: dict[str, np.ndarray], row: int, line: Events) -> None:
-    """Writes a line that completes no segment into its row; the model is not needed."""
-    added = len(line.items) - int(columns["pending"][row])
-    for name, values in (("items", line.items), ("times", line.times)):
+def set_pending(columns: dict[str, np.ndarray], row: int, pending: Events) -> None:
+    """Writes events that complete no segment into their row; the model is not needed."""
+    added = len(pending.items) - int(columns["pending"][row])
+    for name, values in (("items", pending.items), ("times", pending.times)):
         columns[name][row] = 0
         columns[name][row, : len(values)] = values
-    columns["pending"][row] = len(line.items)
+    columns["pending"][row] = len(pending.items)
     columns["events"][row] += added
 
 
-def keep_codes(old: Columns, new: dict[str, np.ndarray], tokens: int) -> None:
-    """Puts the stored codes of tokens that are still there back into re-encoded columns.
+def restore_codes(old: Columns, new: dict[str, np.ndarray], tokens: int) -> None:
+    """Puts the stored codes of tokens that have not dropped off back into re-encoded columns.
 
     old, new: columns before and after `extend`; tokens: per segment. A token is encoded once:
     decoding and encoding it again at every update would let it drift.
@@ -109,19 +113,19 @@ def keep_codes(old: Columns, new: dict[str, np.ndarray], tokens: int) -> None:
     for name, axis in TOKEN_COLUMNS.items():
         if name not in new or not new[name].size:
             continue
-        was, now = np.moveaxis(old[name], axis, 1), np.moveaxis(new[name], axis, 1)
+        before, after = np.moveaxis(old[name], axis, 1), np.moveaxis(new[name], axis, 1)
         for count in np.unique(added):
-            if count < now.shape[1]:
+            if count < after.shape[1]:
                 rows = np.flatnonzero(added == count)
-                now[rows, : now.shape[1] - count] = was[rows, count:]
+                after[rows, : after.shape[1] - count] = before[rows, count:]
 
 
-def remember(seen: np.ndarray, events: Sequence[Events]) -> np.ndarray:
+def remember_items(seen: np.ndarray, events: Sequence[Events]) -> np.ndarray:
     """The newest distinct items of each user, int32 [B, X], newest first, 0 behind them."""
     result = np.zeros_like(seen)
     for row, (items, _) in enumerate(events):
-        both = np.concatenate([items[::-1], seen[row][seen[row] > 0]])
-        _, first = np.unique(both, return_index=True)
-        newest = both[np.sort(first)][: seen.shape[1]]
+        newest_first = np.concatenate([items[::-1], seen[row][seen[row] > 0]])
+        _, first = np.unique(newest_first, return_index=True)
+        newest = newest_first[np.sort(first)][: seen.shape[1]]
         result[row, : len(newest)] = newest
     return result

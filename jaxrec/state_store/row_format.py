@@ -14,15 +14,16 @@ import dataclasses
 import functools
 import math
 import typing
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeAlias
 
 import ml_dtypes
 import numpy as np
 
-from jaxrec.types import UserState
+from jaxrec.types import Array, UserState
 
-Columns = dict[str, np.ndarray]
+Columns: TypeAlias = dict[str, np.ndarray]
+JsonField: TypeAlias = list[Any]  # name, shape, dtype: JSON values
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 DTYPES = {
@@ -72,8 +73,12 @@ class RowSpec:
             raise ValueError(f"a row without bytes: {names} are all empty")
 
     @classmethod
-    def of(cls, columns: Mapping[str, Any]) -> "RowSpec":
-        """The spec of a batch of columns [B, ...]."""
+    def of(cls, columns: Mapping[str, Array]) -> "RowSpec":
+        """The spec of a batch of columns [B, ...].
+
+        >>> RowSpec.of({"x": np.zeros((5, 2, 3), np.float32)}).row_bytes
+        24
+        """
         fields = []
         for name, column in columns.items():
             array = np.asarray(column)
@@ -83,12 +88,12 @@ class RowSpec:
         return cls(tuple(fields))
 
     @classmethod
-    def from_json(cls, fields: Sequence[Sequence[Any]]) -> "RowSpec":
+    def from_json(cls, fields: list[JsonField]) -> "RowSpec":
         """The inverse of `to_json`."""
         return cls(tuple(Field(name, tuple(shape), dtype) for name, shape, dtype in fields))
 
-    def to_json(self) -> list[list[Any]]:
-        """`[[name, shape, dtype], ...]`: JSON values."""
+    def to_json(self) -> list[JsonField]:
+        """`[[name, shape, dtype], ...]`."""
         return [[field.name, list(field.shape), field.dtype] for field in self.fields]
 
     @functools.cached_property
@@ -96,7 +101,7 @@ class RowSpec:
         """Bytes of one user."""
         return sum(field.nbytes for field in self.fields)
 
-    def pack(self, columns: Mapping[str, Any]) -> np.ndarray:
+    def pack(self, columns: Mapping[str, Array]) -> np.ndarray:
         """columns -> uint8 [B, row_bytes]; raises ValueError naming the column that differs.
 
         Dtypes must equal the spec's: a silent cast would lose what the caller meant to keep.

@@ -1,9 +1,9 @@
 """The flags of `python -m jaxrec.serving`."""
 
 import argparse
-from typing import Any
+from typing import Protocol
 
-USAGE = """Persistent user states: make them once, add events as they arrive, recommend.
+USAGE = """Persistent user states: build them once, add events as they arrive, recommend.
 
   build-states  compress the histories of the prepared data, users the store does not have
   rebuild       a new model's store: the users of an old one, from the prepared data
@@ -21,7 +21,7 @@ A store belongs to one model. After training another one, rebuild its states int
 
 
 class Formatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows defaults that say something."""
+    """Shows defaults, except empty ones."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         if action.default in (None, ""):
@@ -38,13 +38,10 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def add(name: str, text: str, model: bool = True, store: bool = True) -> Any:
-        sub = commands.add_parser(
-            name,
-            help=text,
-            description=text,
-            formatter_class=Formatter,
-        )
+    def add(
+        name: str, text: str, *, model: bool = True, store: bool = True
+    ) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text, formatter_class=Formatter)
         if model:
             sub.add_argument("--workdir", required=True, help="folder of the training run")
             sub.add_argument("--which", default="best", help="checkpoint: best, latest or a step")
@@ -54,38 +51,37 @@ def parser() -> argparse.ArgumentParser:
             )
         return sub
 
-    def shards(sub: Any) -> None:
-        sub.add_argument("--shards", default="", help="only these, such as 0-3,7 (default: all)")
+    _add_filling(add)
+    _add_requests(add)
+    _add_maintenance(add)
+    return top
 
-    def data(sub: Any) -> None:
-        sub.add_argument("--cache-dir", default="", help="prepared data, if not that of the run")
 
-    def users(sub: Any) -> None:
-        sub.add_argument(
-            "--users", default="-", help="parquet, CSV, or a file of one id per line; - is stdin"
-        )
+class AddCommand(Protocol):
+    """Adds a subcommand; with the flags of a model and of a store, unless switched off."""
 
-    def new(sub: Any, usual: str) -> None:
-        kinds = "float32, bfloat16, int8"
-        sub.add_argument("--form", help=f"of a new store: {kinds} (default: {usual})")
-        sub.add_argument(
-            "--keep-seen", type=int, help=f"of a new store: items kept per user (default: {usual})"
-        )
-        sub.add_argument("--num-shards", type=int, help=f"of a new store (default: {usual})")
+    def __call__(
+        self, name: str, text: str, *, model: bool = True, store: bool = True
+    ) -> argparse.ArgumentParser:
+        """The parser of the new subcommand."""
+        ...
 
+
+def _add_filling(add: AddCommand) -> None:
+    """Commands that write states: build-states, rebuild, append."""
     sub = add("build-states", "Compresses the history of every user that the store lacks.")
-    new(sub, "serving.* of the run's config")
-    shards(sub)
-    data(sub)
+    _add_new_store(sub, "serving.* of the run's config")
+    _add_shards(sub)
+    _add_cache_dir(sub)
     sub = add(
         "rebuild",
         "Compresses the users of another model's store from their prepared histories, into a new "
         "store. The same command goes on where a killed one stopped.",
     )
     sub.add_argument("--from", dest="old", required=True, help="path or URL of the old store")
-    new(sub, "that of the old one")
-    shards(sub)
-    data(sub)
+    _add_new_store(sub, "that of the old one")
+    _add_shards(sub)
+    _add_cache_dir(sub)
     sub = add(
         "append",
         "Adds events. The same command goes on where a killed one stopped: the same events are "
@@ -96,13 +92,17 @@ def parser() -> argparse.ArgumentParser:
     source.add_argument(
         "--later",
         nargs="+",
-        help="files as in data.append: prepared behind the data of the run, and what they add is "
-        "given to the states that have its events and not theirs",
+        help="later files, as in data.append: they are prepared behind the data of the run, and "
+        "their events are added to the states that do not have them",
     )
-    shards(sub)
-    data(sub)
+    _add_shards(sub)
+    _add_cache_dir(sub)
+
+
+def _add_requests(add: AddCommand) -> None:
+    """Commands that read a store: recommend, stat, verify."""
     sub = add("recommend", "The best next items of users.")
-    users(sub)
+    _add_users(sub)
     sub.add_argument("--k", type=int, default=10, help="items per user")
     sub.add_argument("--now", type=float, help="time of the requests, seconds since 1970")
     sub.add_argument("--exclude-seen", action="store_true", help="needs a store with --keep-seen")
@@ -111,15 +111,19 @@ def parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--exclude", default="", help="items to leave out: the same kinds of file")
     sub.add_argument("--output", default="-", help=".jsonl or .parquet file; - is standard output")
-    sub = add("stat", "Users and bytes of a store, per shard, as JSON.", model=False)
+    add("stat", "Users and bytes of a store, per shard, as JSON.", model=False)
     sub = add("verify", "Recomputes a sample of users; status 1 when scores differ.")
     sub.add_argument("--sample", type=int, default=200, help="users")
     sub.add_argument("--seed", type=int, default=0, help="of the sample")
-    data(sub)
+    _add_cache_dir(sub)
+
+
+def _add_maintenance(add: AddCommand) -> None:
+    """delete, compact, snapshot, restore and export."""
     sub = add("delete", "Forgets users; compact removes their bytes.")
-    users(sub)
+    _add_users(sub)
     sub = add("compact", "Rewrites the store without deleted and replaced rows.", model=False)
-    shards(sub)
+    _add_shards(sub)
     sub = add("snapshot", "Saves model and states as one step.")
     sub.add_argument("--output", default="", help="folder; default: WORKDIR/snapshots")
     sub = add("restore", "Writes a snapshot's states into a new store.", model=False)
@@ -130,4 +134,27 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--output", required=True, help="folder of the artifacts")
     sub.add_argument("--events", type=int, default=128, help="new events of one call")
     sub.add_argument("--k", type=int, default=100, help="length of the lists")
-    return top
+
+
+def _add_shards(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--shards", default="", help="only these, such as 0-3,7 (default: all)")
+
+
+def _add_cache_dir(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--cache-dir", default="", help="prepared data, if not that of the run")
+
+
+def _add_users(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--users", default="-", help="parquet, CSV, or a file of one id per line; - is stdin"
+    )
+
+
+def _add_new_store(sub: argparse.ArgumentParser, default: str) -> None:
+    """Settings of a store that is created; default: where they come from otherwise."""
+    names = "float32, bfloat16, int8"
+    sub.add_argument("--encoding", help=f"of a new store: {names} (default: {default})")
+    sub.add_argument(
+        "--keep-seen", type=int, help=f"of a new store: items kept per user (default: {default})"
+    )
+    sub.add_argument("--num-shards", type=int, help=f"of a new store (default: {default})")

@@ -1,11 +1,11 @@
-"""The stated bounds of every form hold, and what a form cannot hold is refused."""
+"""The stated bounds of every encoding hold, and what an encoding cannot hold is refused."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxrec.state_store import forms
+from jaxrec.state_store import encodings
 from jaxrec.types import KV, TokenOutputs, UserState
 
 vectors = st.builds(
@@ -20,27 +20,27 @@ vectors = st.builds(
 
 @given(vectors)
 def test_float32_is_exact(x):
-    codes, scales = forms.encode_vectors(x, "float32")
+    codes, scales = encodings.encode_vectors(x, "float32")
     assert scales is None
-    np.testing.assert_array_equal(forms.decode_vectors(codes, scales), x)
+    np.testing.assert_array_equal(encodings.decode_vectors(codes, scales), x)
 
 
 @given(vectors)
 def test_bfloat16_bound(x):
-    codes, scales = forms.encode_vectors(x, "bfloat16")
+    codes, scales = encodings.encode_vectors(x, "bfloat16")
     assert scales is None
     assert codes.dtype.itemsize == 2
-    again = forms.decode_vectors(codes, scales)
+    again = encodings.decode_vectors(codes, scales)
     normal = np.abs(x) >= np.finfo(np.float32).tiny
     assert (np.abs(again - x)[normal] <= 2.0**-8 * np.abs(x)[normal]).all()
 
 
 @given(vectors)
 def test_int8_bound(x):
-    codes, scales = forms.encode_vectors(x, "int8")
+    codes, scales = encodings.encode_vectors(x, "int8")
     assert (codes.dtype, scales.dtype) == (np.int8, np.float16)
     assert scales.shape == x.shape[:-1]
-    again = forms.decode_vectors(codes, scales)
+    again = encodings.decode_vectors(codes, scales)
     s = scales.astype(np.float64)[..., None]
     m = np.abs(x).max(-1, keepdims=True).astype(np.float64)
     assert (s <= m / 127 * (1 + 2**-10) + 2**-24).all()
@@ -51,38 +51,38 @@ def test_int8_bound(x):
 @given(vectors)
 def test_int8_of_what_was_decoded_changes_at_most_one_rounding(x):
     """Encoding again may move a value by the new scale's half step, not more."""
-    once = forms.decode_vectors(*forms.encode_vectors(x, "int8"))
-    codes, scales = forms.encode_vectors(once, "int8")
-    twice = forms.decode_vectors(codes, scales)
+    once = encodings.decode_vectors(*encodings.encode_vectors(x, "int8"))
+    codes, scales = encodings.encode_vectors(once, "int8")
+    twice = encodings.decode_vectors(codes, scales)
     assert (np.abs(twice - once) <= scales.astype(np.float32)[..., None] / 2 * 1.0001).all()
 
 
 def test_zeros_and_tiny_values():
     x = np.zeros((2, 3), np.float32)
     x[1] = 1e-12  # below the smallest float16 scale
-    for form in forms.FORMS:
-        again = forms.decode_vectors(*forms.encode_vectors(x, form))
+    for encoding in encodings.ENCODINGS:
+        again = encodings.decode_vectors(*encodings.encode_vectors(x, encoding))
         np.testing.assert_array_equal(again[0], 0)
         np.testing.assert_allclose(again[1], 1e-12, atol=2.0**-25, rtol=2.0**-8)
 
 
-@pytest.mark.parametrize("form", ["bfloat16", "int8"])
+@pytest.mark.parametrize("encoding", ["bfloat16", "int8"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_not_finite_values_are_refused_where_they_would_change(form, bad):
-    with pytest.raises(ValueError, match=f"{form}: the vectors hold NaN or infinite"):
-        forms.encode_vectors(np.array([[1, bad]], np.float32), form)
+def test_not_finite_values_are_refused_where_they_would_change(encoding, bad):
+    with pytest.raises(ValueError, match=f"{encoding}: the vectors hold NaN or infinite"):
+        encodings.encode_vectors(np.array([[1, bad]], np.float32), encoding)
 
 
 def test_magnitudes_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="bfloat16: a magnitude above"):
-        forms.encode_vectors(np.array([[3.4e38]], np.float32), "bfloat16")
+        encodings.encode_vectors(np.array([[3.4e38]], np.float32), "bfloat16")
     with pytest.raises(ValueError, match=r"int8: a magnitude of 1e\+07"):
-        forms.encode_vectors(np.array([[1e7]], np.float32), "int8")
+        encodings.encode_vectors(np.array([[1e7]], np.float32), "int8")
 
 
 def test_unknown_form_is_refused():
     with pytest.raises(ValueError, match="'int4': allowed are float32, bfloat16, int8"):
-        forms.encode_vectors(np.zeros((1, 2), np.float32), "int4")
+        encodings.encode_vectors(np.zeros((1, 2), np.float32), "int4")
 
 
 def make_state(seed=0, tokens=6):
@@ -106,17 +106,17 @@ def make_state(seed=0, tokens=6):
     return UserState(tokens=kv, **rest, **counts)
 
 
-@pytest.mark.parametrize("form", forms.FORMS)
+@pytest.mark.parametrize("encoding", encodings.ENCODINGS)
 @pytest.mark.parametrize("tokens", [6, 0])
-def test_states_round_trip(form, tokens):
-    """K/V within the form's bound, everything else exactly; also without K/V."""
+def test_states_round_trip(encoding, tokens):
+    """K/V within the encoding's bound, everything else exactly; also without K/V."""
     state = make_state(tokens=tokens)
-    columns = forms.encode_state(state, form)
+    columns = encodings.encode_state(state, encoding)
     assert all(len(column) == 3 for column in columns.values())
-    again = forms.decode_state(columns, form)
+    again = encodings.decode_state(columns, encoding)
     largest = (
         np.abs(state.tokens.k).max(initial=1)
-        / {"float32": np.inf, "bfloat16": 256, "int8": 253}[form]
+        / {"float32": np.inf, "bfloat16": 256, "int8": 253}[encoding]
     )
     np.testing.assert_allclose(again.tokens.k, state.tokens.k, atol=largest, rtol=0)
     np.testing.assert_allclose(again.tokens.v, state.tokens.v, atol=2 * largest, rtol=0)
@@ -126,37 +126,37 @@ def test_states_round_trip(form, tokens):
     np.testing.assert_array_equal(again.tokens.valid, state.tokens.valid)
 
 
-@pytest.mark.parametrize("form", forms.FORMS)
-def test_states_of_outputs_round_trip(form):
+@pytest.mark.parametrize("encoding", encodings.ENCODINGS)
+def test_states_of_outputs_round_trip(encoding):
     """A state keeps one kind of tokens; the columns say which."""
     rng = np.random.default_rng(1)
     state = make_state()
     outputs = rng.standard_normal((3, 6, 8)).astype(np.float32)
     tokens = TokenOutputs(outputs, state.tokens.times, state.tokens.valid)
-    columns = forms.encode_state(state._replace(tokens=tokens), form)
+    columns = encodings.encode_state(state._replace(tokens=tokens), encoding)
     assert set(columns) - {"tokens.outputs_scale"} == {
         "tokens.outputs",
         "tokens.times",
         "tokens.valid",
         *state._fields[1:],
     }
-    again = forms.decode_state(columns, form)
+    again = encodings.decode_state(columns, encoding)
     assert isinstance(again.tokens, TokenOutputs)
     np.testing.assert_allclose(again.tokens.outputs, outputs, atol=0.05)
     np.testing.assert_array_equal(again.tokens.valid, tokens.valid)
 
 
-def test_decoding_with_another_form_is_refused():
-    columns = forms.encode_state(make_state(), "int8")
-    with pytest.raises(ValueError, match=r"form 'float32' needs the scale columns \[\], found"):
-        forms.decode_state(columns, "float32")
+def test_decoding_with_another_encoding_is_refused():
+    columns = encodings.encode_state(make_state(), "int8")
+    with pytest.raises(ValueError, match=r"encoding 'float32' needs the scale columns \[\], found"):
+        encodings.decode_state(columns, "float32")
     del columns["tokens.k_scale"]
     with pytest.raises(ValueError, match=r"tokens\.k_scale"):
-        forms.decode_state(columns, "int8")
+        encodings.decode_state(columns, "int8")
 
 
 def test_messages_name_the_column():
     state = make_state()
     kv = state.tokens._replace(v=np.full_like(state.tokens.v, np.nan))
-    with pytest.raises(ValueError, match=r"column tokens\.v: form int8"):
-        forms.encode_state(state._replace(tokens=kv), "int8")
+    with pytest.raises(ValueError, match=r"column tokens\.v: encoding int8"):
+        encodings.encode_state(state._replace(tokens=kv), "int8")

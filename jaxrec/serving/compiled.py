@@ -1,0 +1,147 @@
+"""The functions of a model that serving calls, compiled, with their arrays on the devices."""
+
+import collections
+import functools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, ParamSpec, TypeAlias, TypeVar
+
+import jax
+import numpy as np
+
+from jaxrec.config import Config, MeshConfig
+from jaxrec.layout import SegmentLayout
+from jaxrec.model import recommender, states
+from jaxrec.model.recommender import Model
+from jaxrec.runtime import mesh as mesh_lib
+from jaxrec.serving import buckets, ranking
+from jaxrec.serving.ranking import ItemIndex
+from jaxrec.serving.state_rows import Columns
+from jaxrec.state_store.encodings import decode_state
+from jaxrec.types import Array, HistoryItems, ItemVectors, Params, Queries, UserState
+
+P = ParamSpec("P")
+T = TypeVar("T")
+TopK: TypeAlias = tuple[jax.Array, jax.Array]  # scores [B, k], dense item ids [B, k]
+
+
+class UserQueries(NamedTuple):
+    """What is asked for B users; history is None unless scores depend on what users had."""
+
+    queries: Queries
+    history: HistoryItems | None
+
+
+def build_model(config: Config, num_items: int) -> Model:
+    """The model of a run's configuration over a catalog of `num_items` items."""
+    layout = SegmentLayout.from_config(config.layout)
+    return recommender.build(config.model, config.loss, layout, num_items)
+
+
+class CompiledModel:
+    """`extend`, `query`, `top_k` and `top_k_of_candidates` for batches of a few sizes.
+
+    params: on every device. items: the index of the catalog, popularity: the index whose scores
+    are training counts; with several devices their rows are split. traces: how often each
+    function was compiled for a new shape.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        params: Params,
+        counts: np.ndarray,
+        devices: Sequence[jax.Device],
+    ) -> None:
+        """counts: int64 [V + 1] training events per item, entry 0 is padding.
+
+        Raises ValueError when the configuration has no user states (layout.mode is not
+        `compressed`).
+        """
+        self.config = config
+        self.model = model = build_model(config, len(counts) - 1)
+        states.empty(model, 1)  # refuses layouts without tokens
+        mesh = None
+        if len(devices) > 1:
+            mesh = mesh_lib.make_mesh(MeshConfig(data=1, model=len(devices)), devices)
+        self.params: Params = jax.device_put(
+            params, devices[0] if mesh is None else mesh_lib.replicated(mesh)
+        )
+        table = ItemVectors(np.asarray(model.item_table(params), np.float32))
+        training_counts = ItemVectors(np.asarray(counts, np.float32)[:, None])
+        self._width = table.vectors.shape[1]
+        self.items = ItemIndex.place(table, devices[0], mesh)
+        self.popularity = ItemIndex.place(training_counts, devices[0], mesh)
+        self.traces: collections.Counter[str] = collections.Counter()
+        # (params, state, items [B, M], times [B, M], counts [B]) -> state
+        self.extend = self._jit("extend", functools.partial(states.extend, model))
+        # (params, state, now int32 [B] or None) -> UserQueries
+        self.query = self._jit("query", self._user_queries)
+        self._top_k = self._jit("top_k", self._top_k_of_catalog, ("k",))
+        self._top_k_of_candidates = self._jit(
+            "top_k_of_candidates", ranking.top_k_of_candidates, ("k",)
+        )
+
+    def queries(
+        self, columns: Columns, encoding: str, now: np.ndarray | None = None
+    ) -> UserQueries:
+        """What stored rows ask for: `Queries` and history items with leading axis B.
+
+        columns: rows of the store, `encoding` of their vectors. now: int32 [B] model times.
+        B is rounded up; what stands behind the last row means nothing.
+        """
+        count = len(columns["events"])
+        size = buckets.size_of(count, buckets.USERS)
+        state = decode_state({n: buckets.fill(c, size) for n, c in columns.items()}, encoding)
+        times = None
+        if self.config.model.request_time:
+            last = np.maximum(columns["pending"] - 1, 0)
+            times = columns["times"][np.arange(count), last] if now is None else now
+            times = buckets.fill(np.asarray(times), size)
+        queries: UserQueries = self.query(self.params, state, times)
+        return queries
+
+    def popularity_queries(self, count: int) -> UserQueries:
+        """What `popularity` is asked for users without a state; `count` is rounded up."""
+        size = buckets.size_of(count, buckets.USERS)
+        ones = np.ones((size, 1), np.float32)
+        return UserQueries(Queries(ones, np.zeros((size, 0), np.float32)), None)
+
+    def top_k(
+        self, queries: UserQueries, index: ItemIndex, exclude: Array | None, *, k: int
+    ) -> TopK:
+        """The k best items of an index; exclude: dense ids int32 [B, X], 0 is none."""
+        lists: TopK = self._top_k(queries, index, exclude, k=k)
+        return lists
+
+    def top_k_of_candidates(
+        self, queries: UserQueries, index: ItemIndex, candidates: Array, *, k: int
+    ) -> TopK:
+        """The k best of each user's candidates, dense ids int32 [B, X], 0 is none."""
+        vectors, history = queries
+        lists: TopK = self._top_k_of_candidates(vectors, index, candidates, k=k, history=history)
+        return lists
+
+    def _user_queries(self, params: Params, state: UserState, now: Array | None) -> UserQueries:
+        packed = states.query(self.model, params, state, now)
+        history = states.own_items(self.model, state)
+        return UserQueries(
+            Queries(packed[:, : self._width], packed[:, self._width :]),
+            None if history is None else HistoryItems(*history),
+        )
+
+    def _top_k_of_catalog(
+        self, queries: UserQueries, index: ItemIndex, exclude: Array | None, *, k: int
+    ) -> TopK:
+        vectors, history = queries
+        chunk = self.config.eval.chunk
+        return ranking.top_k(vectors, index, k, exclude=exclude, history=history, chunk=chunk)
+
+    def _jit(
+        self, name: str, function: Callable[P, T], static: tuple[str, ...] = ()
+    ) -> jax.stages.Wrapped:
+        @functools.wraps(function)
+        def traced(*args: P.args, **kwargs: P.kwargs) -> T:
+            self.traces[name] += 1
+            return function(*args, **kwargs)
+
+        return jax.jit(traced, static_argnames=static)

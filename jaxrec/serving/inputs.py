@@ -1,0 +1,119 @@
+"""What callers pass, checked once: raw ids and times to dense ones, grouped by user."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from jaxrec.data import schema
+from jaxrec.data.catalog import Catalog
+from jaxrec.data.schema import Interactions
+from jaxrec.errors import DataError
+from jaxrec.serving.state_rows import Events
+from jaxrec.types import ItemId, UserId
+
+# raw item ids: one list for all users, or a list per user
+ItemLists: TypeAlias = Iterable[ItemId] | Iterable[Iterable[ItemId]] | np.ndarray
+
+NAMES = ("user_ids", "item_ids", "timestamps")
+
+
+def check_events(user_ids: ArrayLike, item_ids: ArrayLike, timestamps: ArrayLike) -> Interactions:
+    """Three columns [N] as a table; rows whose times have fractions come in time order.
+
+    Raises DataError: different lengths, floats as ids, nulls, NaN, negative times, milliseconds.
+    """
+    columns = dict(zip(NAMES, map(np.asarray, (user_ids, item_ids, timestamps)), strict=True))
+    for name, column in columns.items():
+        if column.ndim != 1:
+            raise DataError(f"append: {name} has shape {column.shape}: one axis is needed")
+    lengths = {name: len(column) for name, column in columns.items()}
+    if len(set(lengths.values())) > 1:
+        described = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise DataError(f"append: columns differ in length: {described}")
+    if not lengths["user_ids"]:
+        empty = np.zeros(0, np.int64)
+        return Interactions(empty, empty, empty)
+    return schema.check(columns, "append", *NAMES)
+
+
+def digest(table: Interactions, batch: int) -> str:
+    """12 hex digits of events in their order, and of how they are cut into batches."""
+    sums = hashlib.blake2b(str(batch).encode(), digest_size=6)
+    for column in (table.user, table.item, table.time):
+        sums.update(f"{column.dtype} {len(column)} ".encode())
+        sums.update(np.ascontiguousarray(column).view(np.uint8).data)
+    return sums.hexdigest()
+
+
+def by_user(
+    user_ids: np.ndarray, items: np.ndarray, times: np.ndarray
+) -> tuple[list[UserId], list[Events]]:
+    """Distinct users, and the events of each in time order; ties keep the order given."""
+    if not len(user_ids):
+        return [], []
+    users, index = np.unique(user_ids, return_inverse=True)
+    order = np.lexsort((times, index))  # stable
+    ends = np.cumsum(np.bincount(index, minlength=len(users)))[:-1]
+    columns = zip(np.split(items[order], ends), np.split(times[order], ends), strict=True)
+    return users.tolist(), [Events(*pair) for pair in columns]
+
+
+def check_now(now: ArrayLike | None, batch: int, catalog: Catalog) -> np.ndarray | None:
+    """int32 [B] model times of the requests from one time or [B] times; None stays None."""
+    if now is None:
+        return None
+    moments = np.asarray(now)
+    if moments.shape not in ((), (batch,)):
+        raise DataError(f"now has shape {moments.shape}: one time or one of {batch} is needed")
+    flat = moments.reshape(-1)
+    index = np.zeros(len(flat), np.int64)
+    # rows with fractions would be reordered: seconds are enough for a request
+    flat = np.floor(flat) if flat.dtype.kind == "f" else flat
+    seconds = schema.check(
+        {"now": flat, "user": index, "item": index}, "now", "user", "item", "now"
+    )
+    return np.broadcast_to(catalog.seconds(seconds.time, "now"), (batch,))
+
+
+def check_items(
+    items: ItemLists | None, batch: int, name: str, catalog: Catalog
+) -> list[np.ndarray] | None:
+    """Dense ids per user, ascending and distinct, from one list of raw ids or one per user.
+
+    None stays None. Unknown items are left out: they are no candidates anyway. name: the
+    argument, for messages. Raises DataError.
+    """
+    if items is None:
+        return None
+    if isinstance(items, np.ndarray) and items.ndim in (1, 2):
+        nested = items.ndim == 2
+    elif isinstance(items, str | bytes | np.ndarray) or not isinstance(items, Iterable):
+        raise DataError(f"{name}={items!r}: a list of item ids is needed")
+    else:
+        items = list(items)
+        nested = any(_is_list(entry) for entry in items)
+    if not nested:
+        return [_dense(items, name, catalog)] * batch
+    if len(items) != batch or not all(_is_list(entry) for entry in items):
+        raise DataError(
+            f"{name}: {len(items)} entries for {batch} users: one list of item ids for all users "
+            "or one list per user is needed"
+        )
+    return [_dense(entry, name, catalog) for entry in items]
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, Sequence | np.ndarray | set | frozenset) and not isinstance(
+        value, str | bytes
+    )
+
+
+def _dense(raw: Iterable[ItemId] | np.ndarray, name: str, catalog: Catalog) -> np.ndarray:
+    values = raw if isinstance(raw, np.ndarray) else list(raw)
+    if not len(values):
+        return np.zeros(0, np.int32)
+    dense = np.unique(catalog.vocabulary.encode(schema.check_ids(values, name, "recommend")))
+    return dense[dense > 0]

@@ -1,0 +1,119 @@
+"""New events into stored rows: `Recommender.append` behind the check of its input."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxrec.serving import buckets, state_rows
+from jaxrec.serving.compiled import CompiledModel
+from jaxrec.serving.state_rows import Events
+from jaxrec.state_store.encodings import decode_state, encode_state
+from jaxrec.state_store.row_format import Columns
+from jaxrec.state_store.store import UserStateStore
+from jaxrec.types import UserId
+
+
+class AppendResult(NamedTuple):
+    """What `append` did.
+
+    events: now in states. users: they belong to.
+    unknown_items: events left out because the model does not know their items.
+    late: events left out because their user's state has compressed newer ones.
+    already_applied: users whose states had these very events, left as they are (`idempotent`).
+    """
+
+    events: int
+    users: int
+    unknown_items: int
+    late: int
+    already_applied: int = 0
+
+
+def append_events(
+    model: CompiledModel,
+    store: UserStateStore,
+    users: Sequence[UserId],
+    events: Sequence[Events],
+    *,
+    idempotency_key: tuple[str, int] | None = None,
+) -> AppendResult:
+    """Adds the events of distinct users to their rows, in one update of the store.
+
+    events: of each user, in time order, dense ids. idempotency_key: as in
+    `UserStateStore.update`.
+    """
+    events_of = dict(zip(users, events, strict=True))
+    encoding = store.metadata.binding.encoding
+    counts: dict[UserId, tuple[int, int]] = {}  # added, late
+
+    def update(ids: list[UserId], columns: Columns, known: np.ndarray) -> Columns:
+        del known  # rows of new users are zero: an empty state
+        new = [events_of[user] for user in ids]
+        result, late = updated_rows(model, columns, new, encoding)
+        for user, dropped, added in zip(ids, late.tolist(), new, strict=True):
+            counts[user] = (len(added.items) - dropped, dropped)
+        return result
+
+    store.update(list(users), update, idempotency_key=idempotency_key)
+    added = sum(pair[0] for pair in counts.values())
+    late = sum(pair[1] for pair in counts.values())
+    return AppendResult(added, len(counts), 0, late, len(users) - len(counts))
+
+
+def updated_rows(
+    model: CompiledModel, columns: Columns, events: Sequence[Events], encoding: str
+) -> tuple[Columns, np.ndarray]:
+    """Rows [B, ...] with new events, and int64 [B]: how many events of each user were late.
+
+    The model runs for the users whose events complete a segment, and for no other.
+    """
+    layout = model.config.layout
+    result = {name: np.array(column) for name, column in columns.items()}
+    pending, late = state_rows.merge(columns, events)
+    to_compress = []
+    for row, user_events in enumerate(pending):
+        if state_rows.complete_segments(user_events, layout.segment_size, layout.recent_min):
+            to_compress.append(row)
+        else:
+            state_rows.set_pending(result, row, user_events)
+    if to_compress:
+        chosen = {n: c[to_compress] for n, c in columns.items() if n != state_rows.SEEN}
+        extended = _extended_rows(model, chosen, [pending[row] for row in to_compress], encoding)
+        for name, column in extended.items():
+            result[name][to_compress] = column
+    if state_rows.SEEN in result:
+        result[state_rows.SEEN] = state_rows.remember_items(columns[state_rows.SEEN], events)
+    return result, late
+
+
+def _extended_rows(
+    model: CompiledModel, columns: Columns, pending: Sequence[Events], encoding: str
+) -> Columns:
+    """Rows whose events that are not compressed become `pending`, by the model.
+
+    The pending events of a row are the first of its new ones.
+    """
+    layout = model.config.layout
+    size = buckets.size_of(len(pending), buckets.USERS)
+    state = decode_state({n: buckets.fill(c, size) for n, c in columns.items()}, encoding)
+    state = state._replace(
+        pending=np.zeros_like(state.pending), events=state.events - state.pending
+    )
+    lengths = buckets.fill(np.asarray([len(events.items) for events in pending], np.int32), size)
+    start, longest = 0, int(lengths.max())
+    while start < longest:
+        left = min(longest - start, layout.recent + buckets.EVENTS[-1])
+        width = layout.recent + buckets.size_of(left - layout.recent, buckets.EVENTS)
+        items, times = (np.zeros((size, width), np.int32) for _ in range(2))
+        for row, events in enumerate(pending):
+            cut = slice(start, start + width)
+            items[row, : len(events.items[cut])] = events.items[cut]
+            times[row, : len(events.times[cut])] = events.times[cut]
+        counts = np.clip(lengths - start, 0, width).astype(np.int32)
+        state = model.extend(model.params, state, items, times, counts)
+        start += width
+    encoded = encode_state(state_rows.to_host(state), encoding)
+    result = {name: np.array(column[: len(pending)]) for name, column in encoded.items()}
+    state_rows.restore_codes(columns, result, layout.tokens)
+    return result
