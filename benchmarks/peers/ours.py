@@ -50,26 +50,26 @@ class Validation:
 
     def __call__(self, session: Any) -> Callable[[Any], dict[str, float]]:
         from jaxrec.evaluation import evaluator
+        from jaxrec.evaluation.ranks import model_ranks
 
         config, model = session.config, session.model
         if session.prepared.digest != self.events.digest:
             raise SystemExit("the recipe prepares other data than events.npz holds; export again")
         predict = evaluator.predictor("masked", model, session.mesh)
-        own = evaluator.own_items(model, session.mesh)
+        history_items = evaluator.history_items(model, session.mesh)
         begin = self.now()
 
         def evaluate(params: Any) -> dict[str, float]:
             nonlocal begin
             seconds = self.now() - begin
-            ranks = evaluator.model_ranks(
+            ranks = model_ranks(
                 predict,
                 params,
-                model.item_table(params),
+                model.item_index(params, session.mesh),
                 session.eval_batches(self.events.validated, "validation"),
                 chunk=config.eval.chunk,
-                own=own,
+                history_items=history_items,
                 lists=False,
-                mesh=session.mesh,
             )
             found = ranking.quality(ranks.rank, ranks.user)
             step = min((len(self.curve) + 1) * config.train.eval_every, config.train.steps)
@@ -129,16 +129,17 @@ def ranks_of(session: Any, wanted: Targets) -> tuple[dict[str, Any], dict[str, A
     import numpy as np
 
     from jaxrec.evaluation import evaluator, report
+    from jaxrec.evaluation.ranks import model_ranks
 
-    subject = session.trained_model()
+    trained = session.trained_model()
     mode = session.config.layout.mode
     name = {"compressed": "compressed", "full": "full"}.get(mode, "recent-only")
     rank = functools.partial(
-        evaluator.model_ranks,
-        evaluator.predictor(name, subject.model),
-        subject.params,
-        subject.model.item_table(subject.params),
-        own=evaluator.own_items(subject.model),
+        model_ranks,
+        evaluator.predictor(name, trained.model),
+        trained.params,
+        trained.model.item_index(trained.params),
+        history_items=evaluator.history_items(trained.model),
         chunk=session.config.eval.chunk,
         lists=False,
     )
@@ -149,7 +150,7 @@ def ranks_of(session: Any, wanted: Targets) -> tuple[dict[str, Any], dict[str, A
         if not np.array_equal(ranks.item[order], wanted.item):
             raise SystemExit("our targets are not those of the exported events: export again")
         found[kind] = ranks.rank[order].astype(np.int64)
-    cost = evaluator.row_cost(name, subject.model)
+    cost = evaluator.row_cost(name, trained.model)
     return found, {
         "request_flops": cost.flops,
         "full_history_flops": report.full_history(session.config).flops,

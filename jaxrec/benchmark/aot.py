@@ -15,26 +15,26 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
+from jaxrec import ranking
 from jaxrec.benchmark import config_file, timing
 from jaxrec.benchmark.roofline import CHIPS, Chip, roofline
 from jaxrec.config import Config, MeshConfig
 from jaxrec.errors import ConfigError
 from jaxrec.interop import item_towers
-from jaxrec.items import table
 from jaxrec.layout import SegmentLayout
 from jaxrec.model import cost, recommender, states, token_memory
 from jaxrec.model.parameters import has_item_rows
 from jaxrec.objective import sampling
-from jaxrec.ranking import sharded
 from jaxrec.runtime import mesh as mesh_lib
 from jaxrec.runtime import plan
 from jaxrec.training import step as step_lib
+from jaxrec.training import text_batches
+from jaxrec.training.task import Task
 from jaxrec.types import Batch, Json, Params, Tree
 
 LIST = 100  # items of a recommendation list
@@ -97,10 +97,9 @@ def lower_train(config: Config, model: recommender.Model, mesh: Mesh) -> jax.sta
         tower = item_towers.tower_of(config.model)
         texts = text_batches.abstract_text_items(config, tower, mesh)
         init = text_batches.with_tower(model.init, tower)
-        run = step_lib.assemble(config, init, loss, model.negatives, mesh, tower)
-        texts = text_batches.abstract(config, batch, tower, mesh)
-        return run.step.lower(run.like, texts, None)
-    run = step_lib.assemble(config, model.init, loss, model.negatives, mesh)
+        run = step_lib.assemble(config, Task(init, loss, texts=texts), mesh)
+        return run.step.lower(run.like, texts.put(0, batch), None)
+    run = step_lib.assemble(config, Task(model.init, loss, model.negatives), mesh)
     return run.step.lower(run.like, shapes(batch, mesh_lib.batch_sharding(mesh)), counts)
 
 
@@ -136,21 +135,18 @@ def lower_compress(config: Config, model: recommender.Model, mesh: Mesh) -> jax.
 
 def lower_score(config: Config, model: recommender.Model, mesh: Mesh) -> jax.stages.Lowered:
     """Top lists over the whole catalog from states; the item table is not gathered."""
-    params = mesh_lib.abstract(mesh, lambda: model.init(jax.random.key(0)))
+    params = mesh_lib.abstract(mesh, lambda: model.init(jax.random.key(0)), has_item_rows)
     state = jax.eval_shape(lambda: states.empty(model, config.eval.batch_size))
     state = jax.tree.map(shapes, state, state_sharding(state, mesh))
 
-    def vectors(dense: Params, part: jax.Array) -> jax.Array:
-        return model.item_table({**dense, row_updates.TABLE: part})
-
-    def score(params: Params, state: states.UserState) -> Tree:
-        how: Any = {"mesh": mesh, "num_items": model.num_items, "chunk": config.eval.chunk}
-        x = states.query(model, params, state)
-        if config.model.item_hash != "none":
-            return sharded.top_k(x, model.candidates(params), LIST, **how)
-        rows, dense = table.split(params)
-        how |= {"vectors": vectors, "params": dense}
-        return sharded.top_k(x, rows[table.EMBEDDING], LIST, **how)
+    def score(params: Params, state: states.UserState) -> tuple[jax.Array, jax.Array]:
+        return ranking.top_k(
+            states.query(model, params, state),
+            model.item_index(params, mesh),
+            LIST,
+            history=states.history_items(model, state),
+            chunk=config.eval.chunk,
+        )
 
     return jax.jit(score).lower(params, state)
 

@@ -17,16 +17,15 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from jaxrec import data
+from jaxrec import data, ranking
 from jaxrec.benchmark import timing
 from jaxrec.model import states
 from jaxrec.model.recommender import Model
-from jaxrec.ranking import retrieval
 from jaxrec.runtime.progress import track
 from jaxrec.serving import Recommender, build, state_rows
 from jaxrec.serving.state_rows import Events
 from jaxrec.state_store.encodings import ENCODINGS, decode_state, encode_state
-from jaxrec.types import Json, Params, Tree, UserState
+from jaxrec.types import HistoryItems, Json, Params, Queries, UserState
 
 BATCH = 64
 
@@ -40,7 +39,7 @@ def ranks(
     """
     compress = jax.jit(functools.partial(states.compress, rec.model))
     ask = jax.jit(functools.partial(_ask, rec.model))
-    table = rec.model.item_table(rec.params)
+    index = rec.model.item_index(rec.params)
     order = np.argsort([len(items) for items, _ in histories], kind="stable")
     result = {encoding: np.zeros(len(histories), np.int64) for encoding in encodings}
     batches = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
@@ -58,14 +57,16 @@ def ranks(
         state = state_rows.to_host(compress(rec.params, items, times, lengths))
         for encoding in encodings:
             decoded = decode_state(encode_state(state, encoding), encoding)
-            x, own = ask(rec.params, decoded, now)
-            best = retrieval.rank_of_targets(x, table, target, None, own)
+            queries, history = ask(rec.params, decoded, now)
+            best = ranking.rank_of_targets(queries, index, target, history=history)
             result[encoding][batch] = np.asarray(best)[: len(batch)]
     return result
 
 
-def _ask(model: Model, params: Params, state: UserState, now: jax.Array) -> Tree:
-    return states.query(model, params, state, now), states.own_items(model, state)
+def _ask(
+    model: Model, params: Params, state: UserState, now: jax.Array
+) -> tuple[Queries, HistoryItems | None]:
+    return states.query(model, params, state, now), states.history_items(model, state)
 
 
 def quality(rank: np.ndarray, k: int) -> dict[str, float]:

@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxrec.layout import SegmentLayout
 from jaxrec.model.recommender import Model
-from jaxrec.serving.rows import Events
+from jaxrec.serving.state_rows import Events
 from jaxrec.types import Array, Batch, Params
 
 SECONDS = 3 * 10**7  # range of event times, about a year

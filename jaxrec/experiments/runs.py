@@ -22,6 +22,7 @@ from jaxrec.data import pipeline
 from jaxrec.data.prepared import Prepared
 from jaxrec.errors import ConfigError, WorkdirError
 from jaxrec.evaluation import evaluator
+from jaxrec.evaluation.ranks import model_ranks
 from jaxrec.evaluation.report import Ranks
 from jaxrec.experiments.settings import ExperimentsConfig
 from jaxrec.model import recommender
@@ -176,20 +177,20 @@ class Lab:
 
         def make() -> dict[str, np.ndarray]:
             session = self.session(config)
-            subject = session.trained_model()
-            model = subject.model
+            trained = session.trained_model()
+            model = trained.model
             chosen = self.users(session.prepared)
             if row.startswith("served "):
                 count = int(row.removeprefix("served "))
                 model, batches = served(session, chosen, count)
             else:
                 batches = session.eval_batches(chosen, recent_only=row == "recent-only")
-            ranks = evaluator.model_ranks(
+            ranks = model_ranks(
                 evaluator.predictor(row, model),
-                subject.params,
-                model.item_table(subject.params),
+                trained.params,
+                model.item_index(trained.params),
                 batches,
-                own=evaluator.own_items(model),
+                history_items=evaluator.history_items(model),
                 chunk=session.config.eval.chunk,
                 lists=False,
             )

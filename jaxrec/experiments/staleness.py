@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from jaxrec.data.progress import track
+from jaxrec import ranking
 from jaxrec.evaluation.report import Ranks
 from jaxrec.experiments import stored
 from jaxrec.experiments.quality import QUALITY, K, columns
@@ -14,8 +14,9 @@ from jaxrec.experiments.runs import Lab, with_values
 from jaxrec.experiments.table import Cell, Experiment, Line, Values
 from jaxrec.model import states
 from jaxrec.model.recommender import Model
-from jaxrec.ranking import retrieval
-from jaxrec.serving.rows import Events
+from jaxrec.ranking import ItemIndex
+from jaxrec.runtime.progress import track
+from jaxrec.serving.state_rows import Events
 from jaxrec.types import Array, Params, UserState
 
 BATCH = 64  # users whose states are made at once
@@ -37,7 +38,7 @@ def aged_ranks(
     compress = jax.jit(functools.partial(states.compress, model))
     extend = jax.jit(functools.partial(states.extend, model))
     ask = jax.jit(functools.partial(_rank, model))
-    table = model.item_table(params)
+    index = model.item_index(params)
     reach = max(ages) + last
     ranks = {
         name: np.zeros((len(histories), last, len(ages)), np.int32)
@@ -62,7 +63,7 @@ def aged_ranks(
                     STALE: old,
                 }
                 for name, state in served.items():
-                    rank = np.asarray(ask(params, table, state, moment, target))
+                    rank = np.asarray(ask(params, index, state, moment, target))
                     ranks[name][batch, number, column] = rank[: len(batch)]
     return ranks
 
@@ -105,11 +106,11 @@ def with_window(state: UserState, histories: _Histories, now: np.ndarray, size: 
 
 
 def _rank(
-    model: Model, params: Params, table: Array, state: UserState, now: Array, target: Array
+    model: Model, params: Params, index: ItemIndex, state: UserState, now: Array, target: Array
 ) -> jax.Array:
     """Rank [B] of each user's target."""
-    x, own = states.query(model, params, state, now), states.own_items(model, state)
-    return retrieval.rank_of_targets(x, table, target, None, own)
+    queries, history = states.query(model, params, state, now), states.history_items(model, state)
+    return ranking.rank_of_targets(queries, index, target, history=history)
 
 
 def staleness(lab: Lab) -> Experiment:
@@ -172,7 +173,7 @@ def _evaluated(lab: Lab, seed: int) -> dict[str, np.ndarray]:
 
     def make() -> dict[str, np.ndarray]:
         session = lab.session(config)
-        subject = session.subject()
+        subject = session.trained_model()
         users = lab.users(session.prepared)
         histories = stored.histories_of(session, users)
         ranks = aged_ranks(subject.model, subject.params, histories, ages, last)

@@ -24,7 +24,6 @@ import numpy as np
 
 from jaxrec.interop.persrec import ReferenceModel, load
 from jaxrec.items import table
-from jaxrec.model import network
 from jaxrec.objective import losses
 from jaxrec.types import Array, Params
 
@@ -119,10 +118,10 @@ def _outputs(
         return model.forward(params, jnp.asarray(ids, jnp.int32), model.layout, lengths, times)[0]
 
     items, seq, mask = arrays["items"], arrays["seq"], arrays["mask"]
-    last = model.queries(params, encode(seq, seq != 0)[:, -1])
+    last = model.queries(params, encode(seq, seq != 0)[:, -1]).vectors
     outputs = {
         "hidden": encode(items[:, :-1], mask),
-        "scores": last @ model.item_table(params).T,
+        "scores": last @ model.item_vectors(params).vectors.T,
     }
     if not model.layout.num_tokens:
         loss, gradients = jax.value_and_grad(
@@ -161,18 +160,18 @@ def nce_loss(
         jnp.asarray(reference.lengths(mask)),
         jnp.zeros(items.shape, jnp.int32),
     )
-    vectors = model.item_table(params).astype(jnp.float32)  # the losses are float32
-    count = jnp.ones(items[:, 1:].size, jnp.int32)
-    others = jnp.asarray(negatives, jnp.int32).reshape(-1)
+    vectors = model.item_vectors(params).vectors.astype(jnp.float32)  # the losses are float32
+    negative_ids = jnp.asarray(negatives, jnp.int32).reshape(-1)
+    contrast = losses.Contrast(
+        x=model.queries(params, y).vectors.reshape(-1, y.shape[-1]),
+        positives=vectors[items[:, 1:].reshape(-1)],
+        negatives=vectors[negative_ids],
+        targets=jnp.ones(items[:, 1:].size, jnp.int32),
+        negative_ids=jnp.full(negative_ids.shape, -1, jnp.int32),  # ids mask nothing, cosines do
+        weights=jnp.asarray(mask != 0, jnp.float32).reshape(-1),
+    )
     total, weight = losses.sampled_softmax(
-        model.queries(params, y).reshape(-1, y.shape[-1]),
-        vectors[items[:, 1:].reshape(-1)],
-        vectors[others],
-        jnp.full(others.shape, -1, jnp.int32),  # ids decide nothing, cosines do
-        count,
-        jnp.asarray(mask != 0, jnp.float32).reshape(-1),
-        scale=model.network.apply({"params": params}, method=network.Network.scale),
-        false_negative=reference.loss.false_negative,
+        contrast, scale=model.scale(params), false_negative=reference.loss.false_negative
     )
     return total / weight
 

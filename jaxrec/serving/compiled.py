@@ -8,13 +8,14 @@ from typing import NamedTuple, ParamSpec, TypeAlias, TypeVar
 import jax
 import numpy as np
 
+from jaxrec import ranking
 from jaxrec.config import Config, MeshConfig
 from jaxrec.layout import SegmentLayout
 from jaxrec.model import recommender, states
 from jaxrec.model.recommender import Model
+from jaxrec.ranking import ItemIndex
 from jaxrec.runtime import mesh as mesh_lib
-from jaxrec.serving import buckets, ranking
-from jaxrec.serving.ranking import ItemIndex
+from jaxrec.serving import buckets
 from jaxrec.serving.state_rows import Columns
 from jaxrec.state_store.encodings import decode_state
 from jaxrec.types import Array, HistoryItems, ItemVectors, Params, Queries, UserState
@@ -66,10 +67,9 @@ class CompiledModel:
         self.params: Params = jax.device_put(
             params, devices[0] if mesh is None else mesh_lib.replicated(mesh)
         )
-        table = ItemVectors(np.asarray(model.item_table(params), np.float32))
+        items: ItemVectors = jax.device_get(model.item_vectors(params))
         training_counts = ItemVectors(np.asarray(counts, np.float32)[:, None])
-        self._width = table.vectors.shape[1]
-        self.items = ItemIndex.place(table, devices[0], mesh)
+        self.items = ItemIndex.place(items, devices[0], mesh)
         self.popularity = ItemIndex.place(training_counts, devices[0], mesh)
         self.traces: collections.Counter[str] = collections.Counter()
         # (params, state, items [B, M], times [B, M], counts [B]) -> state
@@ -104,7 +104,7 @@ class CompiledModel:
         """What `popularity` is asked for users without a state; `count` is rounded up."""
         size = buckets.size_of(count, buckets.USERS)
         ones = np.ones((size, 1), np.float32)
-        return UserQueries(Queries(ones, np.zeros((size, 0), np.float32)), None)
+        return UserQueries(Queries(ones), None)
 
     def top_k(
         self, queries: UserQueries, index: ItemIndex, exclude: Array | None, *, k: int
@@ -122,12 +122,8 @@ class CompiledModel:
         return lists
 
     def _user_queries(self, params: Params, state: UserState, now: Array | None) -> UserQueries:
-        packed = states.query(self.model, params, state, now)
-        history = states.own_items(self.model, state)
-        return UserQueries(
-            Queries(packed[:, : self._width], packed[:, self._width :]),
-            None if history is None else HistoryItems(*history),
-        )
+        queries = states.query(self.model, params, state, now)
+        return UserQueries(queries, states.history_items(self.model, state))
 
     def _top_k_of_catalog(
         self, queries: UserQueries, index: ItemIndex, exclude: Array | None, *, k: int

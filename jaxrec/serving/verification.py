@@ -8,17 +8,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrec import ranking
 from jaxrec.data.prepared import Prepared
 from jaxrec.layout import SegmentLayout
 from jaxrec.model.recommender import Model
-from jaxrec.ranking import retrieval
+from jaxrec.ranking import ItemIndex
 from jaxrec.serving.build import check_data
 from jaxrec.serving.compiled import UserQueries
 from jaxrec.serving.service import Recommender
 from jaxrec.serving.state_rows import SEEN, Columns, Events
 from jaxrec.serving.tracking import Progress, no_progress
 from jaxrec.state_store.store import UserStateStore
-from jaxrec.types import HistoryItems, Params, Queries, UserId
+from jaxrec.types import Params, Queries, UserId
 
 # Largest difference of scores, relative to their range, that `verify` accepts by encoding.
 # float32 rounds; the others lose bits of K and V (docs/serving.md has measured values).
@@ -103,7 +104,7 @@ class Comparison:
     def __init__(self, rec: Recommender) -> None:
         self.rec = rec
         self._exact = MaskedForward(rec)
-        self._table = rec.model.item_table(rec.params)
+        self._index = rec.model.item_index(rec.params)
         self._differences = jax.jit(_differences)
 
     def __call__(self, columns: Columns, encoding: str, histories: Sequence[Events]) -> list[float]:
@@ -116,16 +117,16 @@ class Comparison:
         stored = self.rec.queries({n: c[index] for n, c in columns.items()}, encoding)
         exact = self._exact([histories[i] for i in index.tolist()])
         differences: list[float] = np.asarray(
-            self._differences(self._table, stored, exact)
+            self._differences(self._index, stored, exact)
         ).tolist()
         return differences[:count]
 
 
-def _differences(table: jax.Array, stored: UserQueries, exact: UserQueries) -> jax.Array:
+def _differences(index: ItemIndex, stored: UserQueries, exact: UserQueries) -> jax.Array:
     """[B] largest difference of scores; where a user's scores have a range, relative to it."""
 
     def difference(pair: tuple[UserQueries, UserQueries]) -> jax.Array:
-        stored_scores, exact_scores = (_scores(query, table) for query in pair)
+        stored_scores, exact_scores = (_scores(query, index) for query in pair)
         spread = exact_scores.max() - exact_scores.min()
         largest = jnp.abs(stored_scores - exact_scores).max()
         return largest / jnp.where(spread == 0, 1.0, spread)
@@ -133,14 +134,10 @@ def _differences(table: jax.Array, stored: UserQueries, exact: UserQueries) -> j
     return jax.lax.map(difference, (stored, exact))  # scores of one user at a time in memory
 
 
-def _scores(user: UserQueries, table: jax.Array) -> jax.Array:
+def _scores(user: UserQueries, index: ItemIndex) -> jax.Array:
     """[V] scores of one user, without a batch axis."""
     queries, history = jax.tree.map(lambda a: a[None], user)
-    packed, own = queries.vectors, None
-    if history is not None:
-        packed = jnp.concatenate([queries.vectors, queries.gates], axis=-1)
-        own = retrieval.Own(*history)
-    return retrieval.scores(packed, table, own)[0, 1:]
+    return ranking.scores(queries, index, history)[0, 1:]
 
 
 class MaskedForward:
@@ -149,7 +146,7 @@ class MaskedForward:
     def __init__(self, rec: Recommender) -> None:
         self.rec = rec
         self._compiled: dict[int, Callable[..., Queries]] = {}
-        self._history_items = jax.jit(rec.model.own_items)
+        self._history_items = jax.jit(rec.model.history_items)
 
     def __call__(self, histories: Sequence[Events]) -> UserQueries:
         """Queries [B, D], at least `CHECKED` rows, and history items; histories are not empty."""
@@ -165,7 +162,7 @@ class MaskedForward:
         if not model.half_lives.number:
             return UserQueries(queries, None)
         visible = self._visible(histories, complete)
-        return UserQueries(queries, HistoryItems(*self._history_items(*visible)))
+        return UserQueries(queries, self._history_items(*visible))
 
     def _inputs(
         self, histories: Sequence[Events], counts: np.ndarray, complete: np.ndarray, slots: int
@@ -220,6 +217,4 @@ def _masked_queries(
     """Queries [B, D] of one position per row."""
     y, _ = model.forward(params, items, layout, lengths, times)
     outputs = jnp.take_along_axis(y, positions[:, None, None], axis=1)[:, 0]
-    packed = model.queries(params, outputs)
-    width = jax.eval_shape(model.item_table, params).shape[1]
-    return Queries(packed[:, :width], packed[:, width:])
+    return model.queries(params, outputs)

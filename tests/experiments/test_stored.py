@@ -4,10 +4,10 @@ import jax
 import numpy as np
 import pytest
 
+from jaxrec import ranking
 from jaxrec.experiments import staleness, stored
 from jaxrec.experiments.runs import Lab
 from jaxrec.model import states
-from jaxrec.ranking import retrieval
 from jaxrec.serving.state_rows import Events
 from tests.experiments import tiny
 
@@ -37,7 +37,7 @@ def rank(aged):
     """
     _, subject, *_ = aged
     model, params = subject.model, subject.params
-    table = model.item_table(params)
+    index = model.item_index(params)
 
     def padded(line, width):
         return np.pad(line, (0, width - len(line)))[None]
@@ -48,8 +48,8 @@ def rank(aged):
 
     @jax.jit
     def ask(state, target):
-        x, own = states.query(model, params, state), states.own_items(model, state)
-        return retrieval.rank_of_targets(x, table, target, None, own)[0]
+        queries, history = states.query(model, params, state), states.history_items(model, state)
+        return ranking.rank_of_targets(queries, index, target, history=history)[0]
 
     def of(known, target, window=None):
         items, times = (padded(line, 64) for line in known)

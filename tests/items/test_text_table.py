@@ -74,7 +74,7 @@ def test_new_items_are_scored_by_their_text(params):
     model = build()
     new = np.stack([VECTORS[7], np.zeros(6, np.float32)])
     more = text_table.append_items(params, new)
-    table, old = np.asarray(model.item_table(more)), np.asarray(model.item_table(params))
+    table, old = (np.asarray(model.item_vectors(p).vectors) for p in (more, params))
     assert len(table) == parity.ITEMS + 3
     rows, old_rows = more["items"]["embedding"], params["items"]["embedding"]
     np.testing.assert_array_equal(rows[: parity.ITEMS + 1], old_rows)

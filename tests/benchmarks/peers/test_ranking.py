@@ -6,7 +6,8 @@ import pytest
 from benchmarks.peers import exchange, ranking
 from jaxrec.evaluation import report
 from jaxrec.evaluation.report import Ranks
-from jaxrec.ranking import retrieval
+from jaxrec.ranking import ItemIndex, rank_of_targets
+from jaxrec.types import ItemVectors, Queries
 from tests.benchmarks.peers import standin
 
 
@@ -18,13 +19,14 @@ def test_ranks_are_those_of_the_package():
     x = rng.integers(-2, 3, (len(wanted.user), 3)).astype(np.float32)
     table = rng.integers(-2, 3, (events.num_items + 1, 3)).astype(np.float32)
     found = ranking.ranks(lambda some: x[some] @ table.T, events, wanted, block=4)
-    plain = retrieval.rank_of_targets(x, table, wanted.item)
+    queries, index = Queries(x), ItemIndex.of(ItemVectors(table))
+    plain = rank_of_targets(queries, index, wanted.item)
     assert found["rank"].tolist() == np.asarray(plain).tolist()
     seen = np.zeros((len(wanted.user), 12), np.int32)
     for row, (user, position, _) in enumerate(zip(*wanted, strict=True)):
         items = np.unique(events.history(user)[:position])
         seen[row, : len(items)] = items
-    filtered = retrieval.rank_of_targets(x, table, wanted.item, seen)
+    filtered = rank_of_targets(queries, index, wanted.item, exclude=seen)
     assert found["rank_filtered"].tolist() == np.asarray(filtered).tolist()
     assert (found["rank_filtered"] < found["rank"]).any()
 
