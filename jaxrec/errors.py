@@ -11,7 +11,7 @@ class JaxrecError(Exception):
 
 
 class ConfigError(JaxrecError, ValueError):
-    """A configuration value that cannot work: names key, value and what is allowed."""
+    """A configuration value that cannot work: names the key, the value and the allowed values."""
 
 
 class DataError(JaxrecError, ValueError):
@@ -19,7 +19,7 @@ class DataError(JaxrecError, ValueError):
 
 
 class WeightsError(JaxrecError, ValueError):
-    """A folder that cannot be read as a model: names the file, what was found, what to do."""
+    """A folder that cannot be read as a model: names the file, the problem and the remedy."""
 
 
 class WorkdirError(JaxrecError, RuntimeError):
@@ -35,15 +35,15 @@ class StructureError(CheckpointError):
 
 
 class NonFiniteError(JaxrecError, RuntimeError):
-    """Loss or gradient is not a number: names the step and the culprit."""
+    """A loss or gradient that is not finite: names the step and the parameter or loss."""
 
 
 class PeerError(JaxrecError, RuntimeError):
-    """Another process of the run failed; says which and what to do."""
+    """Another process of the run failed: names the process and the remedy."""
 
 
 class StoreError(JaxrecError, RuntimeError):
-    """A user-state store that cannot do what was asked; the message names file, shard or user.
+    """A user-state store that cannot do what was requested; names the file, shard or user.
 
     users: raw ids of the users that the failed call could not read or did not write (the
         others of a failed write are durable); empty when the error is about the whole store.

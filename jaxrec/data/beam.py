@@ -212,7 +212,7 @@ def _call_for_ids(index: int, place: str) -> Iterator[tuple[str, IdCounts]]:
     except DataError as error:
         part, ids = error, {}
     _keep(place, index, part)
-    # texts and numbers are merged apart: a table with both is refused after the merge
+    # texts and numbers are merged separately: a table with both is refused after the merge
     for name, (values, counts) in ids.items():
         yield f"{name}-{values.dtype.kind}", (values, counts)
 

@@ -199,7 +199,7 @@ def _warnings(prepared: Prepared, numbers: Json) -> list[str]:
     if cold > 0.1:
         lines.append(
             f"{cold:.0%} of the test targets are items without any training event: no model of "
-            "item ids can rank them. Report them apart, or use item texts"
+            "item ids can rank them. Report them separately, or use item texts"
         )
     if numbers["duplicates"] > numbers["rows"] / 100:
         lines.append(

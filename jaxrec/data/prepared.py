@@ -71,7 +71,7 @@ class Prepared:
 
     @functools.cached_property
     def histories(self) -> Histories:
-        """All events in memory, read once when first asked for (9 bytes an event)."""
+        """All events in memory, read once on first use (9 bytes per event)."""
         size = int(self.offsets[-1])
         items, times = np.zeros(size, np.int32), np.zeros(size, np.int32)
         returning: np.ndarray | None = None

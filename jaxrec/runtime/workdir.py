@@ -1,4 +1,4 @@
-"""A run's folder: who owns it, and what may change between two starts of one run.
+"""A run's folder: its owner, and what may change between two starts of one run.
 
 config.json       the configuration of the run
 dataset.json      digests of its data and vocabulary
@@ -113,8 +113,8 @@ def claim(
         leftovers = [name for name in (CHECKPOINTS, METRICS) if (folder / name).exists()]
         if leftovers:
             raise WorkdirError(
-                f"workdir {folder} has {' and '.join(leftovers)} but no config.json: it cannot "
-                "be told whose they are; name another --workdir"
+                f"workdir {folder} has {' and '.join(leftovers)} but no config.json: the run "
+                "that they belong to is unknown; name another --workdir"
             )
         write_text(folder / DATASET, _json(digests))
         write_text(folder / CONFIG, config_lib.to_json(config))

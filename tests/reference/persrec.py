@@ -58,9 +58,9 @@ def hidden(state, config, ids, mask):
             x[:, position] = state["user_embedding"][0, index]
         x[:, position] += state["position_embedding.weight"][position]
     visible = np.zeros((len(row), len(row)), bool)
-    for i, (_, _, own) in enumerate(row):
+    for i, (_, _, cut) in enumerate(row):
         for j, (kind, _, other) in enumerate(row[: i + 1]):
-            visible[i, j] = kind == "token" or other == own
+            visible[i, j] = kind == "token" or other == cut
     for layer in range(config["n_layers"]):
         name = f"_hstu._attention_layers.{layer}."
         x = hstu.layer(
