@@ -3,8 +3,9 @@
 import itertools
 import json
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -19,11 +20,16 @@ from jaxrec.errors import DataError
 from jaxrec.runtime.progress import say
 from jaxrec.types import Json
 
+T = TypeVar("T")
+
 
 class Engine(Protocol):
     """Reads, sorts and writes a data set; every engine gives the same bytes."""
 
-    each: sorting.Each
+    def each(
+        self, function: Callable[[int], T], count: int, workers: int, label: str, events: int = 0
+    ) -> Iterator[T]:
+        """As `sorting.each`."""
 
     def sort(
         self, raw: Raw, config: DataConfig, scratch: Path, downloads: Path
