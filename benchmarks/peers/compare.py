@@ -13,12 +13,11 @@ import json
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from benchmarks.peers import exchange, options, ranking, recipes
-from benchmarks.peers.exchange import Events
+from benchmarks.peers.exchange import Events, Json
 from benchmarks.peers.watch import METRIC
 from jaxrec.errors import WorkdirError
 from jaxrec.evaluation import baselines, evaluator
@@ -41,10 +40,10 @@ def as_ranks(arrays: Mapping[str, np.ndarray], kind: str) -> Ranks:
     return Ranks(arrays["user"], arrays["position"], arrays["item"], arrays[kind], None)
 
 
-def asked(ranks: Ranks, kind: str, events: Events) -> Ranks:
-    """The targets that count: where seen items are no candidates, items that are new to the user.
+def counted(ranks: Ranks, kind: str, events: Events) -> Ranks:
+    """The targets that count: all, or only new items where seen ones are no candidates.
 
-    A repeated item among candidates of which all other seen ones are gone would be found easily.
+    A repeated item would be easy to find among candidates without the other seen ones.
     """
     if kind == "rank":
         return ranks
@@ -55,19 +54,19 @@ def asked(ranks: Ranks, kind: str, events: Events) -> Ranks:
 
 
 def rules(events: Events) -> dict[str, dict[str, Ranks]]:
-    """Ranks of the rules without parameters by row name and kind."""
-    wanted = exchange.targets(events, "test")
-    like = Ranks(*wanted, np.zeros(len(wanted.user), np.int64), None)
+    """Ranks of the rules without parameters, by row name and kind."""
+    targets = exchange.targets(events, "test")
+    like = Ranks(*targets, np.zeros(len(targets.user), np.int64), None)
     counts = np.bincount(exchange.training(events)[1], minlength=events.num_items + 1)
     popularity = baselines.Popularity(counts)
-    found: dict[str, dict[str, Ranks]] = {}
+    by_rule: dict[str, dict[str, Ranks]] = {}
     for name, rule in baselines.rules(LOOK_BACK).items():
         for kind, filtered in zip(ranking.KINDS, (False, True), strict=True):
             if filtered and name != "popularity":
                 continue  # nothing personal is left when seen items are no candidates
             ranks = evaluator.rule_ranks(rule, popularity, events.history, like, filtered)
-            found.setdefault(name, {})[kind] = ranks
-    return found
+            by_rule.setdefault(name, {})[kind] = ranks
+    return by_rule
 
 
 def reached(curves: Sequence[Sequence[Mapping[str, float]]], quality: float) -> float | None:
@@ -88,13 +87,13 @@ def final(curves: Sequence[Sequence[Mapping[str, float]]]) -> float:
     return float(np.mean([max(point[METRIC] for point in curve) for curve in curves]))
 
 
-def _mean(cells: Sequence[Mapping[str, Any]], key: str) -> float | None:
+def _mean(cells: Sequence[Json], key: str) -> float | None:
     values = [cell[key] for cell in cells if cell.get(key) is not None]
     return float(np.mean(values)) if values else None
 
 
-def row(name: str, kind: str, cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What a trained row says beside its quality. kind: ours, peer or rule."""
+def row(name: str, kind: str, cells: Sequence[Json]) -> Json:
+    """A row without its quality. kind: ours, peer or rule."""
     if not cells:
         return {"name": name, "kind": kind}
     flops, full = _mean(cells, "request_flops"), _mean(cells, "full_history_flops")
@@ -115,18 +114,19 @@ def row(name: str, kind: str, cells: Sequence[dict[str, Any]]) -> dict[str, Any]
 
 
 def interval(value: statistics.Interval) -> dict[str, float]:
+    """An interval as JSON."""
     return value._asdict()
 
 
 def compared(
-    rows: list[dict[str, Any]], tables: Mapping[str, Mapping[str, Mapping[str, np.ndarray]]]
-) -> dict[str, Any]:
+    rows: list[Json], tables: Mapping[str, Mapping[str, Mapping[str, np.ndarray]]]
+) -> Json:
     """Ratios and differences, our rows over all others, by kind of ranks.
 
     tables: row -> kind -> metric -> [seeds, users]. Rules have one seed, as often as needed.
     """
     ours = [r["name"] for r in rows if r["kind"] == "ours"]
-    found: dict[str, Any] = {}
+    comparisons: Json = {}
     for kind in ranking.KINDS:
         pairs = {}
         for a in ours:
@@ -137,11 +137,11 @@ def compared(
                     metric: _against(tables[a][kind][metric], tables[b][kind][metric])
                     for metric in tables[a][kind]
                 }
-        found[kind] = pairs
-    return found
+        comparisons[kind] = pairs
+    return comparisons
 
 
-def _against(a: np.ndarray, b: np.ndarray) -> dict[str, Any]:
+def _against(a: np.ndarray, b: np.ndarray) -> Json:
     if len(b) == 1:
         b = np.repeat(b, len(a), axis=0)
     return {
@@ -151,18 +151,18 @@ def _against(a: np.ndarray, b: np.ndarray) -> dict[str, Any]:
 
 
 def finished(runs: pathlib.Path, data: str, names: Sequence[str]) -> list[int]:
-    """Seeds of which every row has a finished cell. Raises WorkdirError where there is none."""
-    found = [
+    """Seeds with a finished cell in every row. Raises WorkdirError where there is none."""
+    by_row = [
         {int(cell.parent.name.removeprefix("seed")) for cell in row.glob(f"seed*/{exchange.CELL}")}
         for row in (runs / data / name for name in names)
     ]
-    seeds = sorted(set.intersection(*found)) if found else []
+    seeds = sorted(set.intersection(*by_row)) if by_row else []
     if not seeds:
         raise WorkdirError(f"{runs / data}: no seed of which every row is finished")
     return seeds
 
 
-def compare(runs: pathlib.Path, data: str, seeds: Sequence[int] | None = None) -> dict[str, Any]:
+def compare(runs: pathlib.Path, data: str, seeds: Sequence[int] | None = None) -> Json:
     """One data set. seeds: default those of which every row is finished.
 
     Raises WorkdirError for cells that are missing or of other events.
@@ -185,11 +185,13 @@ def compare(runs: pathlib.Path, data: str, seeds: Sequence[int] | None = None) -
         kind = "peer" if any(name.startswith(peer) for peer in recipes.PEERS) else "ours"
         rows.append(row(name, kind, cells))
         tables[name] = _tables(
-            {k: [asked(as_ranks(a, k), k, events) for a in ranks] for k in ranking.KINDS}
+            {k: [counted(as_ranks(a, k), k, events) for a in ranks] for k in ranking.KINDS}
         )
     for name, by_kind in rules(events).items():
         rows.append(row(name, "rule", []))
-        tables[name] = _tables({kind: [asked(one, kind, events)] for kind, one in by_kind.items()})
+        tables[name] = _tables(
+            {kind: [counted(one, kind, events)] for kind, one in by_kind.items()}
+        )
     for one in rows:
         for kind, metrics in tables[one["name"]].items():
             for metric, table in metrics.items():
@@ -200,10 +202,10 @@ def compare(runs: pathlib.Path, data: str, seeds: Sequence[int] | None = None) -
         for one in rows:
             if one["kind"] != "rule":
                 one["seconds_to_best_peer"] = reached(one["curves"], best["validation"])
-    wanted = exchange.targets(events, "test")
+    targets = exchange.targets(events, "test")
     return {
         "data": data,
-        "protocol": protocol(events, wanted, seeds),
+        "protocol": protocol(events, targets, seeds),
         "best_peer": None if best is None else best["name"],
         "rows": rows,
         "comparisons": compared(rows, tables),
@@ -217,17 +219,17 @@ def _tables(ranks: Mapping[str, Sequence[Ranks]]) -> dict[str, dict[str, np.ndar
     }
 
 
-def protocol(events: Events, wanted: exchange.Targets, seeds: Sequence[int]) -> dict[str, Any]:
-    users = len(np.unique(wanted.user))
+def protocol(events: Events, targets: exchange.Targets, seeds: Sequence[int]) -> Json:
+    users = len(np.unique(targets.user))
     return {
         "data_digest": events.digest,
-        "split": f"last {len(wanted.user) / users:g} events of a user, each predicted from all "
+        "split": f"last {len(targets.user) / users:g} events of a user, each predicted from all "
         "events before it (as many of the newest as a row's length)",
         "candidates": events.num_items,
         "ranking": "full catalog, ties count against the model",
         "seen items": "not filtered (rank), filtered (rank_filtered: new items are targets alone)",
         "users": users,
-        "targets": len(wanted.user),
+        "targets": len(targets.user),
         "weighting": "mean over a user's targets, users equally",
         "validation": f"{len(events.validated)} users, NDCG@10, seen items not filtered; the best "
         "weights are tested",
@@ -237,13 +239,13 @@ def protocol(events: Events, wanted: exchange.Targets, seeds: Sequence[int]) -> 
     }
 
 
-def markdown(result: Mapping[str, Any]) -> str:
+def markdown(result: Json) -> str:
     """A page with every data set's table."""
     head = f"# Peers, side by side: results\n\nHow: [README.md](README.md). `{result['command']}`"
     return "\n\n".join([head, *(_markdown(one) for one in result["data"])])
 
 
-def _markdown(one: Mapping[str, Any]) -> str:
+def _markdown(one: Json) -> str:
     heads = ["row", "Recall@10", "NDCG@10", "Recall@10, new items", "NDCG@10, new items"]
     heads += ["training s", "s to best peer's", "MFLOP per request", "of full history"]
     lines = [f"## {one['data']}", "", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
@@ -299,7 +301,7 @@ def main() -> None:
         return
     seeds = [int(seed) for seed in args.seeds.split(",")] if args.seeds else None
     try:
-        found = [compare(args.runs, data, seeds) for data in args.data]
+        data_sets = [compare(args.runs, data, seeds) for data in args.data]
     except WorkdirError as error:
         parser.error(str(error))
     described = environment.describe()
@@ -309,7 +311,7 @@ def main() -> None:
             "git": described["git"],
             "time": described["time"],
             "platform": described["platform"],
-            "data": found,
+            "data": data_sets,
         }
     )
     if args.output:

@@ -1,4 +1,4 @@
-"""What goes between the environments: events and targets one way, ranks and curves the other.
+"""Files between the environments: events and targets go in, ranks and curves come out.
 
     <runs>/<data>/events.npz                      the prepared data set, made by `export`
     <runs>/<data>/<name>/seed<k>/ranks.npz        one rank per test target, seen filtered and not
@@ -11,9 +11,12 @@ import json
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+
+# an object of a JSON file; `jaxrec.types` is not there in the environments of the peers
+Json: TypeAlias = dict[str, Any]
 
 EVENTS, RANKS, CELL = "events.npz", "ranks.npz", "cell.json"
 SPLITS = ("validation", "test")
@@ -70,12 +73,13 @@ class Windows(NamedTuple):
 
 
 def save_events(file: pathlib.Path, events: Events) -> None:
+    """Writes a prepared data set."""
     file.parent.mkdir(parents=True, exist_ok=True)
     write_arrays(file, events._asdict())
 
 
 def load_events(file: pathlib.Path) -> Events:
-    """Raises SystemExit naming the command when the file is missing."""
+    """The prepared data set; raises SystemExit naming the command when it is missing."""
     if not file.is_file():
         raise SystemExit(f"{file}: missing; python -m benchmarks.peers.export makes it")
     with np.load(file) as stored:
@@ -100,7 +104,7 @@ def targets(events: Events, split: str, users: np.ndarray | None = None) -> Targ
 
 
 def windows(
-    events: Events, wanted: Targets, length: int, shared: bool, known: np.ndarray | None = None
+    events: Events, targets: Targets, length: int, shared: bool, known: np.ndarray | None = None
 ) -> Windows:
     """The newest `length` events before each target.
 
@@ -109,7 +113,7 @@ def windows(
     known: bool [V + 1], items that a model can read; events of others are left out.
     Raises ValueError where a row would hold less than one event of what a target follows.
     """
-    user, position, _ = wanted
+    user, position, _ = targets
     opens = np.flatnonzero(np.diff(user, prepend=-1)) if shared else np.arange(len(user))
     closes = np.append(opens[1:], len(user))
     items = np.zeros((len(opens), length), np.int32)
@@ -118,8 +122,8 @@ def windows(
     for number, (start, stop) in enumerate(zip(opens, closes, strict=True)):
         base, last = events.offsets[user[start]], position[stop - 1]
         history = events.items[base : base + last]
-        had = np.ones(last, bool) if known is None else known[history]
-        kept = np.flatnonzero(had)[-length:]
+        readable = np.ones(last, bool) if known is None else known[history]
+        kept = np.flatnonzero(readable)[-length:]
         room = length - len(kept)
         items[number, room:] = history[kept]
         moments = np.append(events.times[base + kept], events.times[base + last])
@@ -139,33 +143,34 @@ def training(events: Events) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def cell_folder(runs: pathlib.Path, data: str, name: str, seed: int) -> pathlib.Path:
+    """Where a cell is."""
     return runs / data / name / f"seed{seed}"
 
 
 def save_cell(
-    folder: pathlib.Path, wanted: Targets, ranks: Mapping[str, np.ndarray], facts: dict[str, Any]
+    folder: pathlib.Path, targets: Targets, ranks: Mapping[str, np.ndarray], facts: Json
 ) -> None:
     """Ranks, then facts: a cell with facts is complete."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_arrays(folder / RANKS, {**wanted._asdict(), **ranks})
+    write_arrays(folder / RANKS, {**targets._asdict(), **ranks})
     write_json(folder / CELL, facts)
 
 
-def load_cell(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def load_cell(folder: pathlib.Path) -> tuple[Json, dict[str, np.ndarray]]:
     """(facts, arrays of `ranks.npz`)."""
     with np.load(folder / RANKS) as stored:
         return json.loads((folder / CELL).read_text()), dict(stored)
 
 
-def write_arrays(file: pathlib.Path, arrays: Mapping[str, Any]) -> None:
-    """An .npz that is there whole or not at all."""
+def write_arrays(file: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes an .npz file, whole or not at all."""
     draft = file.with_name(f".{file.stem}.tmp.npz")
-    np.savez_compressed(draft, **arrays)
+    np.savez_compressed(draft, **arrays)  # type: ignore[arg-type]
     os.replace(draft, file)
 
 
-def write_json(file: pathlib.Path, value: Any) -> None:
-    """A JSON file that is there whole or not at all."""
+def write_json(file: pathlib.Path, value: Json) -> None:
+    """Writes a JSON file, whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_name(f".{file.name}.tmp")
     draft.write_text(json.dumps(value, indent=1) + "\n")

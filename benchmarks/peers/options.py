@@ -6,12 +6,13 @@ import os
 import pathlib
 import platform
 from collections.abc import Sequence
-from typing import Any
 
 from benchmarks.peers import recipes
+from benchmarks.peers.exchange import Json
 
 
 def add(parser: argparse.ArgumentParser) -> None:
+    """Arguments of every command that makes a cell."""
     parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs/peers"))
     parser.add_argument("--data", choices=recipes.DATA, required=True)
     parser.add_argument("--name", required=True, help="row of the table")
@@ -31,8 +32,10 @@ def add_training(parser: argparse.ArgumentParser) -> None:
 
 
 def use_cores(cores: str) -> int:
-    """Keeps this process on these cores; returns how many. Call it before a library starts
-    its threads."""
+    """Keeps this process on these cores; returns their number.
+
+    Call it before a library starts its threads.
+    """
     if cores:
         os.sched_setaffinity(0, {int(core) for core in cores.split(",")})
     count = len(os.sched_getaffinity(0))
@@ -40,16 +43,16 @@ def use_cores(cores: str) -> int:
     return count
 
 
-def changes(texts: Sequence[str]) -> dict[str, Any]:
-    """KEY=VALUE as Python values; what is none stays text."""
-    found = {}
+def changes(texts: Sequence[str]) -> Json:
+    """KEY=VALUE with Python values; other values stay text."""
+    values = {}
     for text in texts:
         key, _, value = text.partition("=")
         try:
-            found[key] = ast.literal_eval(value)
+            values[key] = ast.literal_eval(value)
         except (ValueError, SyntaxError):
-            found[key] = value
-    return found
+            values[key] = value
+    return values
 
 
 PLACES = ("--runs", "--rectools-python", "--recbole-python", "--ml-latest-small", "--ml-100k")
@@ -65,9 +68,9 @@ def facts(
     args: argparse.Namespace,
     digest: str,
     length: int,
-    settings: dict[str, Any],
+    settings: Json,
     versions: dict[str, str],
-) -> dict[str, Any]:
+) -> Json:
     """What `cell.json` says about how a cell was made."""
     return {
         "name": args.name,

@@ -17,16 +17,23 @@ import pathlib
 import shutil
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.peers import exchange, options, ranking, recipes, watch
-from benchmarks.peers.exchange import Events, Targets
+from benchmarks.peers.exchange import Events, Json, Targets
+
+if TYPE_CHECKING:
+    from jaxrec.config import Config
+    from jaxrec.session import Session
+    from jaxrec.types import Params
 
 TRIAL = 8  # steps with compilation, and without, that tell how long both take
 VALIDATIONS = 10
 
 
-def train(config: Any, place: pathlib.Path, evaluate: Callable[[Any], Callable[[Any], Any]]) -> Any:
+def train(
+    config: "Config", place: pathlib.Path, evaluate: Callable[[Any], Callable[[Any], Any]]
+) -> Any:
     """The result of a training in a new folder. evaluate: session -> validation."""
     from jaxrec.runtime import mesh as mesh_lib
     from jaxrec.session import Session
@@ -48,7 +55,7 @@ class Validation:
         self.events, self.now = events, now
         self.curve: list[dict[str, float]] = []
 
-    def __call__(self, session: Any) -> Callable[[Any], dict[str, float]]:
+    def __call__(self, session: "Session") -> Callable[[Any], dict[str, float]]:
         from jaxrec.evaluation import evaluator
         from jaxrec.evaluation.ranks import model_ranks
 
@@ -59,7 +66,7 @@ class Validation:
         history_items = evaluator.history_items(model, session.mesh)
         begin = self.now()
 
-        def evaluate(params: Any) -> dict[str, float]:
+        def evaluate(params: "Params") -> dict[str, float]:
             nonlocal begin
             seconds = self.now() - begin
             ranks = model_ranks(
@@ -71,16 +78,16 @@ class Validation:
                 history_items=history_items,
                 lists=False,
             )
-            found = ranking.quality(ranks.rank, ranks.user)
+            metrics = ranking.quality(ranks.rank, ranks.user)
             step = min((len(self.curve) + 1) * config.train.eval_every, config.train.steps)
-            self.curve.append({"step": step, "seconds": seconds, **found})
+            self.curve.append({"step": step, "seconds": seconds, **metrics})
             begin = self.now() - seconds  # validation is no training
-            return found
+            return metrics
 
         return evaluate
 
 
-def fit_into(config: Any, seconds: float, row: pathlib.Path, args: argparse.Namespace) -> None:
+def fit_into(config: "Config", seconds: float, row: pathlib.Path, args: argparse.Namespace) -> None:
     """Sets the steps of `config` to what fits into `seconds`, warm-up and validations with them."""
     file = row / "trial.json"
     if not file.is_file():
@@ -91,8 +98,8 @@ def fit_into(config: Any, seconds: float, row: pathlib.Path, args: argparse.Name
         moments: list[float] = []
         now = watch.seconds_of(args.clock, args.threads)
 
-        def note(session: Any) -> Callable[[Any], dict[str, float]]:
-            def evaluate(params: Any) -> dict[str, float]:
+        def note(session: "Session") -> Callable[[Any], dict[str, float]]:
+            def evaluate(params: "Params") -> dict[str, float]:
                 moments.append(now())
                 return {trial.train.metric: 0.0}
 
@@ -114,7 +121,7 @@ def fit_into(config: Any, seconds: float, row: pathlib.Path, args: argparse.Name
     config.train.checkpoint_every = steps
 
 
-def prepare(config: Any, args: argparse.Namespace) -> None:
+def prepare(config: "Config", args: argparse.Namespace) -> None:
     """What the command line says about a recipe."""
     from jaxrec.experiments import settings
 
@@ -124,7 +131,7 @@ def prepare(config: Any, args: argparse.Namespace) -> None:
         settings.override(config, f"--config.{change}")
 
 
-def ranks_of(session: Any, wanted: Targets) -> tuple[dict[str, Any], dict[str, Any]]:
+def ranks_of(session: "Session", targets: Targets) -> tuple[Json, Json]:
     """(ranks with seen items filtered and not, cost of a request) of the best checkpoint."""
     import numpy as np
 
@@ -143,15 +150,15 @@ def ranks_of(session: Any, wanted: Targets) -> tuple[dict[str, Any], dict[str, A
         chunk=session.config.eval.chunk,
         lists=False,
     )
-    found = {}
+    by_kind = {}
     for kind, history in zip(ranking.KINDS, (None, session.history), strict=True):
         ranks = rank(batches=session.eval_batches(), history=history)
         order = np.lexsort((ranks.position, ranks.user))
-        if not np.array_equal(ranks.item[order], wanted.item):
+        if not np.array_equal(ranks.item[order], targets.item):
             raise SystemExit("our targets are not those of the exported events: export again")
-        found[kind] = ranks.rank[order].astype(np.int64)
+        by_kind[kind] = ranks.rank[order].astype(np.int64)
     cost = evaluator.row_cost(name, trained.model)
-    return found, {
+    return by_kind, {
         "request_flops": cost.flops,
         "full_history_flops": report.full_history(session.config).flops,
         "state_bytes": cost.state_bytes,
@@ -165,7 +172,7 @@ def run(args: argparse.Namespace, folder: pathlib.Path) -> None:
     from jaxrec.session import Session
 
     events = exchange.load_events(args.runs / args.data / exchange.EVENTS)
-    wanted = exchange.targets(events, "test")
+    targets = exchange.targets(events, "test")
     config = recipes.load(args.recipe)
     prepare(config, args)
     if args.seconds:
@@ -175,7 +182,7 @@ def run(args: argparse.Namespace, folder: pathlib.Path) -> None:
     result = train(config, folder / "run", validation)
     spent = {"wall_seconds": time.monotonic() - begin}
     spent["processor_seconds"] = time.process_time() - processor
-    ranks, cost = ranks_of(Session(config, folder / "run"), wanted)
+    ranks, cost = ranks_of(Session(config, folder / "run"), targets)
     described = environment.describe()
     versions = {"jax": jax.__version__, "numpy": described["packages"]["numpy"]}
     settings = {"steps": config.train.steps, "batch_size": config.train.batch_size}
@@ -190,9 +197,9 @@ def run(args: argparse.Namespace, folder: pathlib.Path) -> None:
         "budget_seconds": args.seconds or None,
         "train_seconds": validation.curve[-1]["seconds"],
         "git": described["git"],
-        "test": {kind: ranking.quality(r, wanted.user) for kind, r in ranks.items()},
+        "test": {kind: ranking.quality(r, targets.user) for kind, r in ranks.items()},
     }
-    exchange.save_cell(folder, wanted, ranks, facts | spent | cost)
+    exchange.save_cell(folder, targets, ranks, facts | spent | cost)
     if not args.keep:
         shutil.rmtree(folder / "run")
     print(f"{args.data} {args.name} seed {args.seed}: {facts['test']}")

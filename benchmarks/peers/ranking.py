@@ -20,31 +20,31 @@ def rank_block(scores: np.ndarray, items: np.ndarray, seen: list[np.ndarray]) ->
     scores: [P, V + 1], column v of item v, column 0 is nobody. items: [P], 1..V. seen:
     distinct items of each target's history.
     """
-    reached = scores[np.arange(len(items)), items]
-    better = ~(scores < reached[:, None])
+    target_scores = scores[np.arange(len(items)), items]
+    better = ~(scores < target_scores[:, None])
     better[:, 0] = False
     better[np.arange(len(items)), items] = False
-    everyone = better.sum(1)
-    had = np.asarray([row[some].sum() for row, some in zip(better, seen, strict=True)], np.int64)
-    return np.stack([everyone, everyone - had])
+    above = better.sum(1)
+    seen_above = [row[items].sum() for row, items in zip(better, seen, strict=True)]
+    return np.stack([above, above - np.asarray(seen_above, np.int64)])
 
 
 def ranks(
-    score: Callable[[slice], np.ndarray], events: Events, wanted: Targets, block: int = BLOCK
+    score: Callable[[slice], np.ndarray], events: Events, targets: Targets, block: int = BLOCK
 ) -> dict[str, np.ndarray]:
     """The ranks of all targets, seen items filtered and not (`KINDS`).
 
     score: targets -> [P, V + 1].
     """
-    parts = []
-    for start in range(0, len(wanted.user), block):
-        some = slice(start, start + block)
+    blocks = []
+    for start in range(0, len(targets.user), block):
+        rows = slice(start, start + block)
         seen = [
             np.unique(events.history(user)[:position])
-            for user, position in zip(wanted.user[some], wanted.position[some], strict=True)
+            for user, position in zip(targets.user[rows], targets.position[rows], strict=True)
         ]
-        parts.append(rank_block(score(some), wanted.item[some], seen))
-    return dict(zip(KINDS, np.concatenate(parts, axis=1), strict=True))
+        blocks.append(rank_block(score(rows), targets.item[rows], seen))
+    return dict(zip(KINDS, np.concatenate(blocks, axis=1), strict=True))
 
 
 def quality(ranks: np.ndarray, user: np.ndarray, k: int = 10) -> dict[str, float]:

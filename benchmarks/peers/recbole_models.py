@@ -23,12 +23,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.peers import exchange, options, ranking
-from benchmarks.peers.exchange import Events, Targets
+from benchmarks.peers.exchange import Events, Json, Targets
 from benchmarks.peers.watch import Watch, seconds_of
 
 NAME = "recbole-sasrec"
 # RecBole's own defaults of SASRec, training and data, but for the batch (README.md)
-SETTINGS: dict[str, Any] = {
+SETTINGS: Json = {
     "n_layers": 2,
     "n_heads": 2,
     "hidden_size": 64,
@@ -59,9 +59,7 @@ def write_atomic(events: Events, folder: pathlib.Path) -> None:
     target.write_text(text)
 
 
-def prepare(
-    events: Events, length: int, seed: int, settings: dict[str, Any]
-) -> tuple[Any, Any, Any]:
+def prepare(events: Events, length: int, seed: int, settings: Json) -> tuple[Any, Any, Any]:
     """(RecBole's training set, loader, model)."""
     from recbole.config import Config
     from recbole.data import create_dataset
@@ -108,11 +106,11 @@ class Scorer:
                 self.internal[int(token)] = number
         self.known = self.internal > 0
 
-    def inputs(self, wanted: Targets) -> tuple[Any, Any]:
+    def inputs(self, targets: Targets) -> tuple[Any, Any]:
         """(sequences filled up on the right, their lengths), one of each target's own."""
         import torch
 
-        items = exchange.windows(self.events, wanted, self.length, False, self.known).items
+        items = exchange.windows(self.events, targets, self.length, False, self.known).items
         counts = (items > 0).sum(1)
         places = np.arange(self.length)[None] + (self.length - counts)[:, None]
         moved = np.take_along_axis(items, np.minimum(places, self.length - 1), axis=1)
@@ -120,28 +118,28 @@ class Scorer:
         # of a user without a known item RecBole would read position -1: padding is read instead
         return torch.from_numpy(moved), torch.from_numpy(np.maximum(counts, 1))
 
-    def ranks(self, wanted: Targets) -> dict[str, np.ndarray]:
+    def ranks(self, targets: Targets) -> dict[str, np.ndarray]:
         import torch
 
         self.model.eval()
-        sequences, counts = self.inputs(wanted)
+        sequences, counts = self.inputs(targets)
 
         def score(some: slice) -> np.ndarray:
             with torch.no_grad():
                 output = self.model.forward(sequences[some], counts[some])
-                found = (output @ self.model.item_embedding.weight.T).numpy()
-            return np.where(self.known[None], found[:, self.internal], -np.inf)
+                scores = (output @ self.model.item_embedding.weight.T).numpy()
+            return np.where(self.known[None], scores[:, self.internal], -np.inf)
 
-        ranks = ranking.ranks(score, self.events, wanted)
+        ranks = ranking.ranks(score, self.events, targets)
         self.model.train()
         return ranks
 
-    def request_flops(self, wanted: Targets) -> int:
+    def request_flops(self, targets: Targets) -> int:
         """Multiplications and additions x 2 of the products of one request's encoder."""
         import torch
         from torch.utils.flop_counter import FlopCounterMode
 
-        sequences, counts = self.inputs(Targets(*(column[:1] for column in wanted)))
+        sequences, counts = self.inputs(Targets(*(column[:1] for column in targets)))
         self.model.eval()
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             self.model.forward(sequences, counts)
@@ -162,7 +160,7 @@ def run(args: argparse.Namespace) -> None:
     training, loader, model = prepare(events, length, args.seed, settings)
     scorer = Scorer(model, training, events, length)
     validation = exchange.targets(events, "validation", events.validated)
-    wanted = exchange.targets(events, "test")
+    targets = exchange.targets(events, "test")
     optimizer = torch.optim.Adam(model.parameters(), lr=settings["learning_rate"])
 
     def evaluate() -> dict[str, float]:
@@ -173,7 +171,7 @@ def run(args: argparse.Namespace) -> None:
 
     now = seconds_of(args.clock, args.threads)
     begin, processor = time.monotonic(), time.process_time()
-    watch = Watch(args.seconds, args.validations, evaluate, snapshot, now)
+    watch = Watch(args.seconds, args.validations, evaluate=evaluate, snapshot=snapshot, now=now)
     model.train()
     for step, batch in enumerate(endless(loader), 1):
         optimizer.zero_grad()
@@ -186,14 +184,14 @@ def run(args: argparse.Namespace) -> None:
         "processor_seconds": time.process_time() - processor,
     }
     model.load_state_dict(watch.best)
-    ranks = scorer.ranks(wanted)
-    flops = scorer.request_flops(wanted)
+    ranks = scorer.ranks(targets)
+    flops = scorer.request_flops(targets)
     versions = {n: importlib.metadata.version(n) for n in ("recbole", "torch", "numpy")}
     facts = options.facts(args, events.digest, length, settings, versions)
     facts |= watch.facts() | spent | {"request_flops": flops, "state_bytes": 0}
-    facts["test"] = {kind: ranking.quality(r, wanted.user) for kind, r in ranks.items()}
+    facts["test"] = {kind: ranking.quality(r, targets.user) for kind, r in ranks.items()}
     folder = exchange.cell_folder(args.runs, args.data, args.name, args.seed)
-    exchange.save_cell(folder, wanted, ranks, facts)
+    exchange.save_cell(folder, targets, ranks, facts)
     print(f"{args.data} {args.name} seed {args.seed}: {facts['test']}")
 
 

@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.peers import exchange, options, ranking
-from benchmarks.peers.exchange import Events, Targets
+from benchmarks.peers.exchange import Events, Json, Targets
 from benchmarks.peers.watch import Watch, seconds_of
 
 # of the tutorial on HSTU in RecTools' documentation (MovieLens-1M, length 200), with the loss
 # that RecTools has by default and a batch that gives small data enough steps (README.md)
-TUTORIAL: dict[str, Any] = {
+TUTORIAL: Json = {
     "n_factors": 50,
     "n_blocks": 2,
     "n_heads": 1,
@@ -34,7 +34,7 @@ TUTORIAL: dict[str, Any] = {
     "batch_size": 16,
 }
 COSINE = {"lightning_module_kwargs": {"logits_t": 0.05}}
-SETTINGS: dict[str, dict[str, Any]] = {
+SETTINGS: dict[str, Json] = {
     "rectools-hstu": TUTORIAL | COSINE,
     "rectools-sasrec": TUTORIAL,
 }
@@ -57,13 +57,13 @@ class Scorer:
                 self.internal[item] = number
         self.known = self.internal > 0
 
-    def ranks(self, wanted: Targets) -> dict[str, np.ndarray]:
+    def ranks(self, targets: Targets) -> dict[str, np.ndarray]:
         """Ranks of the targets; rows of a user share one forward pass."""
         import torch
 
         module = self.model.lightning_model
         module.eval()
-        windows = exchange.windows(self.events, wanted, self.length, True, self.known)
+        windows = exchange.windows(self.events, targets, self.length, True, self.known)
         with torch.no_grad():
             similar = module.torch_model.similarity_module
             table = module.torch_model.item_model.get_all_embeddings()
@@ -73,17 +73,17 @@ class Scorer:
                     for some in _slices(len(windows.items), 32)
                 ]
             )
-            asked = encoded[windows.row, windows.slot]
+            queries = encoded[windows.row, windows.slot]
 
             def score(some: slice) -> np.ndarray:
-                found = similar(asked[some][:, None], table)[:, 0].numpy()
-                return np.where(self.known[None], found[:, self.internal], -np.inf)
+                scores = similar(queries[some][:, None], table)[:, 0].numpy()
+                return np.where(self.known[None], scores[:, self.internal], -np.inf)
 
-            ranks = ranking.ranks(score, self.events, wanted)
+            ranks = ranking.ranks(score, self.events, targets)
         module.train()
         return ranks
 
-    def batch(self, windows: exchange.Windows, some: slice) -> dict[str, Any]:
+    def batch(self, windows: exchange.Windows, some: slice) -> Json:
         import torch
 
         return {
@@ -91,13 +91,13 @@ class Scorer:
             "unix_ts": torch.from_numpy(windows.times[some]),
         }
 
-    def request_flops(self, wanted: Targets) -> int:
+    def request_flops(self, targets: Targets) -> int:
         """Multiplications and additions x 2 of the products of one request's encoder."""
         import torch
         from torch.nn.attention import SDPBackend, sdpa_kernel
         from torch.utils.flop_counter import FlopCounterMode
 
-        first = Targets(*(column[:1] for column in wanted))
+        first = Targets(*(column[:1] for column in targets))
         windows = exchange.windows(self.events, first, self.length, True, self.known)
         module = self.model.lightning_model.eval()
         # the counter does not know the fused attention of CPUs
@@ -147,7 +147,7 @@ def make_callback(start: Callable[[], Watch[Any]]) -> Any:
     return Ticks()
 
 
-def build(name: str, length: int, settings: dict[str, Any], callback: Any = None) -> Any:
+def build(name: str, length: int, settings: Json, callback: Any = None) -> Any:
     """The model, with a trainer that goes on until the callback stops it."""
     from pytorch_lightning import Trainer
     from rectools.models import HSTUModel, SASRecModel
@@ -183,7 +183,7 @@ def run(args: argparse.Namespace) -> None:
     length = args.length or LENGTH[args.data]
     settings = SETTINGS[args.name] | options.changes(args.set)
     validation = exchange.targets(events, "validation", events.validated)
-    wanted = exchange.targets(events, "test")
+    targets = exchange.targets(events, "test")
 
     def start() -> Watch[Any]:
         scorer = Scorer(model, events, length)
@@ -195,7 +195,7 @@ def run(args: argparse.Namespace) -> None:
             return copy.deepcopy(model.lightning_model.torch_model.state_dict())
 
         now = seconds_of(args.clock, args.threads)
-        return Watch(args.seconds, args.validations, evaluate, snapshot, now)
+        return Watch(args.seconds, args.validations, evaluate=evaluate, snapshot=snapshot, now=now)
 
     callback = make_callback(start)
     model = build(args.name, length, settings, callback)
@@ -210,14 +210,14 @@ def run(args: argparse.Namespace) -> None:
         raise SystemExit("cut off; the same command starts this cell again")
     model.lightning_model.torch_model.load_state_dict(watch.best)
     scorer = Scorer(model, events, length)
-    ranks = scorer.ranks(wanted)
-    flops = scorer.request_flops(wanted)
+    ranks = scorer.ranks(targets)
+    flops = scorer.request_flops(targets)
     versions = {n: importlib.metadata.version(n) for n in ("rectools", "torch", "numpy")}
     facts = options.facts(args, events.digest, length, settings, versions)
     facts |= watch.facts() | spent | {"request_flops": flops, "state_bytes": 0}
-    facts["test"] = {kind: ranking.quality(r, wanted.user) for kind, r in ranks.items()}
+    facts["test"] = {kind: ranking.quality(r, targets.user) for kind, r in ranks.items()}
     folder = exchange.cell_folder(args.runs, args.data, args.name, args.seed)
-    exchange.save_cell(folder, wanted, ranks, facts)
+    exchange.save_cell(folder, targets, ranks, facts)
     print(f"{args.data} {args.name} seed {args.seed}: {facts['test']}")
 
 

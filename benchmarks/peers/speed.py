@@ -18,12 +18,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from benchmarks.peers import options
-from benchmarks.peers.exchange import Events
+from benchmarks.peers.exchange import Events, Json
 
 NAMES = ("jaxrec-hstu", "rectools-hstu", "jaxrec-sasrec", "rectools-sasrec", "recbole-sasrec")
 SHAPE = {"width": 64, "layers": 2, "heads": 2, "length": 200, "batch": 32, "items": 10_000}
@@ -43,7 +42,7 @@ def random_events(args: argparse.Namespace) -> Events:
     )
 
 
-def step_of_ours(args: argparse.Namespace) -> Callable[[], Any]:
+def step_of_ours(args: argparse.Namespace) -> Callable[[], None]:
     import jax
     import optax
 
@@ -75,7 +74,7 @@ def step_of_ours(args: argparse.Namespace) -> Callable[[], Any]:
     return run
 
 
-def step_of_rectools(args: argparse.Namespace) -> Callable[[], Any]:
+def step_of_rectools(args: argparse.Namespace) -> Callable[[], None]:
     from benchmarks.peers import rectools_models
 
     settings = {
@@ -100,7 +99,7 @@ def step_of_rectools(args: argparse.Namespace) -> Callable[[], Any]:
     return run
 
 
-def step_of_recbole(args: argparse.Namespace) -> Callable[[], Any]:
+def step_of_recbole(args: argparse.Namespace) -> Callable[[], None]:
     import torch
 
     from benchmarks.peers import recbole_models
@@ -148,11 +147,11 @@ def work(args: argparse.Namespace) -> None:
     print(json.dumps({"wall": wall, "processor": processor, "threads": threads}))
 
 
-def rows(found: dict[str, list[dict[str, Any]]], args: argparse.Namespace) -> list[dict[str, Any]]:
+def rows(by_name: dict[str, list[Json]], args: argparse.Namespace) -> list[Json]:
     """Medians over all rounds, and rates per sequence and per predicted event."""
     table = []
-    for name, rounds in found.items():
-        wall = [t for one in rounds for t in one["wall"]]
+    for name, rounds in by_name.items():
+        wall = [t for timed in rounds for t in timed["wall"]]
         median = statistics.median(wall)
         targets = 1 if name.startswith("recbole") else args.length
         table.append(
@@ -161,7 +160,7 @@ def rows(found: dict[str, list[dict[str, Any]]], args: argparse.Namespace) -> li
                 "step_seconds": median,
                 "step_seconds_fastest": min(wall),
                 "processor_seconds": statistics.median(
-                    t for one in rounds for t in one["processor"]
+                    t for timed in rounds for t in timed["processor"]
                 ),
                 "ms_per_sequence": median / args.batch * 1e3,
                 "us_per_target": median / args.batch / targets * 1e6,
@@ -196,7 +195,7 @@ def main() -> None:
         "recbole": args.recbole_python,
     }
     shape = [f"--{key}={getattr(args, key)}" for key in (*SHAPE, "steps", "cores")]
-    found: dict[str, list[dict[str, Any]]] = {}
+    by_name: dict[str, list[Json]] = {}
     environment = os.environ | {"JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "cpu")}
     for _ in range(args.rounds):
         for name in args.only:
@@ -205,13 +204,13 @@ def main() -> None:
                 parser.error(f"{name}: give its environment, or leave it out with --only")
             line = [python, "-m", "benchmarks.peers.speed", f"--worker={name}", *shape]
             done = subprocess.run(line, env=environment, stdout=subprocess.PIPE, check=True)
-            found.setdefault(name, []).append(json.loads(done.stdout.splitlines()[-1]))
-    table = rows(found, args)
-    for one in table:
+            by_name.setdefault(name, []).append(json.loads(done.stdout.splitlines()[-1]))
+    table = rows(by_name, args)
+    for row in table:
         print(
-            f"{one['name']:<18}{one['step_seconds'] * 1e3:9.0f} ms per step"
-            f"{one['ms_per_sequence']:9.2f} ms per sequence"
-            f"{one['us_per_target']:10.1f} us per predicted event"
+            f"{row['name']:<18}{row['step_seconds'] * 1e3:9.0f} ms per step"
+            f"{row['ms_per_sequence']:9.2f} ms per sequence"
+            f"{row['us_per_target']:10.1f} us per predicted event"
         )
     if args.output:
         from jaxrec.benchmark import timing

@@ -2,7 +2,9 @@
 
 import time
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
+
+from benchmarks.peers.exchange import Json
 
 Weights = TypeVar("Weights")
 METRIC = "ndcg@10"
@@ -10,8 +12,11 @@ PATIENCE = 6  # validations without gain that end a training
 
 
 def seconds_of(clock: str, threads: int) -> Callable[[], float]:
-    """wall: seconds that pass. cpu: processor seconds of this process over its threads, fair
-    where other programs share the machine. Raises ValueError for another name."""
+    """The clock of training seconds.
+
+    wall: elapsed seconds. cpu: processor seconds of this process over its threads, fair where
+    other programs share the machine. Raises ValueError for another name.
+    """
     if clock == "wall":
         return time.monotonic
     if clock == "cpu":
@@ -20,6 +25,7 @@ def seconds_of(clock: str, threads: int) -> Callable[[], float]:
 
 
 def tell(line: str) -> None:
+    """Prints a line of progress."""
     print(line, flush=True)
 
 
@@ -36,12 +42,13 @@ class Watch(Generic[Weights]):
         self,
         budget: float,
         count: int,
+        *,
         evaluate: Callable[[], dict[str, float]],
         snapshot: Callable[[], Weights],
         now: Callable[[], float] = time.monotonic,
         say: Callable[[str], None] = tell,
         patience: int = PATIENCE,
-    ):
+    ) -> None:
         self.budget, self.evaluate, self.snapshot, self.now = budget, evaluate, snapshot, now
         self.say, self.patience = say, patience
         self.due = [budget * ((i + 1) / count) ** 1.5 for i in range(count)]
@@ -75,7 +82,7 @@ class Watch(Generic[Weights]):
         self._begin += self.seconds - seconds  # validation is no training
         return bool(self.stopped)
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> Json:
         """For `cell.json`."""
         return {
             "curve": self.curve,

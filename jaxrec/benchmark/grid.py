@@ -231,9 +231,9 @@ def fail(row: Json, error: Exception, prefix: str = "") -> None:
 
 def write_json(path: pathlib.Path, value: Json | list[Json]) -> None:
     """Writes a JSON file, whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(value, indent=1) + "\n")
-    os.replace(part, path)
+    draft = path.with_name(path.name + ".part")
+    draft.write_text(json.dumps(value, indent=1) + "\n")
+    os.replace(draft, path)
 
 
 @contextlib.contextmanager

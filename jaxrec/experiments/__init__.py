@@ -1,4 +1,4 @@
 """The experiments of the compute-savings report: tables and plots from trained runs.
 
-`python -m jaxrec.experiments --help` says how; docs/experiments.md what each one asks.
+See `python -m jaxrec.experiments --help` and docs/experiments.md.
 """

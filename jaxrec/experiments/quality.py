@@ -24,15 +24,15 @@ def columns(
 
     against: ranks by seed of another setting, called `name` in the columns of the ratio.
     """
-    made: Values = {}
+    values: Values = {}
     for metric in METRICS:
         table = statistics.values(ranks, metric, K)
-        made |= spread(f"{metric}@{K}", statistics.interval(table, samples))
-        made[f"{metric}@{K}_seeds"] = table.mean(1).tolist()
+        values |= spread(f"{metric}@{K}", statistics.interval(table, samples))
+        values[f"{metric}@{K}_seeds"] = table.mean(1).tolist()
         if against is not None:
             base = statistics.values(against, metric, K)
-            made |= spread(f"{metric}_of_{name}", statistics.ratio(table, base, samples))
-    return made | {"users": int(table.shape[1]), "targets": len(ranks[0].rank)}
+            values |= spread(f"{metric}_of_{name}", statistics.ratio(table, base, samples))
+    return values | {"users": int(table.shape[1]), "targets": len(ranks[0].rank)}
 
 
 def measured(lab: Lab, config: Config, row: str, against: Config | None = None) -> Values:

@@ -113,11 +113,11 @@ def main(args: argparse.Namespace, overrides: Sequence[str]) -> int:
     value = read(file)
     stored = chosen(rows_of(value, file), args.row, file)
     if "experiment" in value:
-        made = remake(value, file, list(stored), args, overrides)
+        rows = remake(value, file, list(stored), args, overrides)
     else:
-        made = rerun(value, file, stored, args, overrides)
+        rows = rerun(value, file, stored, args, overrides)
     status = 0
-    for name, row in made:
+    for name, row in rows:
         differences = list(differing(stored[name], row, args.tolerance, skip_measured=True))
         if differences:
             status = 1
@@ -221,9 +221,9 @@ def rerun(
         with tempfile.TemporaryDirectory() as folder:
             output = pathlib.Path(folder) / file.name
             run(redirected(argv, output, file))
-            made = rows_of(read(output), output)
+            rows = rows_of(read(output), output)
         for name in names:
-            yield name, made.get(name, {})
+            yield name, rows.get(name, {})
 
 
 def _place(text: str, allowed: Sequence[str]) -> None:

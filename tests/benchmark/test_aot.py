@@ -7,10 +7,15 @@ import pathlib
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from jaxrec.benchmark import aot, config_file, roofline
+from jaxrec.config import MeshConfig
 from jaxrec.errors import ConfigError
+from jaxrec.layout import SegmentLayout
+from jaxrec.model import recommender
+from jaxrec.runtime import mesh as mesh_lib
 
 ROOT = pathlib.Path(__file__).parents[2]
 RECIPE = """
@@ -85,6 +90,23 @@ def test_the_item_table_stays_where_it_is(name, width, model, tmp_path):
             assert all(items + 1 not in shape for shape in one["shapes"]), one
             assert one["bytes"] < part, one
     assert result["rows"][0]["collectives"]["all-reduce"]["bytes"] > 0
+
+
+@pytest.mark.parametrize("name", ["pod_hstu", "pod_hstu+hash"])
+def test_every_function_lowers_on_devices_that_are_there(name, tmp_path):
+    """Without libtpu: the traced programs fit the mesh of the tests' devices."""
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(RECIPE)
+    config = config_file.load(f"{recipe}:{name}")
+    config.mesh = MeshConfig(data=2, fsdp=1, model=4)
+    mesh = mesh_lib.make_mesh(config.mesh, jax.devices())
+    layout = SegmentLayout.from_config(config.layout)
+    model = recommender.build(config.model, config.loss, layout, 4095)
+    for function, lower in aot.LOWER.items():
+        with jax.set_mesh(mesh):
+            text = lower(config, model, mesh).as_text()
+        assert "sharding" in text, function
+        assert aot.flops(function, config, model, mesh) > 0
 
 
 @pytest.mark.parametrize(

@@ -70,8 +70,8 @@ def test_without_seen_items_repeats_are_no_targets():
     repeated = next(at for at in range(1, len(history)) if history[at] in history[:at])
     places = np.asarray([0, repeated])
     ranks = Ranks(np.zeros(2, int), places, history[places], np.asarray([3, 4]), None)
-    assert compare.asked(ranks, "rank", events) is ranks
-    left = compare.asked(ranks, "rank_filtered", events)
+    assert compare.counted(ranks, "rank", events) is ranks
+    left = compare.counted(ranks, "rank_filtered", events)
     assert (left.position.tolist(), left.rank.tolist()) == ([0], [3])
 
 

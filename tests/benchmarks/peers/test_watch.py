@@ -25,8 +25,8 @@ def start(qualities, budget=10.0, count=4, patience=8, costs=7.0):
     made = watch.Watch(
         budget,
         count,
-        evaluate,
-        lambda: dict(state),
+        evaluate=evaluate,
+        snapshot=lambda: dict(state),
         now=time,
         say=lambda line: None,
         patience=patience,
