@@ -215,6 +215,7 @@ def in_fresh_process(folder: pathlib.Path, args: argparse.Namespace) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.store", description=__doc__.split("\n\n")[0]
     )

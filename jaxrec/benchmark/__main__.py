@@ -17,6 +17,7 @@ from jaxrec.errors import ConfigError
 
 
 def main() -> None:
+    """The program."""
     parser = argparse.ArgumentParser(
         prog="python -m jaxrec.benchmark", description=__doc__.split("\n\n")[0]
     )

@@ -237,6 +237,7 @@ def show(row: Json) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m jaxrec.benchmark.aot", description=__doc__.split("\n\n")[0]
     )
@@ -255,6 +256,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
+    """The program."""
     args = parser().parse_args()
     try:
         chip, devices = devices_of(args.topology)

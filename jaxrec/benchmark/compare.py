@@ -110,6 +110,7 @@ def markdown(lines: Sequence[Json]) -> str:
 
 
 def main() -> None:
+    """The program."""
     parser = argparse.ArgumentParser(
         prog="python -m jaxrec.benchmark.compare", description=__doc__.split("\n\n")[0]
     )

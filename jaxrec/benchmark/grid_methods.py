@@ -8,7 +8,7 @@ all methods and is left out.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,34 +18,39 @@ from jaxrec.benchmark.grid_config import WITH_TOKENS, GridConfig
 from jaxrec.benchmark.workload import last_query, random_batch, random_events, stacked
 from jaxrec.config import Config, MeshConfig
 from jaxrec.data.vocabulary import Vocabulary
+from jaxrec.items import table
+from jaxrec.items.table import ItemRows
 from jaxrec.layout import SegmentLayout
 from jaxrec.model import cost, recommender, states
-from jaxrec.model.network import Network
-from jaxrec.model.recommender import Model
+from jaxrec.model.recommender import LossMetrics, Model
+from jaxrec.objective.sampling import Negatives
 from jaxrec.runtime import mesh as mesh_lib
 from jaxrec.serving import Catalog, Recommender, state_rows
 from jaxrec.state_store.encodings import decode_state, encode_state
 from jaxrec.training import step as step_lib
 from jaxrec.training.task import Task
-from jaxrec.types import Array, Batch, Params
+from jaxrec.types import PAD, Array, Batch, Params, Queries, Targets
 
 EVENT_BYTES = 8  # item and time, int32
 
 
 class Shape(NamedTuple):
-    """history: events; segments: equal ones that it is cut into, the last is the recent window."""
+    """A history of `history` events in equal segments; the last one is the recent window."""
 
     history: int
     segments: int
 
     @property
     def window(self) -> int:
+        """Events per segment."""
         return self.history // self.segments
 
 
 class Request(NamedTuple):
-    """call: answers one batch; compiled: its program; flops: counted from the layout, per batch;
-    state_bytes: kept per user."""
+    """A compiled request of a batch of users.
+
+    call: answers it. flops: of the batch, counted from the layout. state_bytes: kept per user.
+    """
 
     call: Callable[[], object]
     compiled: jax.stages.Compiled
@@ -65,57 +70,73 @@ class MeanPooled(Model):
     size: int = 0
 
     def means(self, params: Params, items: Array) -> jax.Array:
-        """Means [B, segments, D] of items [B, segments x size]: what a state would keep."""
-        apply: Any = self.network.apply
-        vectors = apply({"params": params}, items, method=_vectors)
+        """Means [B, segments, W] of items [B, segments x size]: what a state would keep."""
+        vectors = table.lookup(self.config, params, items).embedding
         return mean_of_segments(vectors, items, self.size)
 
     def outputs(
-        self, params: Params, means: Array, items: Array, times: jax.Array, **kwargs: Any
+        self,
+        params: Params,
+        means: Array,
+        items: Array,
+        times: Array,
+        *,
+        train: bool = False,
+        rng: jax.Array | None = None,
     ) -> jax.Array:
         """Outputs [B, window, D] over recent items [B, window]; times: [B, positions + 1]."""
-        rng = kwargs.pop("rng", None)
-        layout = self.layout
-
-        def run(network: Network, means: Array, items: Array) -> jax.Array:
-            x = jnp.concatenate([means, _vectors(network, items)], axis=1)
-            lengths = jnp.full((x.shape[0], 1), x.shape[1], jnp.int32)
-            y, _ = network.compressor(x, layout, lengths, times, **kwargs)
-            return y.astype(jnp.float32)[:, self.segments :]
-
-        apply: Any = self.network.apply
+        recent = table.lookup(self.config, params, items).embedding
+        x = jnp.concatenate([means, recent], axis=1)
+        lengths = jnp.full((x.shape[0], 1), x.shape[1], jnp.int32)
         rngs = None if rng is None else {"dropout": rng}
-        return apply({"params": params}, means, items, rngs=rngs, method=run)
+        y, _ = self.network.apply(
+            {"params": params}, x, self.layout, lengths, times, train=train, rngs=rngs
+        )
+        return y[:, self.segments :]
 
-    def query(self, params: Params, means: Array, items: Array, times: jax.Array) -> jax.Array:
+    def query(self, params: Params, means: Array, items: Array, times: Array) -> Queries:
+        """Queries behind the recent items; arguments as in `outputs`."""
         return self.queries(params, self.outputs(params, means, items, times)[:, -1])
 
-    def loss(self, params: Params, batch: Batch, **kwargs: Any) -> Any:
-        """`Model.loss` over the recent window; gradients also flow through the means."""
-        rng = kwargs.get("rng")
-        dropout, sample = (None, None) if rng is None else jax.random.split(rng)
+    def window_loss(
+        self,
+        params: Params,
+        batch: Batch,
+        *,
+        rng: jax.Array | None = None,
+        train: bool = False,
+        item_counts: Array | None = None,
+        negatives: Negatives | None = None,
+        rows: ItemRows | None = None,
+    ) -> LossMetrics:
+        """`Model.loss` over the recent window; gradients also flow through the means.
+
+        batch: of full histories, as for a model without tokens. Raises ValueError for given rows
+        (train.table_update other than adamw): they would be read twice.
+        """
+        if rows is not None:
+            raise ValueError("mean-pooled histories need train.table_update=adamw")
+        dropout_rng, sample_rng = (None, None) if rng is None else jax.random.split(rng)
         past = self.segments * self.size
-        last = np.arange(1, self.segments + 1) * self.size - 1
-        times = jnp.concatenate([batch.times[:, last], batch.times[:, past:]], axis=1)
-        means = self.means(params, batch.items[:, :past])
-        recent = batch.items[:, past:]
-        train = kwargs.get("train", False)
-        y = self.outputs(params, means, recent[:, :-1], times, train=train, rng=dropout)
-        targets = recent[:, 1:].reshape(-1)
-        weights = jnp.where(targets == 0, 0.0, batch.weights[:, past + 1 :].reshape(-1))
-        asking = (np.arange(y.shape[1]), np.arange(y.shape[1]) + 1)
-        total, weight = self._compare(
-            params, y, batch, asking, targets, weights, sample, kwargs.get("item_counts"), None
+        ends = np.arange(1, self.segments + 1) * self.size - 1
+        times = jnp.concatenate([batch.times[:, ends], batch.times[:, past:]], axis=1)
+        items = jnp.asarray(batch.items)
+        recent, ids = items[:, past:-1], items[:, past + 1 :]
+        weights = jnp.where(ids == PAD, 0.0, batch.weights[:, past + 1 :])
+        positions = np.arange(recent.shape[1])
+        compare = self.comparison(
+            params,
+            batch,
+            Targets(positions, positions + 1, ids, weights),
+            rng=sample_rng,
+            item_counts=item_counts,
+            negatives=negatives,
+        )
+        means = self.means(params, items[:, :past])
+        total, weight = compare(
+            self.outputs(params, means, recent, times, train=train, rng=dropout_rng)
         )
         return total, weight, {"targets": weight}
-
-
-def _vectors(network: Network, items: Array) -> jax.Array:
-    """Input vectors of item ids, as the encoder gets them."""
-    x = network.lookup(items)
-    if network.config.item_width not in (0, network.config.width):
-        x = network.item_projection(x)
-    return x
 
 
 def mean_of_segments(vectors: Array, items: Array, size: int) -> jax.Array:
@@ -153,7 +174,7 @@ def model_of(config: GridConfig, method: str, shape: Shape, tokens: int) -> Mode
         layout = SegmentLayout.full(past + shape.window)
     built = recommender.build(run.model, run.loss, layout, config.catalog)
     if method == "mean_pooled":
-        return MeanPooled(built.network, past, shape.window)
+        return MeanPooled(built.network, built.num_items, past, shape.window)
     return built
 
 
@@ -183,7 +204,7 @@ def request(config: GridConfig, method: str, shape: Shape, tokens: int, batch: i
         return _stored(config, method, shape, tokens, items, times)
     model = model_of(config, method, shape, tokens)
     params = jax.jit(weights(model))(jax.random.key(0))
-    query: Callable[..., jax.Array] = functools.partial(last_query, model, batch)
+    query: Callable[..., Queries] = functools.partial(last_query, model, batch)
     inputs: tuple[np.ndarray, ...] = (items, times)
     state_bytes = shape.history * EVENT_BYTES
     if isinstance(model, MeanPooled):
@@ -236,7 +257,8 @@ def training(
     model = model_of(config, method, shape, tokens)
     run = run_config(config, method, shape, tokens)
     mesh = mesh_lib.make_mesh(MeshConfig(data=1), jax.devices()[:1])
-    training_step = step_lib.assemble(run, Task(weights(model), model.loss, model.negatives), mesh)
+    loss = model.window_loss if isinstance(model, MeanPooled) else model.loss
+    training_step = step_lib.assemble(run, Task(weights(model), loss, model.negatives), mesh)
     state = jax.jit(training_step.new)()
     layout = model.layout
     if method == "mean_pooled":

@@ -111,6 +111,7 @@ def measure(rec: Recommender, histories: Sequence[Events]) -> list[Json]:
 
 
 def main() -> None:
+    """The program."""
     parser = argparse.ArgumentParser(
         prog="python -m jaxrec.benchmark.state_encodings", description=__doc__.split("\n\n")[0]
     )

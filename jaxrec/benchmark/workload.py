@@ -7,7 +7,7 @@ import numpy as np
 from jaxrec.layout import SegmentLayout
 from jaxrec.model.recommender import Model
 from jaxrec.serving.state_rows import Events
-from jaxrec.types import Array, Batch, Params
+from jaxrec.types import Array, Batch, Params, Queries
 
 SECONDS = 3 * 10**7  # range of event times, about a year
 
@@ -42,13 +42,13 @@ def random_batch(layout: SegmentLayout, users: int, num_items: int, seed: int = 
     return Batch(items, times, lengths, np.ones((users, slots), np.float32), index, index)
 
 
-def last_query(model: Model, block: int, params: Params, items: Array, times: Array) -> jax.Array:
-    """Queries [B, D] behind whole histories [B, T], computed for `block` users at a time.
+def last_query(model: Model, block: int, params: Params, items: Array, times: Array) -> Queries:
+    """Queries [B, ...] behind whole histories [B, T], computed for `block` users at a time.
 
     block bounds the memory of the forward pass; B must be a multiple of it.
     """
 
-    def query(histories: tuple[jax.Array, jax.Array]) -> jax.Array:
+    def query(histories: tuple[jax.Array, jax.Array]) -> Queries:
         items, times = histories
         after = jnp.concatenate([times, times[:, -1:]], axis=1)
         lengths = jnp.full((items.shape[0], 1), items.shape[1], jnp.int32)
@@ -57,4 +57,5 @@ def last_query(model: Model, block: int, params: Params, items: Array, times: Ar
 
     block = min(block, items.shape[0])
     blocks = jax.tree.map(lambda a: a.reshape(-1, block, a.shape[-1]), (items, times))
-    return jax.lax.map(query, blocks).reshape(items.shape[0], -1)
+    queries = jax.lax.map(query, blocks)
+    return jax.tree.map(lambda a: a.reshape(items.shape[0], -1), queries)

@@ -108,7 +108,7 @@ def _check_shape(key: str, shape: tuple[int, ...], needed: tuple[int, ...]) -> N
 
 def _outputs(
     arrays: Mapping[str, np.ndarray], reference: ReferenceModel, params: Params
-) -> dict[str, jax.Array]:
+) -> dict[str, Array]:
     """The model's outputs for a file's inputs, by the file's keys."""
     model = reference.build()
 
@@ -119,7 +119,7 @@ def _outputs(
 
     items, seq, mask = arrays["items"], arrays["seq"], arrays["mask"]
     last = model.queries(params, encode(seq, seq != 0)[:, -1]).vectors
-    outputs = {
+    outputs: dict[str, Array] = {
         "hidden": encode(items[:, :-1], mask),
         "scores": last @ model.item_vectors(params).vectors.T,
     }

@@ -119,9 +119,9 @@ class Compressor(nn.Module):
 
     def _in_turn(
         self,
-        x: jax.Array,
+        x: Array,
         layout: SegmentLayout,
-        lengths: jax.Array,
+        lengths: Array,
         times: Times,
         memory: TokenState | None,
         train: bool,
@@ -175,7 +175,7 @@ class Compressor(nn.Module):
         valid = jnp.asarray(layout.valid(lengths))
         return y, TokenOutputs(y[:, places], times.key[:, places], valid[:, places])
 
-    def _insert(self, x: jax.Array, layout: SegmentLayout) -> jax.Array:
+    def _insert(self, x: Array, layout: SegmentLayout) -> Array:
         """Puts the token vectors behind their segments: [B, E, D] -> [B, T, D]."""
         if not layout.num_tokens:
             return x
@@ -192,7 +192,7 @@ class Compressor(nn.Module):
         return jnp.concatenate([x, tokens.astype(x.dtype)], axis=1)[:, source]
 
 
-def position_times(layout: SegmentLayout, times: jax.Array, request_time: bool) -> Times:
+def position_times(layout: SegmentLayout, times: Array, request_time: bool) -> Times:
     """Key and query time of every position from the event times [B, E + 1].
 
     A token's time is that of its segment's last event. With `request_time` an item asks at

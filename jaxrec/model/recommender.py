@@ -247,7 +247,7 @@ class Model:
             )
             return y[:, predicted.positions]
 
-        compare = self._comparison(
+        compare = self.comparison(
             params,
             batch,
             predicted,
@@ -277,18 +277,21 @@ class Model:
         count = self.loss_config.negatives
         return sampling.draw_negatives(sample_rng, self.num_items, count, sampler)
 
-    def _comparison(
+    def comparison(
         self,
         params: Params,
         batch: Batch,
         predicted: Targets,
         *,
-        rng: jax.Array | None,
-        item_counts: Array | None,
-        negatives: sampling.Negatives | None,
-        rows: ItemRows | None,
+        rng: jax.Array | None = None,
+        item_counts: Array | None = None,
+        negatives: sampling.Negatives | None = None,
+        rows: ItemRows | None = None,
     ) -> Callable[[jax.Array], tuple[jax.Array, jax.Array]]:
-        """Outputs [B, P, D] -> (loss sum, weight) of the configured loss."""
+        """Outputs [B, P, D] -> (loss sum, weight) of the configured loss.
+
+        predicted: what each output is compared with; other arguments as of `loss`.
+        """
         scoring = next_item.Scoring(
             self.loss_config, _Items(self, params, rows), self.scale(params), self.half_lives
         )

@@ -20,7 +20,7 @@ from jaxrec.layout import SegmentLayout
 from jaxrec.nn.attention import Cached
 from jaxrec.nn.bias import BiasTables, RelativeBias
 from jaxrec.nn.depth import DTYPES, WeightPlacement, stack_layers, with_users
-from jaxrec.types import KV, Times, TokenOutputs, TokenState
+from jaxrec.types import KV, Array, Times, TokenOutputs, TokenState
 
 UNROLL = 4  # layers per iteration of the scan over depth
 
@@ -103,9 +103,9 @@ class Stack(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x: jax.Array,
+        x: Array,
         layout: SegmentLayout,
-        lengths: jax.Array,
+        lengths: Array,
         times: Times,
         *,
         kv: TokenState | None = None,

@@ -20,7 +20,7 @@ def test_semi_local_attention_equals_numpy(monkeypatch, window, prefix, kind):
     valid = np.ones((2, length), bool)
     valid[1, 15:] = False
     layout = SegmentLayout.semi_local(length, window, prefix)
-    found = attend(q, k, v, layout, jnp.asarray(valid), kind=kind, normalizer=7.0)
+    output = attend(q, k, v, layout, jnp.asarray(valid), kind=kind, normalizer=7.0)
     seen = np.zeros((length, length), bool)
     for i in range(length):
         for j in range(i + 1):
@@ -34,7 +34,7 @@ def test_semi_local_attention_equals_numpy(monkeypatch, window, prefix, kind):
     else:
         weights = np.where(mask, logits / (1 + np.exp(-logits)) / 7.0, 0)
     expected = np.einsum("bnqk,bknh->bqnh", weights, v)
-    np.testing.assert_allclose(found[valid], expected[valid], atol=2e-6)
+    np.testing.assert_allclose(output[valid], expected[valid], atol=2e-6)
     dense = attend(q, k, v, layout, valid, kind=kind, normalizer=7.0, backend="dense")
     np.testing.assert_allclose(dense[valid], expected[valid], atol=2e-6)
 
@@ -48,12 +48,12 @@ def test_means_leave_padding_out():
     rng = np.random.default_rng(1)
     vectors = rng.standard_normal((2, 6, 3)).astype(np.float32)
     items = np.asarray([[1, 2, 3, 4, 0, 0], [0, 0, 0, 5, 6, 7]])
-    found = jax.jit(mean_of_segments, static_argnums=2)(vectors, items, 3)
+    output = jax.jit(mean_of_segments, static_argnums=2)(vectors, items, 3)
     expected = [
         [vectors[0, :3].mean(0), vectors[0, 3]],
         [np.zeros(3), vectors[1, 3:].mean(0)],
     ]
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+    np.testing.assert_allclose(output, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(

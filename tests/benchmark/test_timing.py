@@ -24,21 +24,21 @@ def clock(monkeypatch):
 def test_functions_take_turns_and_warm_up(clock):
     calls = []
     slow, fast = clock.work([9.0, 2.0, 4.0, 3.0]), clock.work(0.5)
-    found = timing.interleaved(
+    timings = timing.interleaved(
         {"slow": lambda: [calls.append("s"), slow()][:0], "fast": lambda: [fast()][:0]},
         repeats=3,
         warmup=1,
     )
     assert calls == ["s"] * 4
-    assert found["slow"] == {"median_s": 3.0, "min_s": 2.0, "max_s": 4.0, "runs": 3}
-    assert found["fast"] == {"median_s": 0.5, "min_s": 0.5, "max_s": 0.5, "runs": 3}
+    assert timings["slow"] == {"median_s": 3.0, "min_s": 2.0, "max_s": 4.0, "runs": 3}
+    assert timings["fast"] == {"median_s": 0.5, "min_s": 0.5, "max_s": 0.5, "runs": 3}
 
 
 def test_a_short_call_fills_its_turn(clock):
     """One slow moment in a turn of four calls counts a quarter."""
     short = clock.work([1.0, 1.0, 1.0, 2.0])
-    found = timing.turns({"short": lambda: [short()][:0]}, repeats=1, warmup=0, least_s=4.5)
-    assert found == {"short": [5.0 / 4]}
+    timings = timing.turns({"short": lambda: [short()][:0]}, repeats=1, warmup=0, least_s=4.5)
+    assert timings == {"short": [5.0 / 4]}
 
 
 def test_ratios_are_taken_within_a_turn():

@@ -47,8 +47,8 @@ def test_rows_that_cannot_work_are_named(tmp_path, rows, message):
 
 @pytest.mark.parametrize("file", RECIPES)
 def test_recipes_are_valid(file, tmp_path):
-    found = ablations.ablations(Lab(settings.load(file), tmp_path, train=False))
-    assert len(found.cells) > 10
+    experiment = ablations.ablations(Lab(settings.load(file), tmp_path, train=False))
+    assert len(experiment.cells) > 10
 
 
 def test_rows_are_paired_with_the_base(tmp_path, monkeypatch):
@@ -56,10 +56,10 @@ def test_rows_are_paired_with_the_base(tmp_path, monkeypatch):
     made = lab(tmp_path, "base:", "dropped: train.item_dropout=0.5", "full: layout.mode=full")
     rng = np.random.default_rng(0)
     ranks = {seed: rng.integers(0, 12, 40) for seed in made.seeds}
-    asked = []
+    modes = []
 
     def stand_in(config, row):
-        asked.append(row)
+        modes.append(row)
         rank = ranks[config.seed].copy()
         user = np.repeat(np.arange(20), 2)
         if config.train.item_dropout:
@@ -74,6 +74,6 @@ def test_rows_are_paired_with_the_base(tmp_path, monkeypatch):
     assert dropped["changed"] == "train.item_dropout=0.5"
     assert dropped["recall_of_base_low"] < dropped["recall_of_base"] < 1
     assert dropped["recall@10"] == pytest.approx(base["recall@10"] * dropped["recall_of_base"])
-    assert {"compressed", "full"} == set(asked)
+    assert {"compressed", "full"} == set(modes)
     assert full["flops_of_full"] == 1
     assert base["flops_of_full"] < 1

@@ -14,9 +14,9 @@ def table(rows):
 
 
 def test_the_longest_history_is_the_headline():
-    found = headline.of(table(made_up.length_rows()))
-    assert (found.history, found.compute, found.users, found.seeds) == (24, 3 / 24, 10, 2)
-    assert found.quality["Recall@10"] == pytest.approx((0.9625, 0.9325, 0.9825))
+    result = headline.of(table(made_up.length_rows()))
+    assert (result.history, result.compute, result.users, result.seeds) == (24, 3 / 24, 10, 2)
+    assert result.quality["Recall@10"] == pytest.approx((0.9625, 0.9325, 0.9825))
     short = [row for row in made_up.length_rows() if "24" not in row["name"]]
     assert headline.of(table(short)).history == 12
     assert headline.of(table([row for row in short if row["series"] == "full"])) is None
@@ -30,12 +30,12 @@ def row(method="compressed", **changes):
 
 def test_the_benchmarks_tiles_are_those_of_the_papers_layout():
     full = row("full", tokens=0, train_rounds_ms=[10.0, 20.0, 30.0])
-    mine = row(train_rounds_ms=[5.0, 8.0, 18.0])
+    compressed = row(train_rounds_ms=[5.0, 8.0, 18.0])
     others = [row(tokens=1), row(batch=16), row("compressed_int8"), row(history=10)]
-    found = headline.bench_tiles([full, *others, mine])
-    assert [number for number, _, _ in found] == ["15.0 %", "20.0 %", "50.0 %"]
-    assert found[1][2].endswith("quartiles 10.0 to 30.0 %")
-    assert found[2][2].endswith("quartiles 45.0 to 55.0 %")
+    result = headline.bench_tiles([full, *others, compressed])
+    assert [number for number, _, _ in result] == ["15.0 %", "20.0 %", "50.0 %"]
+    assert result[1][2].endswith("quartiles 10.0 to 30.0 %")
+    assert result[2][2].endswith("quartiles 45.0 to 55.0 %")
     assert len(headline.bench_tiles([full, row()])) == 2  # no training step measured
     assert headline.bench_tiles([full, row(segments=4)]) == []
     assert headline.bench_tiles([row(time_ratio=None)]) == []

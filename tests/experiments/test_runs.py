@@ -46,8 +46,8 @@ def test_names_follow_what_decides_parameters():
 
 def test_full_history_is_one_run_for_every_number_of_tokens():
     base = runs.plain(tiny.config())
-    wanted = {name_of(quality.full_of(with_values(base, layout__tokens=k))) for k in (1, 2, 4)}
-    assert len(wanted) == 1
+    names = {name_of(quality.full_of(with_values(base, layout__tokens=k))) for k in (1, 2, 4)}
+    assert len(names) == 1
 
 
 def test_a_run_is_trained_once_and_its_ranks_are_kept(folder):

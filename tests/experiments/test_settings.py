@@ -73,10 +73,10 @@ def test_recipes_lay_out_every_experiment(file, tmp_path):
     lab = Lab(settings.load(file), tmp_path, train=False)
     assert len(lab.seeds) == 2
     for name, make in ((name, catalog.EXPERIMENTS[name]) for name in catalog.ALL):
-        found = make(lab)
-        assert found.name == name
-        assert found.plots
-        names = [cell.name for cell in found.cells]
+        experiment = make(lab)
+        assert experiment.name == name
+        assert experiment.plots
+        names = [cell.name for cell in experiment.cells]
         assert len(set(names)) == len(names)
 
 
@@ -104,7 +104,7 @@ def test_record_keeps_everything_but_places():
 
 def test_command_leaves_out_the_machines_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    given = [
+    arguments = [
         "length",
         "--config=configs/x.py",
         "--runs",
@@ -114,7 +114,7 @@ def test_command_leaves_out_the_machines_folders(tmp_path, monkeypatch):
         f"--output={tmp_path / 'out'}",
         "--config.train.steps=3",
     ]
-    assert settings.command(given) == (
+    assert settings.command(arguments) == (
         "python -m jaxrec.experiments length --config=configs/x.py --output=out "
         "--config.train.steps=3"
     )

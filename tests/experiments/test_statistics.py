@@ -15,8 +15,8 @@ def ranks(user, rank):
 def test_values_are_means_over_a_users_targets():
     one = ranks([3, 3, 5], [0, 20, 4])
     other = ranks([3, 3, 5], [0, 0, 30])
-    found = statistics.values([one, other], "recall", 10)
-    np.testing.assert_allclose(found, [[0.5, 1.0], [1.0, 0.0]])
+    result = statistics.values([one, other], "recall", 10)
+    np.testing.assert_allclose(result, [[0.5, 1.0], [1.0, 0.0]])
 
 
 def test_seeds_of_other_users_are_refused():
@@ -26,12 +26,12 @@ def test_seeds_of_other_users_are_refused():
 
 def test_draws_resample_seeds_and_users():
     table = np.asarray([[0.0, 1.0, 2.0], [10.0, 11.0, 12.0]])
-    found = statistics.draws(table, 4000)
+    result = statistics.draws(table, 4000)
     # every draw is a mean of drawn seeds plus one of drawn users: 10 x {0, 1/2, 1} + 0..2
-    assert set(np.round(found * 6).astype(int)) <= set(range(73))
-    assert found.mean() == pytest.approx(table.mean(), abs=0.3)
+    assert set(np.round(result * 6).astype(int)) <= set(range(73))
+    assert result.mean() == pytest.approx(table.mean(), abs=0.3)
     # variances of the two independent parts add up: 100 / 4 / 2 and 2 / 3 / 3
-    assert found.var() == pytest.approx(25 / 2 + 2 / 9, rel=0.1)
+    assert result.var() == pytest.approx(25 / 2 + 2 / 9, rel=0.1)
     one = statistics.draws(table[:1], 4000)
     assert one.var() == pytest.approx(2 / 9, rel=0.1)
 
@@ -55,8 +55,8 @@ def test_ratio_is_paired():
 
 
 def test_ratio_to_nothing_is_not_a_number():
-    found = statistics.ratio(np.ones((1, 3)), np.zeros((1, 3)), 10)
-    assert not np.isfinite(found.mean)
-    assert np.isnan(found.low)
+    result = statistics.ratio(np.ones((1, 3)), np.zeros((1, 3)), 10)
+    assert not np.isfinite(result.mean)
+    assert np.isnan(result.low)
     with pytest.raises(ValueError, match="other seeds or users"):
         statistics.ratio(np.ones((1, 3)), np.ones((2, 3)), 10)

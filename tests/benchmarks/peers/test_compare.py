@@ -30,8 +30,8 @@ def runs(tmp_path_factory):
 
 
 def test_rows_carry_quality_time_and_cost(runs):
-    found = compare.compare(runs, DATA, [0, 1])
-    rows = {row["name"]: row for row in found["rows"]}
+    result = compare.compare(runs, DATA, [0, 1])
+    rows = {row["name"]: row for row in result["rows"]}
     ours, peer = rows["ours"], rows["rectools-hstu"]
     assert ours["kind"] == "ours"
     assert peer["kind"] == "peer"
@@ -41,12 +41,12 @@ def test_rows_carry_quality_time_and_cost(runs):
     assert peer["rank_filtered"]["recall@10"]["mean"] >= peer["rank"]["recall@10"]["mean"]
     assert ours["request_share"] == 0.25
     assert peer["request_share"] is None
-    assert found["best_peer"] == "rectools-hstu"
+    assert result["best_peer"] == "rectools-hstu"
     assert ours["seconds_to_best_peer"] == 4
     assert peer["seconds_to_best_peer"] == 20
     assert "frequency-all" in rows
     assert "rank_filtered" not in rows["frequency-all"]
-    assert found["protocol"]["targets"] == 60
+    assert result["protocol"]["targets"] == 60
 
 
 def test_comparisons_are_paired(runs):
