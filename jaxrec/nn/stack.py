@@ -126,12 +126,13 @@ class Stack(nn.Module):
             # straight-line code of a few layers is a fifth faster on CPU than the loop
             unroll=min(self.config.layers, UNROLL),
         )(self.config, self.base, layout, train, name="layers")
-        x, (k, v) = layers(with_users(self.placement, x.astype(dtype)), past, valid, times)
-        x = self.block.finish(self.config, x)
+        inputs = with_users(self.placement, jnp.asarray(x, dtype))
+        y, (k, v) = layers(inputs, past, valid, times)
+        y = self.block.finish(self.config, y)
         tokens = layout.token_positions
         if self.config.state == "kv":
-            return x, KV(k, v, times.key[:, tokens], valid[:, tokens])
-        return x, TokenOutputs(x[:, tokens], times.key[:, tokens], valid[:, tokens])
+            return y, KV(k, v, times.key[:, tokens], valid[:, tokens])
+        return y, TokenOutputs(y[:, tokens], times.key[:, tokens], valid[:, tokens])
 
 
 def _per_layer(kv: TokenState | None, dtype: DTypeLike) -> tuple[TokenState | None, Any]:

@@ -74,7 +74,7 @@ class Shard:
             result = self._scores_in_the_only_chunk(requests.vectors, targets)
         elif self.index.mesh is None:
             rows = jax.tree.map(lambda a: a[targets], self.rows)
-            items = self.index.make(self.params, rows, targets)
+            items = self.index.make(self.params, rows, jnp.asarray(targets))
             result = _diagonal_scores(requests.vectors, items, self.chunk)
         else:
             result = self._scores_in_their_chunks(requests, targets)
