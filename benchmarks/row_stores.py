@@ -8,7 +8,7 @@ import tensorstore as ts
 
 from jaxrec.state_store import Binding, RowSpec, UserStateStore, database
 
-BINDING = Binding(params="benchmark", layout="", vocabulary="", form="float32")
+BINDING = Binding(params="benchmark", layout="", vocabulary="", encoding="float32")
 
 
 class RowStore(Protocol):

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jaxrec.ranking import ItemIndex
 from jaxrec.serving import buckets, state_rows
 from jaxrec.serving.compiled import CompiledModel, UserQueries
-from jaxrec.serving.ranking import ItemIndex
 from jaxrec.serving.state_rows import Columns
 
 

@@ -5,16 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxrec import ranking
 from jaxrec.config import Config, LossConfig, MeshConfig, ModelConfig, validate
 from jaxrec.errors import ConfigError
-from jaxrec.evaluation import evaluator
 from jaxrec.items import hashed, table
 from jaxrec.layout import SegmentLayout
 from jaxrec.model import recommender
-from jaxrec.ranking import retrieval, sharded
+from jaxrec.ranking import ItemIndex
 from jaxrec.runtime import mesh as mesh_lib
 from jaxrec.training import step as step_lib
 from jaxrec.training.task import Task
+from jaxrec.types import HistoryItems, Queries
 from tests.training import standin
 from tests.training.test_row_updates import LAYOUT, batch_at
 
@@ -88,7 +89,7 @@ def test_loss_and_vectors_are_those_of_the_table_it_stands_for(kind, rows, loss)
     other, same = plain(model, params)
     batch, rng = batch_at(0), jax.random.key(1)
     (found, vectors), (wanted, whole) = (
-        jax.jit(lambda p, m=m: (m.loss(p, batch, rng=rng)[0], m.item_table(p)))(p)
+        jax.jit(lambda p, m=m: (m.loss(p, batch, rng=rng)[0], m.item_vectors(p).vectors))(p)
         for m, p in ((model, params), (other, same))
     )
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
@@ -137,25 +138,24 @@ def test_a_step_moves_the_rows_that_its_items_share(update, shape):
 def test_lists_and_ranks_without_a_table(shape):
     model = model_of("quotient", 7)
     params = jax.jit(model.init)(jax.random.key(0))
-    vectors = jax.jit(model.item_table)(params)
+    plain = ItemIndex.of(jax.jit(model.item_vectors)(params))
     rng = np.random.default_rng(0)
     x = rng.normal(size=(8, 8)).astype(np.float32)
     targets = rng.integers(1, ITEMS + 1, 8).astype(np.int32)
-    own = retrieval.Own(
+    history = HistoryItems(
         np.stack([rng.permutation(ITEMS)[:3] + 1 for _ in x]).astype(np.int32),
         rng.normal(size=(8, 3, 2)).astype(np.float32),
     )
     mesh = None if shape is None else mesh_lib.make_mesh(MeshConfig(data=shape[0], model=shape[1]))
-    made = model.candidates(params)
-    assert isinstance(made, sharded.Made)
-    rank, top_k = evaluator._ranking(mesh, made)
-    asking = np.concatenate([x, np.ones((8, 2), np.float32)], axis=1)
+    index = model.item_index(params, mesh)
+    assert index.rows is None
+    queries = Queries(x, np.ones((8, 2), np.float32))
     np.testing.assert_array_equal(
-        rank(asking, made, targets, None, own, chunk=5),
-        retrieval.rank_of_targets(asking, vectors, targets, None, own),
+        ranking.rank_of_targets(queries, index, targets, history=history, chunk=5),
+        ranking.rank_of_targets(queries, plain, targets, history=history),
     )
     np.testing.assert_array_equal(
-        top_k(x, made, 6, chunk=5)[1], retrieval.top_k(jnp.asarray(x), vectors, 6)[1]
+        ranking.top_k(queries, index, 6, chunk=5)[1], ranking.top_k(queries, plain, 6)[1]
     )
 
 
@@ -165,11 +165,9 @@ def test_a_large_catalog_takes_memory_for_its_rows_alone():
     config = ModelConfig(width=8, layers=1, heads=2, item_hash="hash", item_rows=1000)
     model = recommender.build(config, losses, SegmentLayout.full(4), 10**7)
     params = jax.eval_shape(model.init, jax.random.key(0))
-    mesh = mesh_lib.make_mesh(MeshConfig(data=1))
-    how = {"mesh": mesh, "num_items": model.num_items}
 
     def lists(params, x):
-        return sharded.top_k(x, model.candidates(params), 10, **how)
+        return ranking.top_k(Queries(x), model.item_index(params), 10)
 
     compiled = jax.jit(lists).lower(params, jax.ShapeDtypeStruct((2, 8), jnp.float32)).compile()
     assert compiled.memory_analysis().temp_size_in_bytes < 10**7  # not a byte per item

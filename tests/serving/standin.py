@@ -7,6 +7,7 @@ import pathlib
 import jax
 import numpy as np
 
+from jaxrec import ranking
 from jaxrec.config import Config, HSTUConfig, ModelConfig
 from jaxrec.data.records import Record
 from jaxrec.data.vocabulary import Vocabulary
@@ -85,12 +86,12 @@ def expected(rec, items, times, now=None):
     index = (
         layout.item_positions[slots * N + pending - 1] if pending else layout.token_positions[-1]
     )
-    x = model.queries(rec.params, y[:, index])
+    queries = model.queries(rec.params, y[:, index])
     kept = slice(max(segments - S, 0) * N, None)
-    own = model.own_items(np.asarray(dense[kept])[None], np.asarray(clock[kept], np.int32)[None])
-    from jaxrec.ranking import retrieval
-
-    return np.asarray(retrieval.scores(x, model.item_table(rec.params), own))[0, 1:]
+    history = model.history_items(
+        np.asarray(dense[kept])[None], np.asarray(clock[kept], np.int32)[None]
+    )
+    return np.asarray(ranking.scores(queries, model.item_index(rec.params), history))[0, 1:]
 
 
 @functools.cache
