@@ -23,7 +23,7 @@ from jaxrec.errors import WorkdirError
 from jaxrec.evaluation import baselines, evaluator
 from jaxrec.evaluation.report import Ranks
 from jaxrec.experiments import statistics
-from jaxrec.experiments.table import plain
+from jaxrec.experiments.result_table import plain
 from jaxrec.runtime import environment, workdir
 
 METRICS = (("recall", 10), ("ndcg", 10))

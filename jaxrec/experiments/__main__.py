@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from jaxrec.errors import ConfigError, JaxrecError, WorkdirError
-from jaxrec.experiments import catalog, page, plots, settings, table, verify
+from jaxrec.experiments import page, plots, registry, result_table, settings, verify
 from jaxrec.experiments.runs import Lab
 from jaxrec.runtime.preemption import Preempted, Preemption
 from jaxrec.types import Json
@@ -18,10 +18,10 @@ from jaxrec.types import Json
 
 def main(argv: Sequence[str]) -> int:
     """Runs a command; returns its exit status."""
-    args, overrides = settings.parser(catalog.EXPERIMENTS).parse_known_args(argv)
-    if args.name not in (*catalog.EXPERIMENTS, "all", "report", "verify"):
+    args, overrides = settings.parser(registry.EXPERIMENTS).parse_known_args(argv)
+    if args.name not in (*registry.EXPERIMENTS, "all", "report", "verify"):
         raise ConfigError(
-            f"experiment {args.name!r}: allowed are {', '.join(catalog.EXPERIMENTS)}, all, "
+            f"experiment {args.name!r}: allowed are {', '.join(registry.EXPERIMENTS)}, all, "
             "report, verify"
         )
     if args.name == "verify":
@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
     check_output(output, config)
     output.mkdir(parents=True, exist_ok=True)
     plots.check()
-    names = list(catalog.ALL) if args.name == "all" else [args.name]
+    names = list(registry.ALL) if args.name == "all" else [args.name]
     make_all(names, Lab(config, pathlib.Path(args.runs), say), output, argv)
     return 0
 
@@ -49,33 +49,35 @@ def main(argv: Sequence[str]) -> int:
 def make_all(names: Sequence[str], lab: Lab, output: pathlib.Path, argv: Sequence[str]) -> None:
     """Makes experiments one after the other and writes their tables and plots."""
     # all are laid out before the first runs, so that wrong settings are found at once
-    experiments = [catalog.EXPERIMENTS[name](lab) for name in names]
+    experiments = [registry.EXPERIMENTS[name](lab) for name in names]
     for number, experiment in enumerate(experiments):
         say(f"experiment {experiment.name} ({number + 1} of {len(names)})")
         arguments = [experiment.name if text == "all" else text for text in argv]
         value = make(lab, experiment, settings.command(arguments))
-        table.write(output, value)
+        result_table.write(output, value)
         plots.write(output, value)
-        print(f"{experiment.title}\n\n{table.markdown(value['rows'])}\n", flush=True)
+        print(f"{experiment.title}\n\n{result_table.markdown(value['rows'])}\n", flush=True)
 
 
-def make(lab: Lab, experiment: table.Experiment, command: str) -> Json:
+def make(lab: Lab, experiment: result_table.Experiment, command: str) -> Json:
     """The table of an experiment; trains the runs that it needs."""
     rows = []
     for number, cell in enumerate(experiment.cells):
         say(f"{experiment.name}: row {number + 1} of {len(experiment.cells)}, {cell.name}")
         rows.append(cell.make())
-    return table.result(experiment, rows, lab.config, catalog.protocol(lab, experiment), command)
+    return result_table.result(
+        experiment, rows, lab.config, registry.protocol(lab, experiment), command
+    )
 
 
 def check_output(output: pathlib.Path, config: settings.ExperimentsConfig) -> None:
     """Raises WorkdirError where the folder holds tables of another configuration."""
-    for name in catalog.EXPERIMENTS:
+    for name in registry.EXPERIMENTS:
         file = output / f"{name}.json"
         if not file.is_file():
             continue
         # a key that was added since has its default in older tables
-        stored = settings.record(settings.rebuild(table.read(file)["config"]))
+        stored = settings.record(settings.rebuild(result_table.read(file)["config"]))
         chosen = settings.record(config)
         if name != "probe":  # its settings decide no other table
             del stored["experiments"]["probe"], chosen["experiments"]["probe"]

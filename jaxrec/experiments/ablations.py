@@ -14,8 +14,8 @@ from jaxrec import config as config_lib
 from jaxrec.config import Config
 from jaxrec.errors import ConfigError
 from jaxrec.experiments import quality, settings, statistics
+from jaxrec.experiments.result_table import Cell, Experiment, Line, Values, spread
 from jaxrec.experiments.runs import Lab, plain, with_values
-from jaxrec.experiments.table import Cell, Experiment, Line, Values, spread
 from jaxrec.runtime import workdir
 
 KEY = "experiments.ablations"

@@ -11,8 +11,8 @@ from jaxrec.evaluation.intervals import Interval
 from jaxrec.experiments import statistics
 from jaxrec.experiments.attended import Attended, attended
 from jaxrec.experiments.factors import concentration, explained, nmf
+from jaxrec.experiments.result_table import Cell, Experiment, Line, Values, spread
 from jaxrec.experiments.runs import Lab, with_values
-from jaxrec.experiments.table import Cell, Experiment, Line, Values, spread
 
 COMMON = 300  # most frequent items, the columns of the factorised matrix
 SAME, OTHER, NEIGHBOUR = "same user", "another user", "another token of the segment"

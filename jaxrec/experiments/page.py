@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from jaxrec.benchmark import drawing, grid_report
 from jaxrec.errors import WorkdirError
 from jaxrec.experiments import blocks as doc
-from jaxrec.experiments import catalog, headline, plots, settings, table, web
+from jaxrec.experiments import headline, plots, registry, result_table, settings, web
 from jaxrec.experiments.blocks import Block
 from jaxrec.runtime import workdir
 from jaxrec.types import Json
@@ -76,8 +76,8 @@ def write(output: pathlib.Path, bench: pathlib.Path | None) -> None:
 
 def load(folder: pathlib.Path) -> list[Json]:
     """The tables of a folder, in the catalog's order."""
-    files = [folder / f"{name}.json" for name in catalog.EXPERIMENTS]
-    return [table.read(file) for file in files if file.is_file()]
+    files = [folder / f"{name}.json" for name in registry.EXPERIMENTS]
+    return [result_table.read(file) for file in files if file.is_file()]
 
 
 def load_bench(folder: pathlib.Path) -> Json:
@@ -143,7 +143,7 @@ def top(tables: Sequence[Json], report: Json | None) -> list[Block]:
 
 def grid(rows: Sequence[Json]) -> doc.Grid:
     """A table's rows without columns that are empty or name the only series."""
-    heads, lines = table.grid(rows)
+    heads, lines = result_table.grid(rows)
     kept = [
         i
         for i, head in enumerate(heads)
@@ -162,9 +162,9 @@ def experiment(value: Json, folder: str) -> list[Block]:
         doc.Heading(value["title"]),
         doc.Text(value["question"], lead=True),
         doc.Text(value["method"]),
-        doc.Pictures(list(zip(table.plot_files(value), captions, strict=True))),
+        doc.Pictures(list(zip(result_table.plot_files(value), captions, strict=True))),
         doc.Text(f"How to read it: {value['reading']}"),
-        *(grid(rows) for rows in table.parts(value["rows"])),
+        *(grid(rows) for rows in result_table.parts(value["rows"])),
         doc.Text(
             "Numbers in brackets are 95 % intervals. The first command makes this section "
             f"(all columns: `{value['experiment']}.json`), the second makes its rows again and "
@@ -217,7 +217,7 @@ def conditions(tables: Sequence[Json], report: Json | None, folder: str) -> list
         doc.Heading("Protocol, hardware, versions"),
         doc.Grid(("fact", "value"), [[key, _merged(sources, key)] for key in keys]),
     ]
-    missing = [name for name in catalog.ALL if name not in sources]
+    missing = [name for name in registry.ALL if name not in sources]
     if missing:
         blocks.append(doc.Text(f"Not in this report: {', '.join(missing)}."))
     return [

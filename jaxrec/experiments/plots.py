@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from jaxrec.benchmark import drawing
 from jaxrec.benchmark.drawing import COLOURS, MARKS
-from jaxrec.experiments.table import plot_files
+from jaxrec.experiments.result_table import plot_files
 from jaxrec.types import Json
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from jaxrec.data.datasets import synthetic
 from jaxrec.evaluation.report import Ranks
 from jaxrec.experiments import statistics
 from jaxrec.experiments.quality import QUALITY, ROWS, K, full_of, recent_of
+from jaxrec.experiments.result_table import Cell, Experiment, Line, Values, spread
 from jaxrec.experiments.runs import Lab, with_values
 from jaxrec.experiments.settings import ExperimentsConfig
-from jaxrec.experiments.table import Cell, Experiment, Line, Values, spread
 from jaxrec.session import Session
 
 SERIES = {"full": "full history", "compressed": "compressed", "recent": "recent window alone"}

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from jaxrec.config import Config
 from jaxrec.evaluation.report import Ranks
 from jaxrec.experiments import statistics
+from jaxrec.experiments.result_table import Cell, Experiment, Line, Values, spread
 from jaxrec.experiments.runs import Lab, with_values
-from jaxrec.experiments.table import Cell, Experiment, Line, Values, spread
 from jaxrec.layout import SegmentLayout
 from jaxrec.model import cost
 

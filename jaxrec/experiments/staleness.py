@@ -10,8 +10,8 @@ from jaxrec import ranking
 from jaxrec.evaluation.report import Ranks
 from jaxrec.experiments import stored
 from jaxrec.experiments.quality import QUALITY, K, columns
+from jaxrec.experiments.result_table import Cell, Experiment, Line, Values
 from jaxrec.experiments.runs import Lab, with_values
-from jaxrec.experiments.table import Cell, Experiment, Line, Values
 from jaxrec.model import states
 from jaxrec.model.recommender import Model
 from jaxrec.ranking import ItemIndex

@@ -8,8 +8,8 @@ import numpy as np
 from jaxrec.benchmark import state_encodings
 from jaxrec.evaluation.report import Ranks
 from jaxrec.experiments.quality import QUALITY, K, columns
+from jaxrec.experiments.result_table import Cell, Experiment, Line, Values
 from jaxrec.experiments.runs import Lab, with_values
-from jaxrec.experiments.table import Cell, Experiment, Line, Values
 from jaxrec.serving import Recommender, state_rows
 from jaxrec.serving.state_rows import Events
 from jaxrec.session import Session

@@ -28,7 +28,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeGuard
 
 from jaxrec.errors import ConfigError, WorkdirError
-from jaxrec.experiments import catalog, settings, table
+from jaxrec.experiments import registry, result_table, settings
 from jaxrec.experiments.runs import Lab
 from jaxrec.types import Json
 
@@ -175,21 +175,21 @@ def remake(
     overrides: Sequence[str],
 ) -> Iterator[tuple[str, Json]]:
     """Rows of an experiment's table, made again from the runs below --runs."""
-    value = table.read(file)
-    if value["experiment"] not in catalog.EXPERIMENTS:
-        known = ", ".join(catalog.EXPERIMENTS)
+    value = result_table.read(file)
+    if value["experiment"] not in registry.EXPERIMENTS:
+        known = ", ".join(registry.EXPERIMENTS)
         raise WorkdirError(f"{file}: experiment {value['experiment']!r} is unknown, known: {known}")
     config = settings.rebuild(value["config"])
     for text in overrides:
         _place(text, ELSEWHERE[:-1])
         settings.override(config, text)
     lab = Lab(config, pathlib.Path(args.runs), _say, train=args.train, fresh=True)
-    cells = {cell.name: cell for cell in catalog.EXPERIMENTS[value["experiment"]](lab).cells}
+    cells = {cell.name: cell for cell in registry.EXPERIMENTS[value["experiment"]](lab).cells}
     for name in names:
         if name not in cells:
             raise WorkdirError(f"{file}: row {name!r} is no row of this experiment any more")
     for name in names:
-        yield name, table.plain(cells[name].make())
+        yield name, result_table.plain(cells[name].make())
 
 
 def rerun(

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrec.ranking.index import AXIS, ItemIndex
-from jaxrec.ranking.shard import (
+from jaxrec.ranking.scoring import (
     Offsets,
     Requests,
     Scored,

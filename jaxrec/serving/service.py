@@ -23,10 +23,10 @@ from jaxrec.config import Config, ModelConfig, digest
 from jaxrec.data.catalog import Catalog
 from jaxrec.model.recommender import Model
 from jaxrec.runtime import checkpoint, leaves, workdir
-from jaxrec.serving import inputs, requests, state_rows, updates
+from jaxrec.serving import raw_inputs, requests, state_rows, updates
 from jaxrec.serving.buckets import BATCH
 from jaxrec.serving.compiled import CompiledModel, UserQueries, build_model
-from jaxrec.serving.inputs import ItemLists
+from jaxrec.serving.raw_inputs import ItemLists
 from jaxrec.serving.requests import Request
 from jaxrec.serving.state_rows import Events
 from jaxrec.serving.tracking import Progress, no_progress
@@ -184,13 +184,13 @@ class Recommender:
         Raises DataError, before anything is written, for wrong types, different lengths, NaN,
         null and impossible timestamps.
         """
-        table = inputs.check_events(user_ids, item_ids, timestamps)
+        table = raw_inputs.check_events(user_ids, item_ids, timestamps)
         times = self.catalog.seconds(table.time, "append")
         items = self.catalog.vocabulary.encode(table.item)
         known = items > 0
-        users, events = inputs.by_user(table.user[known], items[known], times[known])
+        users, events = raw_inputs.by_user(table.user[known], items[known], times[known])
         self.catalog.check_users(users, "append")
-        source = inputs.digest(table, BATCH) if idempotent else ""
+        source = raw_inputs.digest(table, BATCH) if idempotent else ""
         total = np.zeros(len(AppendResult._fields), np.int64)
         # users by number of events: the batches are filled evenly
         order = np.argsort(
@@ -262,9 +262,9 @@ class Recommender:
         nothing = [np.zeros(0, np.int32)] * len(users)
         request = Request(
             k,
-            now=inputs.check_now(now, len(users), self.catalog),
-            exclude=inputs.check_items(exclude, len(users), "exclude", self.catalog) or nothing,
-            candidates=inputs.check_items(candidates, len(users), "candidates", self.catalog),
+            now=raw_inputs.check_now(now, len(users), self.catalog),
+            exclude=raw_inputs.check_items(exclude, len(users), "exclude", self.catalog) or nothing,
+            candidates=raw_inputs.check_items(candidates, len(users), "candidates", self.catalog),
         )
         ids = np.full((len(users), k), PAD, np.int32)
         scores = np.full((len(users), k), -np.inf, np.float32)

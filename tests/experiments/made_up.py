@@ -8,8 +8,8 @@ import numpy as np
 from jaxrec.benchmark import grid, grid_config, timing
 from jaxrec.benchmark.grid_methods import Shape
 from jaxrec.evaluation.intervals import Interval
-from jaxrec.experiments import table
-from jaxrec.experiments.table import Cell, Experiment, Line
+from jaxrec.experiments import result_table
+from jaxrec.experiments.result_table import Cell, Experiment, Line
 from tests.experiments import tiny
 
 PROTOCOL = {"dataset": "synthetic", "seeds": [0, 1], "users": "10 of those with 20 events"}
@@ -20,7 +20,10 @@ def length_rows():
     rows = [{"name": "recent window", "series": "recent window alone", "history": 6}]
     for events, ratio in ((12, 1.01), (24, 0.9625)):
         share = Interval(ratio, ratio - 0.03, ratio + 0.02)
-        shares = {**table.spread("recall_of_full", share), **table.spread("ndcg_of_full", share)}
+        shares = {
+            **result_table.spread("recall_of_full", share),
+            **result_table.spread("ndcg_of_full", share),
+        }
         shares |= {"flops_of_full": 3 / events, "state_bytes": 8 * events}
         rows += [
             {"name": f"compressed {events}", "series": "compressed", "history": events, **shares},
@@ -28,7 +31,7 @@ def length_rows():
         ]
     for number, row in enumerate(rows):
         recall = 0.1 + number / 100
-        row |= table.spread("recall@10", Interval(recall, recall - 0.01, recall + 0.01))
+        row |= result_table.spread("recall@10", Interval(recall, recall - 0.01, recall + 0.01))
         row |= {"mflop_request": 0.5 + number, "users": 10, "recall@10_seeds": [recall, recall]}
     return rows
 
@@ -39,9 +42,9 @@ def written(folder, name, rows, plots, **changes):
     texts = (f"Table of {name}", f"What does {name} say?", "A method & <a way>.", "Read `it`.")
     experiment = Experiment(name, *texts, cells, plots)
     command = f"python -m jaxrec.experiments {name} --config=x.py --output=results/x"
-    made = table.result(experiment, rows, tiny.config(), PROTOCOL, command) | changes
+    made = result_table.result(experiment, rows, tiny.config(), PROTOCOL, command) | changes
     folder.mkdir(parents=True, exist_ok=True)
-    table.write(folder, made)
+    result_table.write(folder, made)
     return made
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from jaxrec.errors import ConfigError, WorkdirError
 from jaxrec.experiments import __main__ as command
-from jaxrec.experiments import catalog, table
+from jaxrec.experiments import registry, result_table
 from tests.integration import tiny as integration
 
 RECIPE = """
@@ -72,7 +72,7 @@ def test_help_names_every_experiment(capsys):
     with pytest.raises(SystemExit, match="0"):
         command.main(["--help"])
     text = capsys.readouterr().out
-    for name in (*catalog.EXPERIMENTS, "all", "report", "verify", "--runs", "--config.KEY=VALUE"):
+    for name in (*registry.EXPERIMENTS, "all", "report", "verify", "--runs", "--config.KEY=VALUE"):
         assert name in text
 
 
@@ -87,7 +87,7 @@ def test_an_experiment_writes_its_files_and_is_not_made_twice(tmp_path, recipe, 
     assert said.err.count("training") == 1
     names = sorted(file.name for file in output.iterdir())
     assert names == [f"longer.{end}" for end in ("csv", "json", "md", "png")]
-    value = table.read(output / "longer.json")
+    value = result_table.read(output / "longer.json")
     assert [row["name"] for row in value["rows"]] == [
         "served 1",
         "served 2",
@@ -99,7 +99,7 @@ def test_an_experiment_writes_its_files_and_is_not_made_twice(tmp_path, recipe, 
 
     assert command.main(arguments) == 0
     assert "training" not in capsys.readouterr().err
-    assert table.read(output / "longer.json")["rows"] == value["rows"]
+    assert result_table.read(output / "longer.json")["rows"] == value["rows"]
 
     with pytest.raises(WorkdirError, match=r"tables of another configuration \(.*tokens"):
         command.main([*arguments, "--config.layout.tokens=3"])
@@ -142,13 +142,13 @@ def test_all_of_them_stopped_and_continued(tmp_path, recipe):
     assert process.returncode == 0, lines
     trained = lines.count("\ntraining ")
     assert trained < len(list((tmp_path / "runs").glob("*/finished.json")))
-    for name in catalog.ALL:
-        value = table.read(output / f"{name}.json")
+    for name in registry.ALL:
+        value = result_table.read(output / f"{name}.json")
         assert len(value["rows"]) == len({row["name"] for row in value["rows"]})
         for number in range(len(value["plots"])):
             stem = name if not number else f"{name}_{number + 1}"
             assert (output / f"{stem}.png").stat().st_size > 5000
-    length = table.read(output / "length.json")["rows"]
+    length = result_table.read(output / "length.json")["rows"]
     assert length[0]["name"] == "recent window"
     by_name = {row["name"]: row for row in length}
     assert by_name["full 17"]["recall_of_full"] == pytest.approx(1)

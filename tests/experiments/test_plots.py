@@ -6,7 +6,7 @@ import pytest
 
 from jaxrec.benchmark import drawing
 from jaxrec.experiments import plots
-from jaxrec.experiments.table import Line
+from jaxrec.experiments.result_table import Line
 
 
 def rows(series, points):

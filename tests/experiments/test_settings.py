@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from jaxrec.errors import ConfigError
-from jaxrec.experiments import catalog, probe, settings
+from jaxrec.experiments import probe, registry, settings
 from jaxrec.experiments.runs import Lab, with_values
 from tests.experiments import tiny
 
@@ -72,7 +72,7 @@ def test_recipes_lay_out_every_experiment(file, tmp_path):
     """All settings of all rows are valid before anything is trained."""
     lab = Lab(settings.load(file), tmp_path, train=False)
     assert len(lab.seeds) == 2
-    for name, make in ((name, catalog.EXPERIMENTS[name]) for name in catalog.ALL):
+    for name, make in ((name, registry.EXPERIMENTS[name]) for name in registry.ALL):
         experiment = make(lab)
         assert experiment.name == name
         assert experiment.plots

@@ -8,9 +8,9 @@ import pytest
 
 from jaxrec.errors import ConfigError, WorkdirError
 from jaxrec.experiments import __main__ as command
-from jaxrec.experiments import catalog, verify
+from jaxrec.experiments import registry, verify
+from jaxrec.experiments.result_table import Cell, Experiment
 from jaxrec.experiments.runs import MissingRun
-from jaxrec.experiments.table import Cell, Experiment
 from tests.experiments import made_up
 
 EVAL = "python eval.py --config=configs/x.py:full --config.layout.tokens=3 --workdir={} "
@@ -53,7 +53,7 @@ def remade(tmp_path, monkeypatch):
         cells = [Cell(name, lambda name=name: rows[name]) for name in rows]
         return Experiment("length", "", "", "", "", cells, [])
 
-    monkeypatch.setitem(catalog.EXPERIMENTS, "length", experiment)
+    monkeypatch.setitem(registry.EXPERIMENTS, "length", experiment)
     return str(tmp_path / "length.json"), rows
 
 

@@ -19,7 +19,7 @@ import jax
 
 from jaxrec.layout import SegmentLayout, Structure
 from jaxrec.nn.attention import banded, blocked, dense
-from jaxrec.nn.attention.inputs import Backend, Bias, Cached, Inputs
+from jaxrec.nn.attention.interface import Backend, Bias, Cached, Inputs
 from jaxrec.nn.attention.weights import Kind, Weigh, pointwise, softmax
 from jaxrec.types import Array
 

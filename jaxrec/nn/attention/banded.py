@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec.layout import BandRows, SegmentLayout
-from jaxrec.nn.attention.inputs import Bias, Inputs
+from jaxrec.nn.attention.interface import Bias, Inputs
 from jaxrec.nn.attention.weights import Weigh, products
 from jaxrec.types import Array
 

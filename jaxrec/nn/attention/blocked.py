@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxrec.layout import Run, SegmentLayout
 from jaxrec.layout.structure import row_chunks
-from jaxrec.nn.attention.inputs import Bias, Cached, Inputs
+from jaxrec.nn.attention.interface import Bias, Cached, Inputs
 from jaxrec.nn.attention.weights import Weigh, products
 from jaxrec.types import Array, Tree
 

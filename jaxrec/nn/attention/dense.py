@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrec.layout import SegmentLayout
-from jaxrec.nn.attention.inputs import Inputs
+from jaxrec.nn.attention.interface import Inputs
 from jaxrec.nn.attention.weights import Weigh, products
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 
 from jaxrec.experiments import ablations, experts, probe, quality, staleness, stored
+from jaxrec.experiments.result_table import Experiment
 from jaxrec.experiments.runs import Lab
-from jaxrec.experiments.table import Experiment
 from jaxrec.types import Json
 
 EXPERIMENTS: dict[str, Callable[[Lab], Experiment]] = {

@@ -8,12 +8,17 @@ import pytest
 
 from jaxrec.errors import WorkdirError
 from jaxrec.evaluation.intervals import Interval
-from jaxrec.experiments import table
-from jaxrec.experiments.table import Cell, Experiment, Line
+from jaxrec.experiments import result_table
+from jaxrec.experiments.result_table import Cell, Experiment, Line
 from tests.experiments import tiny
 
 ROWS = [
-    {"name": "a", "n": 12345, **table.spread("recall", Interval(0.25, 0.2, 0.3)), "by": [1, 2]},
+    {
+        "name": "a",
+        "n": 12345,
+        **result_table.spread("recall", Interval(0.25, 0.2, 0.3)),
+        "by": [1, 2],
+    },
     {"name": "b", "n": 3, "recall": 1e-5, "more": True, "by": [3, 4]},
 ]
 
@@ -23,13 +28,13 @@ def made():
     cells = [Cell(row["name"], lambda: {}) for row in ROWS]
     experiment = Experiment("length", "Title", "Question?", "Method.", "Reading.", cells, [line])
     rows = [dict(ROWS[0], n=np.int64(12345)), dict(ROWS[1], nan=float("nan"))]
-    return table.result(experiment, rows, tiny.config(), {"seeds": (0, 1)}, "python -m x")
+    return result_table.result(experiment, rows, tiny.config(), {"seeds": (0, 1)}, "python -m x")
 
 
 def test_result_is_json_with_what_repeats_it(tmp_path):
     value = made()
-    table.write(tmp_path, value)
-    assert table.read(tmp_path / "length.json") == json.loads(json.dumps(value)) == value
+    result_table.write(tmp_path, value)
+    assert result_table.read(tmp_path / "length.json") == json.loads(json.dumps(value)) == value
     assert value["rows"][0]["n"] == 12345
     assert value["rows"][1]["nan"] is None
     assert value["protocol"] == {"seeds": [0, 1]}
@@ -42,7 +47,7 @@ def test_result_is_json_with_what_repeats_it(tmp_path):
 
 
 def test_markdown_puts_intervals_into_one_cell():
-    heads, lines = table.grid(ROWS)
+    heads, lines = result_table.grid(ROWS)
     assert heads == ["name", "n", "recall", "more"]
     assert lines[0] == ["a", "12,345", "0.2500 [0.2000, 0.3000]", ""]
     assert lines[1] == ["b", "3", "1.0e-05", "True"]
@@ -50,13 +55,13 @@ def test_markdown_puts_intervals_into_one_cell():
 
 def test_parts_are_tables_of_their_own():
     rows = [{"part": "x", "a": 1}, {"part": "x", "a": 2}, {"part": "y", "b": 3}]
-    first, second = table.markdown(rows).split("\n\n")
+    first, second = result_table.markdown(rows).split("\n\n")
     assert first == "| part | a |\n| --- | --- |\n| x | 1 |\n| x | 2 |"
     assert second == "| part | b |\n| --- | --- |\n| y | 3 |"
 
 
 def test_csv_has_every_column(tmp_path):
-    (tmp_path / "x.csv").write_text(table.as_csv(ROWS))
+    (tmp_path / "x.csv").write_text(result_table.as_csv(ROWS))
     with open(tmp_path / "x.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert rows[0]["recall_low"] == "0.2"
@@ -70,6 +75,6 @@ def test_other_files_are_refused(tmp_path, text):
     file = tmp_path / "x.json"
     file.write_text(text)
     with pytest.raises(WorkdirError, match="no table of an experiment"):
-        table.read(file)
+        result_table.read(file)
     with pytest.raises(WorkdirError, match="no table of an experiment"):
-        table.read(tmp_path / "missing.json")
+        result_table.read(tmp_path / "missing.json")
