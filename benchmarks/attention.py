@@ -40,7 +40,7 @@ class Compiled(NamedTuple):
     """A backend's programs of (q, k, v, valid): the output; the output and three gradients."""
 
     forward: Program
-    forward_backward: Program
+    forward_backward: jax.stages.Compiled
 
 
 def compiled(

@@ -46,6 +46,7 @@ class Runner:
         self.state = mesh_lib.create(run.new, run.like)
         self.compiled = run.step.lower(self.state, self.batch, self.counts).compile()
         plan = self.compiled.memory_analysis()
+        assert plan is not None
         self.memory = {
             "state": sum(x.nbytes for x in jax.tree.leaves(self.state)),
             "reused_in_place": int(plan.alias_size_in_bytes),

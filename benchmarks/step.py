@@ -19,11 +19,13 @@ import optax
 from jaxrec.benchmark import timing
 from jaxrec.benchmark.workload import random_batch
 from jaxrec.config import LossConfig, ModelConfig
+from jaxrec.items.table import EMBEDDING, ITEMS
 from jaxrec.layout import SegmentLayout
 from jaxrec.model import recommender
 from jaxrec.nn.attention import attend
-from jaxrec.objective import losses, sampling
-from jaxrec.types import Batch, Json, Params, Tree
+from jaxrec.objective import full_softmax, losses, sampling
+from jaxrec.objective.logits import unit
+from jaxrec.types import Batch, ItemVectors, Json, Params, Tree
 
 # (segment size, tokens, segments, recent window, batch): the dense step of the long layout
 # keeps 25 GB of attention weights at batch 8, so it is measured at 2
@@ -125,20 +127,20 @@ def _components(
 
     def loss(x: jax.Array, table: jax.Array) -> jax.Array:
         ids, log_q = sampling.sample_negatives(rng, args.catalog, args.negatives, None, "uniform")
+        contrast = losses.Contrast(
+            x=unit(x),
+            positives=unit(table[targets]),
+            negatives=unit(table[ids]),
+            targets=targets,
+            negative_ids=ids,
+            weights=jnp.ones(targets.shape),
+        )
         total, weight = losses.sampled_softmax(
-            losses.unit(x),
-            losses.unit(table[targets]),
-            losses.unit(table[ids]),
-            ids,
-            targets,
-            jnp.ones(targets.shape),
-            log_q_negative=log_q[ids],
-            scale=20.0,
-            false_negative=0.99,
+            contrast, log_q=log_q[ids], scale=20.0, false_negative=0.99
         )
         return total / weight
 
-    table = params["item_embedding"]
+    table = params[ITEMS][EMBEDDING]
     grads = jax.tree.map(jnp.ones_like, params)
     opt_state = optimizer.init(params)
     functions = {
@@ -158,7 +160,9 @@ def loss_memory(args: argparse.Namespace) -> list[Json]:
 
         def loss(x: jax.Array, table: jax.Array, positions: int = positions) -> jax.Array:
             targets = jnp.ones((positions,), jnp.int32)
-            return losses.full_softmax(x, table, targets, jnp.ones((positions,)))[0]
+            return full_softmax.full_softmax(
+                x, ItemVectors(table), targets, jnp.ones((positions,))
+            )[0]
 
         shapes = [
             jax.ShapeDtypeStruct((n, args.width), jnp.float32) for n in (positions, items + 1)

@@ -45,7 +45,7 @@ def figures(rank: np.ndarray, user: np.ndarray, catalog: int) -> Json:
     gains = np.stack(list(values.values()), axis=1)
     users, means = metrics.over_users(gains, np.ones(len(rank)), user)
     intervals = bootstrap(means, SAMPLES)
-    rows = zip(values, intervals.mean, intervals.low, intervals.high, strict=True)
+    rows = zip(values, *map(np.atleast_1d, intervals), strict=True)
     return {"targets": len(rank), "users": len(users)} | {
         name: {"mean": float(mean), "low": float(low), "high": float(high)}
         for name, mean, low, high in rows

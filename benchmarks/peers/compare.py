@@ -20,7 +20,8 @@ from benchmarks.peers import exchange, options, ranking, recipes
 from benchmarks.peers.exchange import Events, Json
 from benchmarks.peers.watch import METRIC
 from jaxrec.errors import WorkdirError
-from jaxrec.evaluation import baselines, evaluator
+from jaxrec.evaluation import baselines
+from jaxrec.evaluation.ranks import rule_ranks
 from jaxrec.evaluation.report import Ranks
 from jaxrec.experiments import statistics
 from jaxrec.experiments.result_table import plain
@@ -64,7 +65,7 @@ def rules(events: Events) -> dict[str, dict[str, Ranks]]:
         for kind, filtered in zip(ranking.KINDS, (False, True), strict=True):
             if filtered and name != "popularity":
                 continue  # nothing personal is left when seen items are no candidates
-            ranks = evaluator.rule_ranks(rule, popularity, events.history, like, filtered)
+            ranks = rule_ranks(rule, popularity, events.history, like, filter_seen=filtered)
             by_rule.setdefault(name, {})[kind] = ranks
     return by_rule
 

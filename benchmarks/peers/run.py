@@ -24,7 +24,8 @@ SECONDS = {"completejourney": 240.0, "ml-latest-small": 80.0, "ml-100k": 80.0}
 
 def cells(args: argparse.Namespace) -> list[tuple[str, str, int]]:
     """(data, row, seed) of every cell that is wanted: seed after seed, so that a stop early on
-    leaves whole rows of fewer seeds."""
+    leaves whole rows of fewer seeds.
+    """
     return [
         (data, name, seed)
         for data in args.data

@@ -45,6 +45,7 @@ class Threads:
     def sort(
         self, raw: Raw, config: DataConfig, scratch: Path, downloads: Path
     ) -> tuple[Read, sorting.Sorted]:
+        """Reads and sorts the events; see the class."""
         spilled = ingest(raw, scratch / "chunks", config.event_types, config.incomplete)
         rules = config.duplicates, config.repeats, config.prepare_workers
         buckets = sorting.sort(spilled, scratch / "buckets", *rules)

@@ -52,6 +52,7 @@ class IntIds:
         self._size = 0
 
     def add(self, values: "np.ndarray | pl.Series") -> np.ndarray:
+        """Codes [N] of values; counts them."""
         codes = np.asarray(values, np.int64)
         distinct, counts = np.unique(codes, return_counts=True)
         self._pending.append((distinct, counts))
@@ -72,9 +73,11 @@ class IntIds:
         self._pending, self._size = [], 0
 
     def order(self, codes: np.ndarray) -> np.ndarray:
+        """Sort keys of codes."""
         return codes
 
     def rank(self, codes: np.ndarray, first: int = 0, stop: int | None = None) -> np.ndarray:
+        """Places int32 [N] of codes among `ids[first:stop]`."""
         ids = self.ids[first:stop]
         low, high = int(ids[0]), int(ids[-1])
         if high - low < max(1 << 22, 8 * len(ids)):  # dense ids: a table is faster than a search
@@ -85,6 +88,7 @@ class IntIds:
         return np.searchsorted(ids, distinct).astype(np.int32)[index]
 
     def key(self, index: int) -> int:
+        """The code of the id at a place."""
         return int(self.ids[index])
 
 
@@ -104,6 +108,7 @@ class TextIds:
         self._texts: list[pl.Series] = []  # of codes 0, 1, 2, ...
 
     def add(self, values: "np.ndarray | pl.Series") -> np.ndarray:
+        """Codes [N] of values; counts them."""
         import polars as pl
 
         series = values if isinstance(values, pl.Series) else pl.Series(values.astype(object))
@@ -137,10 +142,13 @@ class TextIds:
         self.counts = self._seen[order]
 
     def order(self, codes: np.ndarray) -> np.ndarray:
+        """Sort keys of codes."""
         return self._ranks[codes]
 
     def rank(self, codes: np.ndarray, first: int = 0, stop: int | None = None) -> np.ndarray:
+        """Places int32 [N] of codes among `ids[first:stop]`."""
         return self._ranks[codes] - np.int32(first)
 
     def key(self, index: int) -> int:
+        """The code of the id at a place."""
         return index

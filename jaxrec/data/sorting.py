@@ -26,7 +26,9 @@ class Each(Protocol):
 
     def __call__(
         self, function: Callable[[int], T], count: int, workers: int, label: str, events: int = 0
-    ) -> Iterator[T]: ...
+    ) -> Iterator[T]:
+        """Results of `function(0), ... function(count - 1)` in order, computed by `workers`."""
+        ...
 
 
 class Events(NamedTuple):

@@ -35,6 +35,7 @@ class Cut(NamedTuple):
     stop: np.ndarray
 
     def take(self, rows: slice | np.ndarray) -> "Cut":
+        """The cuts of some rows."""
         return Cut(*(column[rows] for column in self))
 
     def padded(self, rows: int) -> "Cut":

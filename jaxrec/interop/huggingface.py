@@ -95,7 +95,9 @@ def shapes(model: TextModel) -> dict[str, tuple[int, ...]]:
 class Read(Protocol):
     """Reads a published tensor, or a slice of it, as float32."""
 
-    def __call__(self, name: str, index: tuple[slice, ...] = ()) -> np.ndarray: ...
+    def __call__(self, name: str, index: tuple[slice, ...] = ()) -> np.ndarray:
+        """The array of a name, or the slice `index` of it."""
+        ...
 
 
 class Reader:

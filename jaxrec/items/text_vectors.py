@@ -34,7 +34,9 @@ from jaxrec.types import Params
 class SupportsTokenize(Protocol):
     """`item_tokens.Tokenizer`, or anything else that knows the tokens of these texts."""
 
-    def tokenize(self, texts: Sequence[str], longest: int) -> item_tokens.TokenizedTexts: ...
+    def tokenize(self, texts: Sequence[str], longest: int) -> item_tokens.TokenizedTexts:
+        """Tokens of the texts, each cut to `longest`."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)

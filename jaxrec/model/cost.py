@@ -51,7 +51,8 @@ def training_flops(
 ) -> int:
     """FLOPs of one example in a training step: forward and twice as much backward, of the encoder
     and of the scores against negatives (the catalog for loss.kind=softmax). Work that `remat`
-    repeats is left out: it is no progress."""
+    repeats is left out: it is no progress.
+    """
     candidates = num_items if loss.kind == "softmax" else loss.negatives + 1
     scores = len(layout.predictors) * candidates * 2 * config.width
     return 3 * (forward_flops(config, layout) + scores)

@@ -14,7 +14,7 @@ from jaxrec.items.repeats import HalfLives
 from jaxrec.items.table import ItemRows
 from jaxrec.layout import SegmentLayout
 from jaxrec.model.compressor import Compressor
-from jaxrec.objective.losses import unit
+from jaxrec.objective.logits import unit
 from jaxrec.types import Array, ItemVectors, TokenState
 
 MAX_SCALE = 100.0  # of cosine logits (paper: learned scale <= 100)

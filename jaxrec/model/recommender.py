@@ -18,7 +18,7 @@ from jaxrec.items.table import ItemRows
 from jaxrec.layout import SegmentLayout
 from jaxrec.model.network import Network
 from jaxrec.objective import next_item, sampling, targets
-from jaxrec.objective.losses import unit
+from jaxrec.objective.logits import unit
 from jaxrec.ranking import ItemIndex
 from jaxrec.ranking.index import AXIS
 from jaxrec.types import (
@@ -296,7 +296,7 @@ class Model:
             self.loss_config, _Items(self, params, rows), self.scale(params), self.half_lives
         )
         if scoring.config.kind == "softmax":
-            return lambda y: next_item.full_softmax(scoring, self.queries(params, y), predicted)
+            return lambda y: next_item.against_catalog(scoring, self.queries(params, y), predicted)
         history = None
         if self.half_lives.number:
             history = next_item.Repeats.of(self.layout, batch, predicted, self.half_lives)

@@ -16,7 +16,7 @@ from jaxrec.config import LossConfig
 from jaxrec.items import repeats
 from jaxrec.items.repeats import HalfLives
 from jaxrec.layout import SegmentLayout
-from jaxrec.objective import losses, sampling, sharded_softmax
+from jaxrec.objective import full_softmax, losses, sampling, sharded_softmax
 from jaxrec.objective.losses import Contrast, Offsets, SumWeight
 from jaxrec.types import PAD, Array, Batch, ItemVectors, Queries, Targets
 
@@ -54,7 +54,8 @@ class Repeats(NamedTuple):
         cls, layout: SegmentLayout, batch: Batch, targets: Targets, half_lives: HalfLives
     ) -> "Repeats":
         """Every event of a row before a slot counts: training layouts hold no more segments than
-        a position sees."""
+        a position sees.
+        """
         features = repeats.event_features(batch.items, batch.times, half_lives)
         # every item position predicts, so between two predictions there is one event at most
         event = np.searchsorted(layout.item_positions, targets.positions)
@@ -77,14 +78,14 @@ class Scoring:
     half_lives: HalfLives
 
 
-def full_softmax(scoring: Scoring, queries: Queries, targets: Targets) -> SumWeight:
+def against_catalog(scoring: Scoring, queries: Queries, targets: Targets) -> SumWeight:
     """(loss sum, weight) against the whole catalog, whose rows may be split (`mesh.model`)."""
     config, vectors = scoring.config, queries.vectors
     x = vectors.reshape(-1, vectors.shape[-1])
     ids, weights = targets.ids.reshape(-1), targets.weights.reshape(-1)
     catalog, mesh = scoring.items.catalog(), jax.sharding.get_abstract_mesh()
     if mesh.shape.get(sharded_softmax.AXIS, 1) == 1:
-        return losses.full_softmax(
+        return full_softmax.full_softmax(
             x, catalog, ids, weights, scale=scoring.scale, chunk=config.chunk
         )
     return sharded_softmax.full_softmax(

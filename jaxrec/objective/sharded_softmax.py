@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 
-from jaxrec.objective import losses
+from jaxrec.objective.full_softmax import with_bias
 from jaxrec.types import PAD, Array, ItemVectors
 
 AXIS = "model"  # mesh axis that the rows are split over
@@ -25,7 +25,7 @@ def full_softmax(
     chunk: int = 1024,
     vocab_chunk: int = 16384,
 ) -> tuple[jax.Array, jax.Array]:
-    """As `losses.full_softmax`: (sum, weight) of the cross entropy against the whole catalog.
+    """As `full_softmax.full_softmax`: (sum, weight) of the cross entropy against the whole catalog.
 
     Positions [P] are split over all axes; within a group along `mesh.model` every device
     compares the group's positions with its own rows, and normalisers and positive logits are
@@ -33,7 +33,7 @@ def full_softmax(
     positions meet `vocab_chunk` rows at a time, again in the backward pass: memory is that of one
     such block and the gradient of the table's own part. P must divide by the devices.
     """
-    x, table = losses.with_bias(x, items)
+    x, table = with_bias(x, items)
     if x.shape[0] % mesh.size or table.shape[0] % mesh.shape[AXIS]:
         raise ValueError(
             f"{x.shape[0]} positions and {table.shape[0]} rows: {mesh.size} devices must divide "

@@ -21,10 +21,14 @@ class Stored(Protocol):
     """Shape and dtype of an array in a file."""
 
     @property
-    def shape(self) -> tuple[int, ...]: ...
+    def shape(self) -> tuple[int, ...]:
+        """Sizes of the dimensions."""
+        ...
 
     @property
-    def dtype(self) -> str: ...
+    def dtype(self) -> str:
+        """Name of the number type."""
+        ...
 
 
 def path_name(path: KeyPath) -> str:

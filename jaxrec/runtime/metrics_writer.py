@@ -45,6 +45,7 @@ class MetricsWriter:
                 self._board.add_scalar(key, value, step)
 
     def close(self) -> None:
+        """Closes the files."""
         self._file.close()
         if self._board is not None:
             self._board.close()

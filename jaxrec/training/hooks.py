@@ -40,6 +40,7 @@ class Profiler(Hook):
         self._running = self._done = False
 
     def before_step(self, step: int, state: TrainState) -> None:
+        """Starts the trace where `train.profile_steps` begins, ends it where that ends."""
         if not self._running and not self._done and self._first <= step < self._last:
             jax.profiler.start_trace(str(self._folder))
             self._running = True
@@ -47,6 +48,7 @@ class Profiler(Hook):
             self._stop(state)
 
     def close(self, state: TrainState) -> None:
+        """Ends a trace that is running."""
         if self._running:
             self._stop(state)
 
@@ -102,10 +104,12 @@ class MetricsLog:
         self.window.fetch(step, params)
 
     def write_validation(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes validation metrics of a step."""
         if self._writer is not None:
             self._writer.write(step, {f"{VALIDATION}{k}": float(v) for k, v in values.items()})
 
     def close(self) -> None:
+        """Closes the progress bar and the files."""
         self.progress.close()
         if self._writer is not None:
             self._writer.close()

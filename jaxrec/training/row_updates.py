@@ -149,13 +149,16 @@ class RowUpdate:
 
     @property
     def batch_shardings(self) -> Tree:
+        """Where every field of a batch lies."""
         return mesh_lib.batch_sharding(self.mesh)
 
     @property
     def rule(self) -> Rule:
+        """The row update of `train.table_update`."""
         return RULES[self.config.table_update]
 
     def init(self, params: Params) -> Tree:
+        """The optimizer state of new parameters."""
         leaves, rest = table.split(params)
         rows = _by_slot({name: self.rule.init(leaf) for name, leaf in leaves.items()})
         return {"dense": self.optimizer.init(rest), "rows": rows}
@@ -163,6 +166,7 @@ class RowUpdate:
     def gradient(
         self, params: Params, batch: Batch, rng: jax.Array, sampling: Sampler | None
     ) -> Gradient:
+        """The mean gradient over the global batch."""
         drawn = self.negatives(rng, sampling)
         leaves, rest = table.split(params)
         ids = jnp.concatenate([batch.items.reshape(-1), drawn.ids])
@@ -199,6 +203,7 @@ class RowUpdate:
         step: jax.Array,
         finite: jax.Array,
     ) -> tuple[Params, Tree]:
+        """Parameters and optimizer state after the step."""
         leaves, rest = table.split(params)
         row_gradients, rest_gradients = table.split(gradient.tree)
         rest, dense = apply_optimizer(

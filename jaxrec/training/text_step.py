@@ -146,14 +146,17 @@ class TextUpdate:
 
     @property
     def batch_shardings(self) -> Tree:
+        """Where every field of a batch lies."""
         return shardings(self.mesh)
 
     def init(self, params: Params) -> Tree:
+        """The optimizer state of new parameters."""
         return self.optimizer.init(params)
 
     def gradient(
         self, params: Params, batch: TextBatch, rng: jax.Array, sampling: Tree
     ) -> Gradient:
+        """The mean gradient over the global batch."""
         del sampling  # negatives are part of the batch
         catalog, rest = table.split({k: v for k, v in params.items() if k != TOWER})
         mean, everywhere = rest[table.ITEMS][table.MEAN], mesh_lib.replicated(self.mesh)
@@ -204,5 +207,6 @@ class TextUpdate:
         step: jax.Array,
         finite: jax.Array,
     ) -> tuple[Params, Tree]:
+        """Parameters and optimizer state after the step."""
         del step  # the optimizer counts for itself
         return apply_optimizer(self.optimizer, gradient.tree, params, opt_state, finite=finite)

@@ -40,7 +40,9 @@ class Loss(Protocol):
         item_counts: Array | None = None,
         negatives: Negatives | None = None,
         rows: ItemRows | None = None,
-    ) -> tuple[jax.Array, jax.Array, Metrics]: ...
+    ) -> tuple[jax.Array, jax.Array, Metrics]:
+        """Arguments as of `Model.loss`."""
+        ...
 
 
 class Gradient(NamedTuple):
@@ -119,14 +121,18 @@ class DenseUpdate:
 
     @property
     def batch_shardings(self) -> Tree:
+        """Where every field of a batch lies."""
         return mesh_lib.batch_sharding(self.mesh)
 
     def init(self, params: Params) -> Tree:
+        """The optimizer state of new parameters."""
         return self.optimizer.init(params)
 
     def gradient(
         self, params: Params, batch: Batch, rng: jax.Array, sampling: Array | None
     ) -> Gradient:
+        """The mean gradient over the global batch."""
+
         def total(
             params: Params, part: Batch, key: jax.Array
         ) -> tuple[jax.Array, jax.Array, Metrics]:
@@ -152,5 +158,6 @@ class DenseUpdate:
         step: jax.Array,
         finite: jax.Array,
     ) -> tuple[Params, Tree]:
+        """Parameters and optimizer state after the step."""
         del step  # the optimizer counts for itself
         return apply_optimizer(self.optimizer, gradient.tree, params, opt_state, finite=finite)

@@ -1,5 +1,6 @@
 """The whole way through the command line: train, build (killed and gone on), append, recommend,
-verify, delete, snapshot, restore."""
+verify, delete, snapshot, restore.
+"""
 
 import contextlib
 import io

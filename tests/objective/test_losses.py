@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxrec.objective import losses, sampling
+from jaxrec.objective import full_softmax, losses, sampling
+from jaxrec.objective.logits import unit
 from jaxrec.objective.losses import Contrast
 from jaxrec.types import ItemVectors
 from tests.reference import losses as reference
@@ -43,7 +44,7 @@ def contrast(p, **changed):
 
 
 def our_full(x, table, targets, weights, **options):
-    return losses.full_softmax(x, ItemVectors(table), targets, weights, **options)
+    return full_softmax.full_softmax(x, ItemVectors(table), targets, weights, **options)
 
 
 def plain_full(x, table, targets, weights, scale=1.0):
@@ -273,9 +274,9 @@ def test_bfloat16_queries_accumulate_in_float32():
 
 def test_unit():
     x = jnp.asarray([[3.0, 4.0], [0.0, 0.0], [1e-20, 0.0]])
-    np.testing.assert_allclose(losses.unit(x)[0], [0.6, 0.8], rtol=1e-6)
-    assert not np.any(np.asarray(losses.unit(x)[1]))
-    gradient = jax.grad(lambda x: jnp.sum(losses.unit(x)))(x)
+    np.testing.assert_allclose(unit(x)[0], [0.6, 0.8], rtol=1e-6)
+    assert not np.any(np.asarray(unit(x)[1]))
+    gradient = jax.grad(lambda x: jnp.sum(unit(x)))(x)
     assert np.all(np.isfinite(gradient))
 
 
@@ -360,7 +361,7 @@ def test_item_biases_of_the_full_softmax(vocab_chunk):
     def ours(x, table, bias):
         items = ItemVectors(table, bias)
         options = {"scale": 0.7, "chunk": 4, "vocab_chunk": vocab_chunk}
-        return losses.full_softmax(x, items, p["targets"], p["weights"], **options)[0]
+        return full_softmax.full_softmax(x, items, p["targets"], p["weights"], **options)[0]
 
     def plain(x, table, bias):
         log_p = jax.nn.log_softmax(0.7 * (x @ table[1:].T + bias[None, 1:]))

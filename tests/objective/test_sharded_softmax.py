@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxrec.config import MeshConfig
-from jaxrec.objective import losses, sharded_softmax
+from jaxrec.objective import full_softmax, sharded_softmax
 from jaxrec.runtime import mesh as mesh_lib
 from jaxrec.types import ItemVectors
 from tests.ranking.test_split_index import ITEMS, WIDTH
@@ -30,7 +30,7 @@ def test_the_full_softmax_and_its_gradients_are_those_of_the_whole_catalog(
         return sharded_softmax.full_softmax(x, items, targets, weights, scale=scale, **options)
 
     def whole(x, table, scale):
-        return losses.full_softmax(
+        return full_softmax.full_softmax(
             x, ItemVectors(table[: ITEMS + 1]), targets, weights, scale=scale
         )
 

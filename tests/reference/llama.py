@@ -30,7 +30,8 @@ def rate(i, width, llama):
 
 def rotate(x, positions, llama):
     """x [B, T, N, H]: pair (i, i + H / 2) turned by the angle of its position, as a complex
-    number."""
+    number.
+    """
     half = x.shape[-1] // 2
     z = x[..., :half] + 1j * x[..., half:]
     for t, position in enumerate(positions):

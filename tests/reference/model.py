@@ -11,7 +11,8 @@ from tests.reference import attention, hstu, layout, llama, sasrec
 
 def slots(segments):
     """Per position: (item slot it holds or stands behind, is it the last item of a complete
-    segment)."""
+    segment).
+    """
     places, slot = [], 0
     for items, tokens in segments:
         for i in range(items):
@@ -23,7 +24,8 @@ def slots(segments):
 
 def times_of(segments, times, request_time):
     """(key, query) seconds [B, T]: a token happens with the last event of its segment; with
-    `request_time` an item asks when the event it predicts happens, unless a cut hides it."""
+    `request_time` an item asks when the event it predicts happens, unless a cut hides it.
+    """
     key, query = [], []
     for (slot, closes), place in zip(slots(segments), layout.places(segments), strict=True):
         key.append(times[:, slot])

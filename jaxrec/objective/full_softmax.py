@@ -1,0 +1,162 @@
+"""Cross entropy against the whole catalog, in chunks of positions and items.
+
+Dimension letters: P positions, C of a chunk, D item width, V items.
+"""
+
+import functools
+from typing import TypeAlias
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from jaxrec.objective import chunked
+from jaxrec.objective.logits import dot, positive_logit, scaled_queries
+from jaxrec.types import PAD, Array, ItemVectors, Tree
+
+SumWeight: TypeAlias = tuple[jax.Array, jax.Array]
+
+
+def full_softmax(
+    x: Array,
+    items: ItemVectors,
+    targets: Array,
+    weights: Array,
+    *,
+    scale: Array | float = 1.0,
+    chunk: int = 1024,
+    vocab_chunk: int = 16384,
+) -> SumWeight:
+    """Cross entropy of each target against the whole catalog.
+
+    x: [P, D]; items: all of the catalog, [V + 1, D], row 0 is padding and no candidate; targets:
+    int32 [P]; weights: float32 [P]. `chunk` positions meet `vocab_chunk` items at a time: peak
+    memory is chunk x vocab_chunk logits however large P and V are. Matrix products take `x`'s
+    type and accumulate in float32. A catalog of at most `vocab_chunk` items costs three of them
+    (logits, two gradients); a larger one four, as logits are computed again.
+    """
+    chex.assert_equal_shape_prefix([x, targets, weights], 1)
+    x, table = with_bias(x, items)
+    rows = {"x": x, "positive": jnp.take(table, targets, axis=0)}
+    kernel = chunked.Kernel(
+        functools.partial(_full_loss, vocab_chunk), functools.partial(_full_gradient, vocab_chunk)
+    )
+    shared = {"table": table, "scale": jnp.asarray(scale, jnp.float32)}
+    weights = jnp.where(targets == PAD, 0.0, jnp.asarray(weights, jnp.float32))
+    context: Tree = {"rows": {"targets": targets}, "shared": {}}
+    return chunked.total(kernel, chunk, rows, shared, context=context, weights=weights)
+
+
+def with_bias(x: Array, items: ItemVectors) -> tuple[Array, Array]:
+    """Queries and a table whose dot products contain the biases.
+
+    Inside a softmax kernel a bias is one more dimension, in which every query is 1: the table's
+    gradient then holds that of the biases.
+    """
+    if items.bias is None:
+        return x, items.vectors
+    ones = jnp.ones_like(x[..., :1])
+    table = jnp.concatenate([items.vectors, items.bias[:, None].astype(items.vectors.dtype)], -1)
+    return jnp.concatenate([x, ones], axis=-1), table
+
+
+def _parts(table: jax.Array, vocab_chunk: int) -> int:
+    return -(-table.shape[0] // vocab_chunk)
+
+
+def _part(table: jax.Array, vocab_chunk: int, index: Array | int) -> tuple[jax.Array, jax.Array]:
+    """First row of a part of the table, and which of its rows are candidates.
+
+    The last part starts early enough to be whole; rows it shares with the one before are not
+    its candidates.
+    """
+    height = min(vocab_chunk, table.shape[0])
+    start = jnp.minimum(index * vocab_chunk, table.shape[0] - height)
+    ids = start + jnp.arange(height)
+    return start, ids >= jnp.maximum(index * vocab_chunk, PAD + 1)
+
+
+def _logits(x: jax.Array, rows: jax.Array, candidate: jax.Array) -> jax.Array:
+    return jnp.where(candidate[None, :], dot(x, rows.astype(x.dtype), (1, 1)), -jnp.inf)
+
+
+def _log_normalizer(vocab_chunk: int, x: jax.Array, table: jax.Array) -> jax.Array:
+    """[C] logsumexp over the catalog, computed online over parts of the table."""
+    height = min(vocab_chunk, table.shape[0])
+
+    def body(index: Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        top, total = carry
+        start, candidate = _part(table, vocab_chunk, index)
+        rows = jax.lax.dynamic_slice_in_dim(table, start, height)
+        logits = _logits(x, rows, candidate)
+        new = jnp.maximum(top, jnp.max(logits, -1))
+        safe = jnp.where(jnp.isfinite(new), new, 0.0)
+        total = total * jnp.exp(top - safe) + jnp.sum(jnp.exp(logits - safe[:, None]), -1)
+        return new, total
+
+    zeros = jnp.zeros_like(x[:, 0], jnp.float32)
+    first = (zeros - jnp.inf, zeros)
+    top, total = jax.lax.fori_loop(0, _parts(table, vocab_chunk), body, first)
+    return top + jnp.log(total)
+
+
+def _full_loss(vocab_chunk: int, rows: Tree, shared: Tree, context: Tree) -> jax.Array:
+    del context
+    normalizer = _log_normalizer(vocab_chunk, scaled_queries(rows, shared), shared["table"])
+    return normalizer - positive_logit(rows, shared)
+
+
+def _full_gradient(
+    vocab_chunk: int, rows: Tree, shared: Tree, context: Tree, weights: jax.Array, total: Tree
+) -> tuple[jax.Array, Tree, Tree]:
+    """Loss and gradients of a chunk.
+
+    d loss / d logit = weight x (probability - [item is the target]), pushed through both matrix
+    products; the target's part is done on the gathered rows, not on [C, V] one-hots.
+    """
+    del context
+    table, scale = shared["table"], shared["scale"]
+    x, scaled = rows["x"], scaled_queries(rows, shared)
+    height = min(vocab_chunk, table.shape[0])
+    weight = weights[:, None]
+
+    def back(
+        unnormalised: jax.Array, part: jax.Array, factor: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        unnormalised = unnormalised.astype(x.dtype)
+        mean = dot(unnormalised, part.astype(x.dtype), (1, 0)) * factor
+        right = (scaled.astype(jnp.float32) * factor).astype(x.dtype)
+        return mean, dot(unnormalised, right, (0, 0))
+
+    if _parts(table, vocab_chunk) == 1:
+        _, candidate = _part(table, vocab_chunk, 0)
+        logits = _logits(scaled, table, candidate)
+        top = jnp.max(logits, -1)
+        unnormalised = jnp.exp(logits - top[:, None])
+        mass = jnp.sum(unnormalised, -1)
+        normalizer = top + jnp.log(mass)
+        mean, table_gradient = back(unnormalised, table, weight / mass[:, None])
+        table_total = total["table"] + table_gradient
+    else:
+        normalizer = _log_normalizer(vocab_chunk, scaled, table)
+
+        def body(index: Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            mean, accumulated = carry
+            start, candidate = _part(table, vocab_chunk, index)
+            part = jax.lax.dynamic_slice_in_dim(table, start, height)
+            probability = jnp.exp(_logits(scaled, part, candidate) - normalizer[:, None])
+            own, gradient = back(probability, part, weight)
+            before = jax.lax.dynamic_slice_in_dim(accumulated, start, height)
+            after = before + gradient
+            return mean + own, jax.lax.dynamic_update_slice_in_dim(accumulated, after, start, 0)
+
+        first = (jnp.zeros_like(x, jnp.float32), total["table"])
+        mean, table_total = jax.lax.fori_loop(0, _parts(table, vocab_chunk), body, first)
+
+    positive = rows["positive"].astype(jnp.float32)
+    direction = mean - weight * positive  # gradient for scale · x
+    wide = x.astype(jnp.float32)
+    loss = jnp.sum(weights * (normalizer - positive_logit(rows, shared)))
+    gradient = {"x": scale * direction, "positive": -scale * weight * wide}
+    scale_total = total["scale"] + jnp.sum(wide * direction)
+    return loss, gradient, {"table": table_total, "scale": scale_total}
