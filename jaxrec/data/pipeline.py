@@ -9,7 +9,7 @@ not on where a run started, nor on the number of workers or processes.
 import dataclasses
 import weakref
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 
@@ -72,12 +72,12 @@ def train_batches(
     order = grain.MapDataset.range(int(last_window[-1])).shuffle(seed=seed % 2**32).repeat()
     rows = order.map_with_index(_numbered).batch(local, batch_fn=list)
     # row blocks of the global batch go to the processes in turn
-    mine = rows[start_step * process_count + process_index :: process_count]
+    process_rows = rows[start_step * process_count + process_index :: process_count]
     threads = grain.ReadOptions(
         num_threads=0 if worker_processes else workers,
         prefetch_buffer_size=0 if worker_processes else 4 * workers,
     )
-    batches = mine.map(make).to_iter_dataset(threads)
+    batches = process_rows.map(make).to_iter_dataset(threads)
     if worker_processes:
         from absl import flags
 
@@ -138,10 +138,18 @@ def read_batch(
     return windows.lay_out(cut, layout, items, times, base, sizes)
 
 
+class _Closable(Protocol):
+    """An iterator of grain."""
+
+    def __next__(self) -> Batch: ...
+
+    def close(self) -> None: ...
+
+
 class _Stream(Iterator[Batch]):
     """Lets go of grain's threads and processes when dropped and before the interpreter ends."""
 
-    def __init__(self, iterator: Any) -> None:
+    def __init__(self, iterator: "_Closable") -> None:
         self._open = [iterator]
         weakref.finalize(self, self._close, self._open)
 
@@ -149,7 +157,7 @@ class _Stream(Iterator[Batch]):
         return next(self._open[0])
 
     @staticmethod
-    def _close(held: list[Any]) -> None:
+    def _close(held: "list[_Closable]") -> None:
         held.pop().close()
 
 
@@ -190,6 +198,7 @@ class _TrainBatch:
         cut = windows.train_cuts(user, ends, config, chance, self.vary_recent, sizes)
         return read_batch(cut, SegmentLayout.from_config(config), self.source, sizes)
 
-    def _chance(self, position: int) -> Any:
+    def _chance(self, position: int) -> np.ndarray:
+        """float64 [6], uniform in [0, 1), of the example in this place of the sequence."""
         key = [self.seed % 2**64, position]
         return np.random.Generator(np.random.Philox(key=np.asarray(key, np.uint64))).random(6)

@@ -8,7 +8,7 @@ events behind segment c(t) are the recent window.
 Dimension letters: B rows, E item slots, S segments with the recent window, n segment size.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -53,7 +53,7 @@ def lay_out(
     base: np.ndarray,
     sizes: np.ndarray | None = None,
 ) -> Batch:
-    """The batch of a cut.
+    """The batch of a cut, items and events gathered from flat histories.
 
     items, times: int32 [N], the rows' histories (or the whole data set), one after the other.
     base: int64 [B], where in them event 0 of each row's history stands.
@@ -143,7 +143,7 @@ def train_cuts(
     if config.mode != "compressed":
         start = np.maximum(end - slots, 0)
         return _train_cut(user, start, np.zeros_like(end), end - start)
-    n: Any = config.segment_size if sizes is None else sizes
+    n = config.segment_size if sizes is None else sizes
     low = config.recent_min
     origin = np.maximum(end - slots, 0) if vary_recent else np.zeros_like(end)
     complete = np.maximum((end - origin - low) // n, 0)
@@ -163,7 +163,11 @@ def train_cuts(
 
 
 def _train_cut(
-    user: np.ndarray, start: np.ndarray, segments: np.ndarray, recent: np.ndarray, n: Any = 0
+    user: np.ndarray,
+    start: np.ndarray,
+    segments: np.ndarray,
+    recent: np.ndarray,
+    n: np.ndarray | int = 0,
 ) -> Cut:
     return Cut(user, start, segments, recent, start + 1, start + segments * n + recent + 1)
 

@@ -249,17 +249,14 @@ class _Run:
     def _validate(self) -> bool:
         """Returns whether a checkpoint must be written: this one is the best so far."""
         assert self.evaluate is not None
-        averaged = self.state.ema is not None
-        params = self.state.ema if self.state.ema is not None else self.state.params
+        params = self.state.params if self.state.ema is None else self.state.ema
         try:
             with self.preemption.interrupting():
                 if self.task.texts is not None:
                     params = self.task.texts.refresh(params)
-                    self.state = (
-                        self.state._replace(ema=params)
-                        if averaged
-                        else self.state._replace(params=params)
-                    )
+                    field = "params" if self.state.ema is None else "ema"
+                    evaluated: Tree = {field: params}
+                    self.state = self.state._replace(**evaluated)
                 values = self.evaluate({k: v for k, v in params.items() if k != TOWER})
         except Preempted:
             return False  # the checkpoint says so: the resumed run validates first

@@ -212,7 +212,7 @@ class RowUpdate:
         slots = _by_leaf(opt_state["rows"])
         for name, g in row_gradients.items():
             leaves[name], slots[name] = self._updated(
-                name, leaves[name], slots[name], gradient.touched, g, step, finite
+                name, leaves[name], slots[name], gradient.touched, g, step=step, finite=finite
             )
         return table.join(leaves, rest), {"dense": dense, "rows": _by_slot(slots)}
 
@@ -223,6 +223,7 @@ class RowUpdate:
         slots: Slots,
         touched: Touched,
         gradients: Array,
+        *,
         step: jax.Array,
         finite: jax.Array,
     ) -> tuple[jax.Array, Slots]:
