@@ -2,14 +2,14 @@
 
 import functools
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from jaxrec import data
-from jaxrec.config import Config, digest, validate
+from jaxrec.config import Config, validate
 from jaxrec.data import pipeline
 from jaxrec.data.catalog import Catalog
 from jaxrec.errors import ConfigError
@@ -71,23 +71,15 @@ class Session:
 
     # Data
 
-    @property
-    def digests(self) -> dict[str, str]:
-        """What identifies the data of a run (dataset.json)."""
-        return self._digests(self.prepared.digest, self.prepared.num_items)
+    @functools.cached_property
+    def identity(self) -> DataIdentity:
+        """What identifies the data of the run, and writes what serving needs of it."""
+        return DataIdentity.of(self.prepared, self.save_catalog)
 
     @property
-    def ancestors(self) -> list[workdir.Ancestor]:
-        """Data that data.append was added to, oldest first: a run of it may continue on this."""
-        return [
-            workdir.Ancestor(self._digests(ancestor.digest, ancestor.items), ancestor.items)
-            for ancestor in self.prepared.ancestors
-        ]
-
-    def _digests(self, data_digest: str, items: int) -> dict[str, str]:
-        # of the vocabulary's beginning: an ancestor's numbers are those that items have now
-        known = self.prepared.vocabulary.ids[:items]
-        return {"data": data_digest, "vocabulary": digest([str(raw) for raw in known])}
+    def digests(self) -> Mapping[str, str]:
+        """Digests of data and vocabulary (dataset.json)."""
+        return self.identity.digests
 
     def save_catalog(self) -> None:
         """Writes what serving needs of the data into the run's folder."""
@@ -230,7 +222,7 @@ class Session:
             self.task(),
             batches=self.train_batches,
             evaluate=self.validation() if evaluate is None else evaluate,
-            identity=DataIdentity(self.digests, self.ancestors, self.save_catalog),
+            identity=self.identity,
             mesh=self.mesh,
             preemption=preemption,
             step_cost=step_cost,

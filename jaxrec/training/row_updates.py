@@ -24,7 +24,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 
 from jaxrec.config import ModelConfig, TrainConfig
 from jaxrec.items import hashed, table
@@ -34,6 +34,7 @@ from jaxrec.objective.sampling import Sampler
 from jaxrec.runtime import mesh as mesh_lib
 from jaxrec.training import optimizer as optimizer_lib
 from jaxrec.training.gradient import Metrics, mean_gradient
+from jaxrec.training.sharded_rows import put, take
 from jaxrec.training.update import DrawNegatives, Gradient, Loss, apply_optimizer
 from jaxrec.types import Array, Batch, Params, Tree
 
@@ -268,46 +269,3 @@ def _columns(x: jax.Array) -> tuple[int, ...]:
 def _per_row(x: jax.Array, like: jax.Array) -> jax.Array:
     """[N] with as many axes as `like` [N, ...]."""
     return x.reshape(x.shape + (1,) * (like.ndim - 1))
-
-
-def take(leaf: Array, ids: jax.Array, mesh: Mesh) -> jax.Array:
-    """Rows [N, ...] of a leaf [R, ...] split over `mesh.model`; zeros where `ids` lie outside."""
-    if mesh.shape["model"] == 1:
-        return jnp.asarray(leaf).at[ids].get(mode="fill", fill_value=0)
-
-    def local(shard: jax.Array, ids: jax.Array) -> jax.Array:
-        rows = shard.at[_local(ids, shard)].get(mode="fill", fill_value=0)
-        return jax.lax.psum(rows, "model")
-
-    everywhere = PartitionSpec()
-    return jax.shard_map(
-        local, mesh=mesh, in_specs=(PartitionSpec("model"), everywhere), out_specs=everywhere
-    )(jnp.asarray(leaf), ids)
-
-
-def put(leaf: Array, ids: jax.Array, rows: jax.Array, mesh: Mesh) -> jax.Array:
-    """The leaf [R, ...] with `rows` [N, ...] in the places `ids` [N].
-
-    ids: distinct, ascending; ids outside the leaf are dropped.
-    """
-
-    def write(shard: jax.Array, ids: jax.Array, rows: jax.Array) -> jax.Array:
-        return shard.at[ids].set(rows.astype(shard.dtype), mode="drop")
-
-    if mesh.shape["model"] == 1:
-        return write(jnp.asarray(leaf), ids, rows)
-
-    def local(shard: jax.Array, ids: jax.Array, rows: jax.Array) -> jax.Array:
-        return write(shard, _local(ids, shard), rows)
-
-    split, everywhere = PartitionSpec("model"), PartitionSpec()
-    return jax.shard_map(
-        local, mesh=mesh, in_specs=(split, everywhere, everywhere), out_specs=split
-    )(jnp.asarray(leaf), ids, rows)
-
-
-def _local(ids: jax.Array, shard: jax.Array) -> jax.Array:
-    """Rows inside this device's shard of a table; its height for those of others."""
-    height = shard.shape[0]
-    local = ids - jax.lax.axis_index("model") * height
-    return jnp.where((local >= 0) & (local < height), local, height)

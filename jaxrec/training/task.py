@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import jax
 
+from jaxrec.config import digest
+from jaxrec.data.prepared import Prepared
 from jaxrec.runtime import workdir
 from jaxrec.training.text_step import TextItems
 from jaxrec.training.update import DrawNegatives, Loss
@@ -40,3 +42,18 @@ class DataIdentity:
     digests: Mapping[str, str] = dataclasses.field(default_factory=dict)
     ancestors: Sequence[workdir.Ancestor] = ()
     on_claim: Callable[[], None] = lambda: None
+
+    @classmethod
+    def of(cls, prepared: Prepared, on_claim: Callable[[], None] = lambda: None) -> "DataIdentity":
+        """The identity of prepared data."""
+
+        def digests(data_digest: str, items: int) -> dict[str, str]:
+            # of the vocabulary's beginning: an ancestor's numbers are those that items have now
+            known = prepared.vocabulary.ids[:items]
+            return {"data": data_digest, "vocabulary": digest([str(raw) for raw in known])}
+
+        ancestors = [
+            workdir.Ancestor(digests(ancestor.digest, ancestor.items), ancestor.items)
+            for ancestor in prepared.ancestors
+        ]
+        return cls(digests(prepared.digest, prepared.num_items), ancestors, on_claim)
