@@ -138,7 +138,7 @@ def main() -> None:
     parser.add_argument("--output", default="", help="JSON file of the result")
     args = parser.parse_args()
     rows, ranks = [], dict[str, Ranks]()
-    digests: dict[str, str] | None = None
+    digests: Mapping[str, str] | None = None
     for run in args.runs:
         name, _, folder = run.partition("=")
         if not folder:
