@@ -58,7 +58,7 @@ def _prepared(rec: "Recommender", args: argparse.Namespace) -> "Prepared":
 
 
 def _progress(label: str) -> Progress:
-    from jaxrec.data.progress import track
+    from jaxrec.runtime.progress import track
 
     def tracked(values: Iterable[T], total: int, /) -> Iterable[T]:
         return track(values, total, label)

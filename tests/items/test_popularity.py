@@ -101,7 +101,7 @@ def test_items_without_a_row_to_learn_have_no_bias(key, value, words):
     config = Config()
     config.model.item_bias = True
     if key == "texts":
-        config.model.texts.model, config.train.frozen = value, ("^item_embedding",)
+        config.model.texts.model = value
     else:
         config.model.item_hash, config.model.item_rows = value, 100
     with pytest.raises(ConfigError, match=f"model.item_bias=True.*{words}"):

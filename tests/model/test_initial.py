@@ -7,6 +7,7 @@ import pytest
 from jaxrec.config import MeshConfig
 from jaxrec.items import text_table
 from jaxrec.model.initial import starting_from
+from jaxrec.model.parameters import has_item_rows
 from jaxrec.runtime import mesh as mesh_lib
 from tests.items.text_items import VECTORS, build
 
@@ -14,7 +15,7 @@ from tests.items.text_items import VECTORS, build
 def test_given_leaves_arrive_on_every_device():
     mesh = mesh_lib.make_mesh(MeshConfig(data=8))
     init = starting_from(build().init, text_table.leaves(VECTORS))
-    like = mesh_lib.abstract(mesh, lambda: init(jax.random.key(0)))
+    like = mesh_lib.abstract(mesh, lambda: init(jax.random.key(0)), has_item_rows)
     placed = mesh_lib.create(lambda: init(jax.random.key(0)), like)
     assert len(placed["items"]["embedding"].addressable_shards) == 8
     for shard in placed["items"]["embedding"].addressable_shards:

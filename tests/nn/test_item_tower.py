@@ -27,15 +27,15 @@ def tower_of(pooling, **more):
     return tower, params
 
 
-def words_of():
+def tokens_of():
     rng = np.random.default_rng(1)
     offsets = np.concatenate([[0], np.cumsum(LENGTHS)])
-    return texts.Words(rng.integers(0, 20, offsets[-1]).astype(np.int32), offsets, 0)
+    return texts.TokenizedTexts(rng.integers(0, 20, offsets[-1]).astype(np.int32), offsets, 0)
 
 
-def alone(tower, params, words, text):
+def alone(tower, params, tokenized, text):
     """The definition: one text in a row of its own length."""
-    content = words.words[words.offsets[text] : words.offsets[text + 1]][None]
+    content = tokenized.tokens[tokenized.offsets[text] : tokenized.offsets[text + 1]][None]
     x = params["decoder"]["embedding"][content]
     if tower.pooling == "token":
         x = np.concatenate([x, params["token"][None, None]], axis=1)
@@ -49,19 +49,19 @@ def alone(tower, params, words, text):
 @pytest.mark.parametrize("backend", ["blocked", "dense"])
 def test_packed_vectors_are_those_of_texts_alone(pooling, backend):
     tower, params = tower_of(pooling, attention=backend)
-    words = words_of()
-    ((packed, order),) = texts.pack(words, range(5), 4, 8, end=tower.end, devices=4)
+    tokenized = tokens_of()
+    ((packed, order),) = texts.pack(tokenized, range(5), 4, 8, end=tower.end, devices=4)
     vectors = tower.vectors(params, *packed, 7)
     assert vectors.dtype == jnp.float32
     for number, text in enumerate(order):
-        expected = alone(tower, params, words, text)
+        expected = alone(tower, params, tokenized, text)
         np.testing.assert_allclose(vectors[number], expected, atol=1e-5)
     np.testing.assert_array_equal(vectors[5:], np.zeros((2, 8)))
 
 
 def test_chunks_change_no_gradient():
     tower, params = tower_of("token", remat=True)
-    ((packed, _),) = texts.pack(words_of(), range(5), 4, 8, end=tower.end, devices=4)
+    ((packed, _),) = texts.pack(tokens_of(), range(5), 4, 8, end=tower.end, devices=4)
 
     def loss(params, rows):
         return jnp.square(tower.vectors(params, *packed, 5, rows=rows)).sum()

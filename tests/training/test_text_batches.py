@@ -99,10 +99,10 @@ class Run:
             start += 1
 
     def fit(self, folder, **more):
-        item_vectors = jax.jit(self.model.item_table)
+        item_vectors = jax.jit(self.model.item_vectors)
 
         def evaluate(params):
-            return {"ndcg@10": float(jnp.abs(item_vectors(params)).sum())}
+            return {"ndcg@10": float(jnp.abs(item_vectors(params).vectors).sum())}
 
         arguments = {"batches": self.batches, "evaluate": evaluate} | more
         task = Task(self.init, self.model.loss, texts=self.items)
