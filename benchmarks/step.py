@@ -19,7 +19,7 @@ import optax
 from jaxrec.benchmark import timing
 from jaxrec.benchmark.workload import random_batch
 from jaxrec.config import LossConfig, ModelConfig
-from jaxrec.items.table import EMBEDDING, ITEMS
+from jaxrec.items.table import EMBEDDING, ITEM
 from jaxrec.layout import SegmentLayout
 from jaxrec.model import recommender
 from jaxrec.nn.attention import attend
@@ -140,7 +140,7 @@ def _components(
         )
         return total / weight
 
-    table = params[ITEMS][EMBEDDING]
+    table = params[ITEM][EMBEDDING]
     grads = jax.tree.map(jnp.ones_like, params)
     opt_state = optimizer.init(params)
     functions = {

@@ -128,7 +128,7 @@ def _outputs(
             lambda p: nce_loss(reference, p, items, mask, arrays["neg"])
         )(params)
         outputs["loss"] = loss
-        outputs["grad_item_embedding"] = gradients[table.ITEMS][table.EMBEDDING]
+        outputs["grad_item_embedding"] = gradients[table.ITEM][table.EMBEDDING]
     return outputs
 
 
@@ -149,9 +149,9 @@ def nce_loss(
             "predict tokens, which is not reproduced; use recommender.Model.loss"
         )
     model = reference.build()
-    rows = params[table.ITEMS][table.EMBEDDING]
+    rows = params[table.ITEM][table.EMBEDDING]
     rows = jnp.concatenate([jax.lax.stop_gradient(rows[:1]), rows[1:]])
-    params = {**params, table.ITEMS: {table.EMBEDDING: rows}}
+    params = {**params, table.ITEM: {table.EMBEDDING: rows}}
     items = jnp.asarray(items, jnp.int32)
     y, _ = model.forward(
         params,

@@ -270,7 +270,7 @@ def _params(state: Mapping[str, np.ndarray], model: ModelConfig, layout: Segment
     if layout.num_tokens:
         compressor["tokens"] = state[_TOKENS][0]
     params = {
-        table.ITEMS: {table.EMBEDDING: state[_ITEMS]},
+        table.ITEM: {table.EMBEDDING: state[_ITEMS]},
         parameters.SCALE: state[_SCALE],
         "compressor": compressor,
     }

@@ -10,7 +10,7 @@ different about a user.
 
 import numpy as np
 
-from jaxrec.items.table import BIAS, ITEMS
+from jaxrec.items.table import BIAS, ITEM
 
 
 def log_popularity(counts: np.ndarray) -> np.ndarray:
@@ -30,4 +30,4 @@ def leaves(counts: np.ndarray, scale: float) -> dict[str, np.ndarray]:
     counts: training events per item [V + 1]. scale: factor of the logits at the start; it is
     divided out.
     """
-    return {f"{ITEMS}/{BIAS}": log_popularity(counts) / np.float32(scale)}
+    return {f"{ITEM}/{BIAS}": log_popularity(counts) / np.float32(scale)}

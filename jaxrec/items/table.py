@@ -1,9 +1,9 @@
 """The item table: what is stored of every item, and where it lies among the parameters.
 
-    params["items"] = {"embedding": [V + 1, W]}           a row per item, row 0 is padding
+    params["item"] = {"embedding": [V + 1, W]}           a row per item, row 0 is padding
                     + {"bias": [V + 1]}                   with model.item_bias
                     + {"mean": [W], "scale": [W]}         with model.texts.model
-    params["items"] = {"shared_embedding": [R, W]}        with model.item_hash (`hashed`)
+    params["item"] = {"shared_embedding": [R, W]}        with model.item_hash (`hashed`)
 
 Nothing outside this module spells these names. Everything with a row per item (the table, its
 moments, its average) lies below a path that ends in one of `ROW_LEAVES`, so one rule places,
@@ -21,7 +21,7 @@ from jaxrec.config import ModelConfig
 from jaxrec.items import hashed
 from jaxrec.types import Array, Params
 
-ITEMS = "items"  # the group among the parameters
+ITEM = "item"  # the group among the parameters
 EMBEDDING, BIAS, SHARED = "embedding", "bias", "shared_embedding"
 MEAN, SCALE = "mean", "scale"
 ROW_LEAVES = (EMBEDDING, BIAS, SHARED)
@@ -68,33 +68,33 @@ def item_width(config: ModelConfig) -> int:
 
 
 def init(config: ModelConfig, num_items: int, rng: jax.Array) -> Params:
-    """The group `params["items"]` from a key: float32 leaves as in the module docstring."""
+    """The group `params["item"]` from a key: float32 leaves as in the module docstring."""
     return _Table(config, num_items).init(rng)["params"]
 
 
 def has_item_rows(path: str) -> bool:
-    """Whether the leaf of a path such as `opt_state/0/mu/items/embedding` has a row per item."""
+    """Whether the leaf of a path such as `opt_state/0/mu/item/embedding` has a row per item."""
     group, _, leaf = path.rpartition("/")
-    return leaf in ROW_LEAVES and group.rpartition("/")[2] == ITEMS
+    return leaf in ROW_LEAVES and group.rpartition("/")[2] == ITEM
 
 
 def split(params: Params) -> tuple[dict[str, Array], Params]:
     """(leaves with a row per item, by name; all other parameters)."""
-    group = params[ITEMS]
+    group = params[ITEM]
     rows = {name: leaf for name, leaf in group.items() if name in ROW_LEAVES}
     rest = {name: leaf for name, leaf in group.items() if name not in ROW_LEAVES}
-    others = {name: leaf for name, leaf in params.items() if name != ITEMS}
-    return rows, {**others, ITEMS: rest}
+    others = {name: leaf for name, leaf in params.items() if name != ITEM}
+    return rows, {**others, ITEM: rest}
 
 
 def join(rows: dict[str, Array], rest: Params) -> Params:
     """The inverse of `split`."""
-    return {**rest, ITEMS: {**rows, **rest[ITEMS]}}
+    return {**rest, ITEM: {**rows, **rest[ITEM]}}
 
 
 def lookup(config: ModelConfig, params: Params, ids: Array) -> ItemRows:
     """Stored rows of items `ids` [...]; those of a hashed catalog are summed from shared rows."""
-    group = params[ITEMS]
+    group = params[ITEM]
     if config.item_hash != "none":
         return ItemRows(hashed.vectors(config, group[SHARED], ids))
     return ItemRows(group[EMBEDDING], group.get(BIAS)).take(ids)
@@ -102,7 +102,7 @@ def lookup(config: ModelConfig, params: Params, ids: Array) -> ItemRows:
 
 def catalog(config: ModelConfig, params: Params, num_items: int) -> ItemRows:
     """Stored rows of all items, [V + 1, ...]."""
-    group = params[ITEMS]
+    group = params[ITEM]
     if config.item_hash != "none":
         return lookup(config, params, jnp.arange(num_items + 1))
     return ItemRows(group[EMBEDDING], group.get(BIAS))
@@ -116,7 +116,7 @@ def standardised(config: ModelConfig, params: Params, embedding: Array) -> Array
     """
     if not config.texts.model:
         return embedding
-    group = params[ITEMS]
+    group = params[ITEM]
     shape = (1,) * (embedding.ndim - 1) + (-1,)
     rows = (embedding - group[MEAN].reshape(shape)) * group[SCALE].reshape(shape)
     return rows if config.texts.train != "frozen" else jax.lax.stop_gradient(rows)

@@ -1,4 +1,4 @@
-"""Vectors of texts as the item table: what `params["items"]` starts from with `model.texts`.
+"""Vectors of texts as the item table: what `params["item"]` starts from with `model.texts`.
 
     init = starting_from(model.init, leaves(encoded.vectors))
 
@@ -10,7 +10,7 @@ spread 1 (`jaxrec.items.table.standardised`). New items get their rows from text
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec.items.table import EMBEDDING, ITEMS, MEAN, SCALE
+from jaxrec.items.table import EMBEDDING, ITEM, MEAN, SCALE
 from jaxrec.types import Array, Params
 
 _NO_SPREAD = 1e-6  # standard deviation of a dimension that is the same for all items
@@ -34,9 +34,9 @@ def leaves(vectors: np.ndarray, standardize: bool = True) -> dict[str, np.ndarra
     if standardize:
         mean, scale = standards(vectors)
     return {
-        f"{ITEMS}/{EMBEDDING}": filled(vectors, mean),
-        f"{ITEMS}/{MEAN}": mean,
-        f"{ITEMS}/{SCALE}": scale,
+        f"{ITEM}/{EMBEDDING}": filled(vectors, mean),
+        f"{ITEM}/{MEAN}": mean,
+        f"{ITEM}/{SCALE}": scale,
     }
 
 
@@ -54,7 +54,7 @@ def append_items(params: Params, vectors: np.ndarray) -> Params:
     Nothing else changes; the new items are scored by text alone. Raises ValueError for vectors of
     another width.
     """
-    group = params[ITEMS]
+    group = params[ITEM]
     table, mean = group[EMBEDDING], group[MEAN]
     if vectors.ndim != 2 or vectors.shape[1] != table.shape[1]:
         raise ValueError(
@@ -62,7 +62,7 @@ def append_items(params: Params, vectors: np.ndarray) -> Params:
         )
     rows: Array = jnp.where(_has_text(vectors), vectors, mean[None])
     embedding = jnp.concatenate([table, rows.astype(table.dtype)])
-    return {**params, ITEMS: {**group, EMBEDDING: embedding}}
+    return {**params, ITEM: {**group, EMBEDDING: embedding}}
 
 
 def _has_text(vectors: np.ndarray) -> np.ndarray:

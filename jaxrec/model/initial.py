@@ -19,8 +19,8 @@ def starting_from(init: Init, known: Mapping[str, np.ndarray]) -> Init:
     have and every shape that differs.
 
     >>> from jaxrec.model.initial import starting_from
-    >>> init = lambda rng: {"items": {"bias": jax.numpy.zeros(3)}}
-    >>> starting_from(init, {"items/bias": np.arange(3)})(jax.random.key(0))["items"]["bias"]
+    >>> init = lambda rng: {"item": {"bias": jax.numpy.zeros(3)}}
+    >>> starting_from(init, {"item/bias": np.arange(3)})(jax.random.key(0))["item"]["bias"]
     Array([0., 1., 2.], dtype=float32)
     """
 

@@ -40,7 +40,7 @@ def is_trained(config: Config) -> Callable[[str], bool]:
         parts = path.split("/")
         if any(pattern.search(path) for pattern in patterns):
             return False
-        if model.texts.model and parts[0] == table.ITEMS:
+        if model.texts.model and parts[0] == table.ITEM:
             return False
         if model.texts.train == "lora" and parts[:2] == [TOWER, "decoder"]:
             return parts[-1] in ADAPTERS

@@ -80,7 +80,7 @@ class Model:
         @jax.jit
         def make(rng: jax.Array) -> Params:
             params = self.network.init(rng, method=everything).get("params", {})
-            return {table.ITEMS: table.init(self.config, self.num_items, rng), **params}
+            return {table.ITEM: table.init(self.config, self.num_items, rng), **params}
 
         return make(rng)
 

@@ -32,7 +32,7 @@ class Stored(Protocol):
 
 
 def path_name(path: KeyPath) -> str:
-    """`opt_state/0/mu/items/embedding`: the path of a leaf in errors and files."""
+    """`opt_state/0/mu/item/embedding`: the path of a leaf in errors and files."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
@@ -40,8 +40,8 @@ def flatten(tree: Tree) -> dict[str, Leaf]:
     """Path -> leaf, in the order of `jax.tree.leaves`.
 
     >>> from jaxrec.runtime import leaves
-    >>> leaves.flatten({"items": {"bias": 1, "embedding": 2}})
-    {'items/bias': 1, 'items/embedding': 2}
+    >>> leaves.flatten({"item": {"bias": 1, "embedding": 2}})
+    {'item/bias': 1, 'item/embedding': 2}
     """
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {path_name(path): leaf for path, leaf in leaves}

@@ -182,7 +182,7 @@ PLACEMENT = MeshPlacement()
 def shardings(mesh: Mesh, tree: Tree, has_item_rows: Callable[[str], bool]) -> Tree:
     """The NamedSharding of every leaf of `tree` (arrays or ShapeDtypeStructs) by its path.
 
-    has_item_rows: whether the leaf of a path such as `params/items/embedding` has a row per item,
+    has_item_rows: whether the leaf of a path such as `params/item/embedding` has a row per item,
     in its first dimension. Raises ConfigError when the rows do not divide by `mesh.model`, and
     when `mesh.model` or `mesh.fsdp` > 1 splits nothing.
     """

@@ -235,7 +235,7 @@ class RowUpdate:
         changed = finite & jnp.any(g != 0, axis=_columns(g))
         old = {slot: take(value, touched.ids, self.mesh) for slot, value in slots.items()}
         move, new = self.rule.step(g, old, step)
-        decayed = parameters.is_decayed(f"{table.ITEMS}/{name}")
+        decayed = parameters.is_decayed(f"{table.ITEM}/{name}")
         decay = self.config.weight_decay if decayed else 0.0
         moved = rows - optimizer_lib.schedule(self.config)(step) * (move + decay * rows)
 
@@ -251,14 +251,14 @@ def _by_slot(leaves: dict[str, Slots]) -> Tree:
     """Accumulators of leaves as a tree whose paths end in the paths of the leaves."""
     names = next(iter(leaves.values()))
     return {
-        slot: {table.ITEMS: {leaf: slots[slot] for leaf, slots in leaves.items()}} for slot in names
+        slot: {table.ITEM: {leaf: slots[slot] for leaf, slots in leaves.items()}} for slot in names
     }
 
 
 def _by_leaf(tree: Tree) -> dict[str, Slots]:
     """The inverse of `_by_slot`."""
-    names = next(iter(tree.values()))[table.ITEMS]
-    return {leaf: {slot: tree[slot][table.ITEMS][leaf] for slot in tree} for leaf in names}
+    names = next(iter(tree.values()))[table.ITEM]
+    return {leaf: {slot: tree[slot][table.ITEM][leaf] for slot in tree} for leaf in names}
 
 
 def _columns(x: jax.Array) -> tuple[int, ...]:

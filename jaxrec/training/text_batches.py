@@ -209,11 +209,11 @@ def make_text_items(
             run=encoder,
             say=say,
         )
-        items = params[table.ITEMS]
+        items = params[table.ITEM]
         embedding = text_table.filled(encoded.vectors, np.asarray(items[table.MEAN]))
         embedding = distributed.spread(embedding, items[table.EMBEDDING].sharding)
         distributed.leader_first(lambda: _remove_others(encoded.folder))
-        return {**params, table.ITEMS: {**items, table.EMBEDDING: embedding}}
+        return {**params, table.ITEM: {**items, table.EMBEDDING: embedding}}
 
     return TextItems(tower, put, refresh)
 

@@ -159,7 +159,7 @@ class TextUpdate:
         """The mean gradient over the global batch."""
         del sampling  # negatives are part of the batch
         catalog, rest = table.split({k: v for k, v in params.items() if k != TOWER})
-        mean, everywhere = rest[table.ITEMS][table.MEAN], mesh_lib.replicated(self.mesh)
+        mean, everywhere = rest[table.ITEM][table.MEAN], mesh_lib.replicated(self.mesh)
         without_text = (batch.text_of_row == 0)[:, None]
 
         def rows_of(vectors: jax.Array) -> jax.Array:

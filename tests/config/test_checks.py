@@ -97,14 +97,14 @@ def test_the_item_table_of_texts_needs_no_pattern(train):
     assert config.train.frozen == ()
     assert configs.validate(config) is config
     is_trained = parameters.is_trained(config)
-    for path in ("items/embedding", "items/mean", "items/scale"):
+    for path in ("item/embedding", "item/mean", "item/scale"):
         assert not is_trained(path), path
     assert is_trained("compressor/encoder/layers/out/kernel")
 
 
 def test_learned_item_vectors_are_trained():
     is_trained = parameters.is_trained(configs.validate(Config()))
-    assert is_trained("items/embedding")
+    assert is_trained("item/embedding")
 
 
 def test_patterns_of_frozen_parameters_are_regular_expressions():

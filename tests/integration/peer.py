@@ -44,7 +44,7 @@ def main():
     step, params = checkpoint.load_params(
         pathlib.Path(folder) / "checkpoints", standin.init(jax.random.key(0)), "latest"
     )
-    print(result.stopped, result.step, step, float(params["items"]["embedding"].sum()), flush=True)
+    print(result.stopped, result.step, step, float(params["item"]["embedding"].sum()), flush=True)
     if os.environ.get(distributed.COORDINATOR):
         jax.distributed.shutdown()
 

@@ -66,7 +66,7 @@ def test_a_run_goes_on_with_appended_files(update, tmp_path):
     status, _, err = train(tmp_path, table)
     assert status == 0, err
     before, _ = stored(tmp_path, 8)
-    old = len(before["params/items/embedding"])
+    old = len(before["params/item/embedding"])
     assert old == 31
     append = [table, f"--config.data.append=('{tmp_path / 'day1.parquet'}',)"]
     on = "--config.train.continue_on_new_data=True"
@@ -83,11 +83,11 @@ def test_a_run_goes_on_with_appended_files(update, tmp_path):
         if values.shape == after[name].shape:
             np.testing.assert_array_equal(after[name], values, err_msg=name)
             continue
-        assert "items/embedding" in name
+        assert "item/embedding" in name
         np.testing.assert_array_equal(after[name][:old], values, err_msg=name)
         fresh = np.asarray(after[name][old:])
         assert fresh.any() == name.startswith("params")
-    assert len(after["params/items/embedding"]) == 46
+    assert len(after["params/item/embedding"]) == 46
     assert meta["validation"]["best"] is None
     # training continues, trains the new rows, and needs no flag any more
     status, _, err = train(tmp_path, *append, steps=16)
@@ -99,7 +99,7 @@ def test_a_run_goes_on_with_appended_files(update, tmp_path):
     assert losses[8] < 1.5 * losses[0]
     trained, _ = stored(tmp_path, 16)
     moved = np.asarray(
-        trained["params/items/embedding"][old:] != after["params/items/embedding"][old:]
+        trained["params/item/embedding"][old:] != after["params/item/embedding"][old:]
     )
     assert moved.any()
     # serving knows the new items, and can recommend them

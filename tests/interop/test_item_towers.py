@@ -64,9 +64,9 @@ def test_a_published_tower_brings_its_token_and_scale(tmp_path):
     y, _ = network.apply({"params": decoder}, x, ones, np.arange(4)[None])
     np.testing.assert_allclose(encoded.vectors[1], y[0, -1], atol=1e-5)
     given = text_table.leaves(encoded.vectors, standardize=False)
-    np.testing.assert_array_equal(given["items/embedding"], encoded.vectors)
-    assert (given["items/mean"] == 0).all()
-    assert (given["items/scale"] == 1).all()
+    np.testing.assert_array_equal(given["item/embedding"], encoded.vectors)
+    assert (given["item/mean"] == 0).all()
+    assert (given["item/scale"] == 1).all()
     assert item_towers.scale_leaf(folder)["logit_scale"] == pytest.approx(np.log(20.0))
     published.save_extras(folder, token[:3])
     with pytest.raises(ConfigError, match=r"its embedding token has shape \(3,\)"):

@@ -70,7 +70,7 @@ def test_rows_of_an_item_do_not_depend_on_the_catalog():
 def plain(model, params):
     """The same model with a row per item."""
     config = model.network.config
-    embedding = hashed.vectors(config, params[table.ITEMS][table.SHARED], np.arange(ITEMS + 1))
+    embedding = hashed.vectors(config, params[table.ITEM][table.SHARED], np.arange(ITEMS + 1))
     unshared = ModelConfig(width=8, item_width=6, layers=1, heads=2)
     other = recommender.build(unshared, model.network.loss_config, LAYOUT, ITEMS)
     return other, table.join({table.EMBEDDING: embedding}, table.split(params)[1])
@@ -81,11 +81,11 @@ def plain(model, params):
 def test_loss_and_vectors_are_those_of_the_table_it_stands_for(kind, rows, loss):
     model = model_of(kind, rows, loss)
     params = jax.jit(model.init)(jax.random.key(0))
-    assert params[table.ITEMS][table.SHARED].shape == (
+    assert params[table.ITEM][table.SHARED].shape == (
         hashed.height(model.network.config, ITEMS),
         6,
     )
-    assert table.EMBEDDING not in params[table.ITEMS]
+    assert table.EMBEDDING not in params[table.ITEM]
     other, same = plain(model, params)
     batch, rng = batch_at(0), jax.random.key(1)
     (found, vectors), (wanted, whole) = (
@@ -119,18 +119,16 @@ def test_a_step_moves_the_rows_that_its_items_share(update, shape):
 
     value, gradients = jax.jit(jax.value_and_grad(mean))(params)
     np.testing.assert_allclose(metrics.scalars["loss"], value, rtol=1e-5)
-    g = np.asarray(gradients[table.ITEMS][table.SHARED], np.float64)
+    g = np.asarray(gradients[table.ITEM][table.SHARED], np.float64)
     rate = float(metrics.scalars["learning_rate"])
     scale = np.sqrt(np.mean(g**2, axis=1, keepdims=True)) if update == "adagrad" else np.abs(g)
-    wanted = params[table.ITEMS][table.SHARED] - rate * g / (scale + 1e-8)
-    np.testing.assert_allclose(
-        state.params[table.ITEMS][table.SHARED], wanted, rtol=2e-3, atol=2e-4
-    )
+    wanted = params[table.ITEM][table.SHARED] - rate * g / (scale + 1e-8)
+    np.testing.assert_allclose(state.params[table.ITEM][table.SHARED], wanted, rtol=2e-3, atol=2e-4)
     untouched = ~np.any(g != 0, axis=1)
     assert untouched.any()
     np.testing.assert_array_equal(
-        np.asarray(state.params[table.ITEMS][table.SHARED])[untouched],
-        params[table.ITEMS][table.SHARED][untouched],
+        np.asarray(state.params[table.ITEM][table.SHARED])[untouched],
+        params[table.ITEM][table.SHARED][untouched],
     )
 
 

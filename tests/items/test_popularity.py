@@ -54,9 +54,9 @@ def test_logits_of_a_user_of_whom_nothing_is_known_are_popularity(name):
 def test_vectors_that_enter_the_encoder_have_no_bias():
     model = build(item_width=6)
     params = model.init(jax.random.key(0))
-    assert params["items"]["embedding"].shape == (8, 6)
-    assert params["items"]["bias"].shape == (8,)
-    other = {**params, "items": {**params["items"], "bias": params["items"]["bias"] + 5.0}}
+    assert params["item"]["embedding"].shape == (8, 6)
+    assert params["item"]["bias"].shape == (8,)
+    other = {**params, "item": {**params["item"], "bias": params["item"]["bias"] + 5.0}}
     items = np.asarray([[3, 1, 7, 4, 5, 1, 2, 6, 3]])
     lengths, times = np.asarray([[3, 3, 3]]), np.arange(10)[None]
     ask = jax.jit(lambda p: model.forward(p, items, LAYOUT, lengths, times)[0])
@@ -72,7 +72,7 @@ def test_biases_arrive_where_the_table_is_split():
     init = starting_from(model.init, known)
     mesh = mesh_lib.make_mesh(MeshConfig(data=2, model=4))
     like = mesh_lib.abstract(mesh, lambda: init(jax.random.key(0)), has_item_rows)
-    placed = mesh_lib.create(lambda: init(jax.random.key(0)), like)["items"]["bias"]
+    placed = mesh_lib.create(lambda: init(jax.random.key(0)), like)["item"]["bias"]
     assert placed.sharding.spec[0] == "model"
     np.testing.assert_array_equal(placed, popularity.log_popularity(COUNTS))
 
@@ -90,7 +90,7 @@ def test_a_run_starts_at_the_popularity_of_its_training_events(tmp_path):
     params = session.init()(jax.random.key(0))
     expected = popularity.log_popularity(session.prepared.counts)
     assert expected.std() > 0
-    np.testing.assert_array_equal(params["items"]["bias"], expected)
+    np.testing.assert_array_equal(params["item"]["bias"], expected)
 
 
 @pytest.mark.parametrize(

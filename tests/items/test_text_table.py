@@ -26,7 +26,7 @@ def params():
 
 def test_vectors_are_brought_to_one_scale():
     known = text_table.leaves(VECTORS)
-    rows = (known["items/embedding"] - known["items/mean"]) * known["items/scale"]
+    rows = (known["item/embedding"] - known["item/mean"]) * known["item/scale"]
     np.testing.assert_array_equal(rows[[0, 4]], np.zeros((2, 6)))  # at the mean: neutral
     present = np.delete(rows, [0, 4], axis=0)
     np.testing.assert_allclose(present.mean(0), 0, atol=1e-6)
@@ -46,13 +46,13 @@ def test_a_state_holds_for_text_items(params):
 
 def test_training_moves_everything_but_the_vectors(params):
     config = TrainConfig(weight_decay=0.1, warmup=1)
-    frozen = frozenset(path for path in leaves.flatten(params) if path.startswith("items/"))
+    frozen = frozenset(path for path in leaves.flatten(params) if path.startswith("item/"))
     optimizer = optimizer_lib.adamw(config, frozen)
     model, batch = build(), batch_of()
     state = optimizer.init(params)
     assert (
         sum(x.size for x in jax.tree.leaves(state))
-        < 2 * sum(x.size for name, x in leaves.flatten(params).items() if name != "items/embedding")
+        < 2 * sum(x.size for name, x in leaves.flatten(params).items() if name != "item/embedding")
         + 10
     )
 
@@ -63,9 +63,9 @@ def test_training_moves_everything_but_the_vectors(params):
         return optax.apply_updates(params, updates), grads
 
     moved, grads = step(params, state)
-    assert not np.asarray(grads["items"]["embedding"]).any()
+    assert not np.asarray(grads["item"]["embedding"]).any()
     for name in ("embedding", "mean", "scale"):
-        np.testing.assert_array_equal(moved["items"][name], params["items"][name])
+        np.testing.assert_array_equal(moved["item"][name], params["item"][name])
     kernel = "item_projection", "kernel"
     assert np.abs(moved[kernel[0]][kernel[1]] - params[kernel[0]][kernel[1]]).max() > 0
 
@@ -77,7 +77,7 @@ def test_new_items_are_scored_by_their_text(params):
     more = text_table.append_items(params, new)
     table, old = (np.asarray(model.item_vectors(p).vectors) for p in (more, params))
     assert len(table) == parity.ITEMS + 3
-    rows, old_rows = more["items"]["embedding"], params["items"]["embedding"]
+    rows, old_rows = more["item"]["embedding"], params["item"]["embedding"]
     np.testing.assert_array_equal(rows[: parity.ITEMS + 1], old_rows)
     np.testing.assert_array_equal(rows[-2:], old_rows[np.array([7, 4])])
     # a matrix product of another height may be summed in another order

@@ -17,13 +17,13 @@ def test_given_leaves_arrive_on_every_device():
     init = starting_from(build().init, text_table.leaves(VECTORS))
     like = mesh_lib.abstract(mesh, lambda: init(jax.random.key(0)), has_item_rows)
     placed = mesh_lib.create(lambda: init(jax.random.key(0)), like)
-    assert len(placed["items"]["embedding"].addressable_shards) == 8
-    for shard in placed["items"]["embedding"].addressable_shards:
+    assert len(placed["item"]["embedding"].addressable_shards) == 8
+    for shard in placed["item"]["embedding"].addressable_shards:
         np.testing.assert_array_equal(shard.data[7], VECTORS[7])
 
 
 def test_given_leaves_that_do_not_fit_are_all_listed():
-    known = {"items/embedding": VECTORS[:3], "nothing": VECTORS}
+    known = {"item/embedding": VECTORS[:3], "nothing": VECTORS}
     with pytest.raises(ValueError, match="nothing: not in the model") as error:
         starting_from(build().init, known)(jax.random.key(0))
-    assert "items/embedding has shape (3, 6), the model's is (12, 6)" in str(error.value)
+    assert "item/embedding has shape (3, 6), the model's is (12, 6)" in str(error.value)

@@ -68,8 +68,8 @@ def test_loss_is_the_cross_entropy_of_the_predicted_scores(similarity, half_live
     """Training and ranking use one score: sampled softmax recomputed from `predict`."""
     model, params = make(similarity, half_lives, item_bias=item_bias)
     if item_bias:  # two items of one direction and other biases: false negatives of each other
-        table = params["items"]["embedding"]
-        params["items"]["embedding"] = table.at[2].set(table[3])
+        table = params["item"]["embedding"]
+        params["item"]["embedding"] = table.at[2].set(table[3])
     batch, rng = make_batch(), jax.random.key(5)
     total, weight, _ = jax.jit(model.loss)(params, batch, rng=rng)
     rows, slots = np.nonzero(batch.weights)
@@ -124,7 +124,7 @@ def test_sampling_needs_a_key():
 def test_full_softmax_over_a_split_catalog_is_that_of_the_whole(item_bias):
     """Loss and gradient, with the table's rows over `mesh.model` and the batch over all devices."""
     model, params = make(kind="softmax", item_bias=item_bias)
-    params["items"] = {k: v[:20] for k, v in params["items"].items()}  # 20 rows: 4 divides them
+    params["item"] = {k: v[:20] for k, v in params["item"].items()}  # 20 rows: 4 divides them
     model = recommender.build(model.config, model.loss_config, LAYOUT, 19)
     batch = jax.tree.map(lambda x: np.concatenate([x, x, x[:2]]), make_batch())  # 8 rows
 
@@ -143,7 +143,7 @@ def test_full_softmax_over_a_split_catalog_is_that_of_the_whole(item_bias):
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(gradient), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6)
-    assert ours["items"]["embedding"].sharding.spec[0] == "model"
+    assert ours["item"]["embedding"].sharding.spec[0] == "model"
     assert f"f32[{len(batch.user) * len(LAYOUT.predictors)},20]" not in text  # no whole logits
 
 

@@ -36,7 +36,7 @@ def times_of(segments, times, request_time):
 
 def embed(params, segments, items, *, fixed=False, absolute=None):
     """[B, T, D] encoder input. absolute: [B, T] rows of the position table, None for offsets."""
-    vectors = np.float64(params["items"]["embedding"])[items]
+    vectors = np.float64(params["item"]["embedding"])[items]
     if "item_projection" in params:
         vectors = vectors @ np.float64(params["item_projection"]["kernel"])
     tables = params["compressor"]

@@ -30,7 +30,7 @@ RATES = (
 def init(rng):
     table, kernel = jax.random.split(rng)
     return {
-        "items": {"embedding": 0.1 * jax.random.normal(table, (ITEMS + 1, WIDTH))},
+        "item": {"embedding": 0.1 * jax.random.normal(table, (ITEMS + 1, WIDTH))},
         "encoder": {
             "kernel": jax.random.normal(kernel, (WIDTH, WIDTH)) / WIDTH**0.5,
             "bias": jnp.zeros(WIDTH),
@@ -40,7 +40,7 @@ def init(rng):
 
 def loss(params, batch, *, rng, train, item_counts):
     """Cross entropy of the next item, from the item before it; dropout makes it random."""
-    table = params["items"]["embedding"]
+    table = params["item"]["embedding"]
     x = table[batch.items[:, :-1]]
     h = jnp.tanh(x @ params["encoder"]["kernel"] + params["encoder"]["bias"][None, None])
     if train:

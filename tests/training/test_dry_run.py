@@ -28,7 +28,7 @@ def test_memory_work_and_traffic_of_the_step():
         mesh=mesh,
         flops=1000.0,
     )
-    table = report["parameters"]["items/embedding"]
+    table = report["parameters"]["item/embedding"]
     assert table == {"shape": [32, 8], "per_device": [16, 8]}
     assert report["layout_flops"] == 1000.0 * 8 / 8
     # parameters, two moments and an average of the table, half of it on a device
@@ -36,7 +36,7 @@ def test_memory_work_and_traffic_of_the_step():
     assert report["collectives"]["all-reduce"]["bytes"] > 0
     text = "\n".join(lines)
     assert "mesh: data 4 x fsdp 1 x model 2" in text
-    assert "items/embedding: [32, 8], [16, 8] on each device" in text
+    assert "item/embedding: [32, 8], [16, 8] on each device" in text
 
 
 def test_rates_and_profile(tmp_path):

@@ -19,7 +19,7 @@ def states(rows, update, mesh, seed=0, other=0):
     def init(key):
         table, kernel = jax.random.split(key)
         return {
-            "items": {"embedding": jax.random.normal(table, (rows, 4))},
+            "item": {"embedding": jax.random.normal(table, (rows, 4))},
             "encoder": {"kernel": jax.random.normal(kernel, (4, other or rows))},
         }
 
@@ -49,9 +49,9 @@ def test_rows_are_added_behind(update, split, tmp_path):
             tmp_path, 5, wanted, lambda stored, like: growth.as_stored(stored, like, {6}, mesh)
         )
     trees, wanted = states(8, update, mesh, other=6)
-    with pytest.raises(StructureError, match="items/embedding"):
+    with pytest.raises(StructureError, match="item/embedding"):
         checkpoint.restore(tmp_path, 5, wanted)
-    with pytest.raises(StructureError, match="items/embedding"):  # not a height of the data before
+    with pytest.raises(StructureError, match="item/embedding"):  # not a height of the data before
         checkpoint.restore(
             tmp_path, 5, wanted, lambda stored, like: growth.as_stored(stored, like, {7}, mesh)
         )
@@ -73,5 +73,5 @@ def test_rows_are_added_behind(update, split, tmp_path):
         np.testing.assert_array_equal(after[:6], before)
         np.testing.assert_array_equal(after[6:], new[6:])
     assert tables == (2 if update == "adagrad" else 3)
-    assert np.abs(grown["params"]["items"]["embedding"][6:]).min() > 0
+    assert np.abs(grown["params"]["item"]["embedding"][6:]).min() > 0
     assert growth.new_rows(grown, wanted) == 0

@@ -287,9 +287,9 @@ def test_refusals(whole, tmp_path):
 
     def wider(rng):
         params = standin.init(rng)
-        return params | {"items": {"embedding": jnp.zeros((standin.ITEMS + 5, standin.WIDTH))}}
+        return params | {"item": {"embedding": jnp.zeros((standin.ITEMS + 5, standin.WIDTH))}}
 
-    with pytest.raises(CheckpointError, match=r"params/items/embedding is float32\[32, 8\]"):
+    with pytest.raises(CheckpointError, match=r"params/item/embedding is float32\[32, 8\]"):
         standin.fit(folder, init=wider)
 
 

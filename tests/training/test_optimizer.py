@@ -62,7 +62,7 @@ def test_clip_off():
 
 def test_decay_pulls_matrices_and_tables_alone():
     params = {
-        "items": {"embedding": jnp.ones((3, 2)), "bias": jnp.ones(3), "mean": jnp.ones(2)},
+        "item": {"embedding": jnp.ones((3, 2)), "bias": jnp.ones(3), "mean": jnp.ones(2)},
         "layers": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones((2, 2)), "scale": jnp.ones(2)},
         "tokens": jnp.ones((1, 2)),
     }
@@ -75,9 +75,9 @@ def test_decay_pulls_matrices_and_tables_alone():
         for name, u in optimizer.leaves.flatten(updates).items()
     }
     assert moved == {
-        "items/bias": False,
-        "items/embedding": True,
-        "items/mean": False,
+        "item/bias": False,
+        "item/embedding": True,
+        "item/mean": False,
         "layers/bias": False,
         "layers/kernel": True,
         "layers/scale": False,

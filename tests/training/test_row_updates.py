@@ -149,7 +149,7 @@ def test_a_bias_moves_by_accumulators_of_its_own(rule):
         None, None, optimizer_lib.adamw(config), ModelConfig(item_bias=True), config, mesh
     )
     bias = jnp.arange(6.0)
-    params = {"items": {"embedding": jnp.ones((6, 2)), "bias": bias}, "kernel": jnp.ones((2, 2))}
+    params = {"item": {"embedding": jnp.ones((6, 2)), "bias": bias}, "kernel": jnp.ones((2, 2))}
     opt_state = update.init(params)
     g = np.asarray([0.0, 0.5, -2.0])  # of rows 0, 2, 4; nothing reaches row 0
     expected, total, mu, nu = np.arange(6.0)[[0, 2, 4]], np.zeros(3), np.zeros(3), np.zeros(3)
@@ -169,10 +169,10 @@ def test_a_bias_moves_by_accumulators_of_its_own(rule):
             t = step + 1
             move = mu / (1 - 0.9**t) / (np.sqrt(nu / (1 - 0.999**t)) + 1e-8)
         expected = expected - float(optimizer_lib.schedule(config)(step)) * move
-    np.testing.assert_allclose(params["items"]["bias"][np.asarray([0, 2, 4])], expected, rtol=1e-6)
+    np.testing.assert_allclose(params["item"]["bias"][np.asarray([0, 2, 4])], expected, rtol=1e-6)
     others = np.asarray([1, 3, 5])
-    np.testing.assert_array_equal(params["items"]["bias"][others], bias[others])
-    np.testing.assert_array_equal(params["items"]["embedding"], np.ones((6, 2)))
+    np.testing.assert_array_equal(params["item"]["bias"][others], bias[others])
+    np.testing.assert_array_equal(params["item"]["embedding"], np.ones((6, 2)))
     paths = jax.tree_util.tree_leaves_with_path(opt_state["rows"])
     assert all(table.has_item_rows(path_name(path)) for path, _ in paths)
     assert len(paths) == (2 if rule == "adagrad" else 4)
@@ -189,9 +189,9 @@ def test_every_sampled_loss(kind):
 def test_other_rows_keep_every_bit():
     config, model = train_config("adam"), model_of()
     key = jax.random.fold_in(jax.random.key(0), 0)
-    before = np.asarray(jax.jit(model.init)(key)[table.ITEMS][table.EMBEDDING])
+    before = np.asarray(jax.jit(model.init)(key)[table.ITEM][table.EMBEDDING])
     state, _ = run(config, model, steps=1)
-    after = np.asarray(state.params[table.ITEMS][table.EMBEDDING])
+    after = np.asarray(state.params[table.ITEM][table.EMBEDDING])
     rng = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 1), 0)
     drawn = np.asarray(model.negatives(rng, None).ids)
     seen = np.union1d(batch_at(0).items, drawn)

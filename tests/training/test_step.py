@@ -75,16 +75,16 @@ def test_every_mesh_computes_the_same(single, data, model):
     np.testing.assert_allclose(
         [m.scalars["loss"] for m in other_trace], [m.scalars["loss"] for m in trace], rtol=1e-5
     )
-    table = other.params["items"]["embedding"]
+    table = other.params["item"]["embedding"]
     assert table.sharding.shard_shape(table.shape)[0] == (standin.ITEMS + 1) // model
-    moments = other.opt_state[0].mu["items"]["embedding"]
+    moments = other.opt_state[0].mu["item"]["embedding"]
     assert moments.sharding == table.sharding
-    np.testing.assert_allclose(table, state.params["items"]["embedding"], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(table, state.params["item"]["embedding"], rtol=1e-4, atol=1e-5)
 
 
 def test_a_batch_without_targets_is_no_division_by_zero():
     def nothing(params, batch, **kwargs):
-        total = jnp.sum(params["items"]["embedding"]) * 0
+        total = jnp.sum(params["item"]["embedding"]) * 0
         return total, total, {}
 
     mesh = mesh_lib.make_mesh(MeshConfig(data=1))

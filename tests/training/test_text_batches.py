@@ -213,7 +213,7 @@ def test_gradients_are_those_of_encoding_inside_the_loss(run, params):
         assert np.asarray(leaf).any(), name  # it reaches every part of the tower
     tokens = (g["compressor"]["tokens"] for g in (gradients, expected))
     np.testing.assert_allclose(*tokens, atol=2e-5)
-    assert not np.asarray(gradients["items"]["embedding"]).any()
+    assert not np.asarray(gradients["item"]["embedding"]).any()
 
 
 @pytest.mark.slow
@@ -247,10 +247,10 @@ def test_training_resumes_and_leaves_a_table_of_its_tower(run, tmp_path):
     params, tower = kept["whole"]
     for item in (3, 7):
         np.testing.assert_allclose(
-            params["items"]["embedding"][item], alone(run, tower, item), atol=1e-5
+            params["item"]["embedding"][item], alone(run, tower, item), atol=1e-5
         )
     # items without text stand at the mean; the equality of states holds as for ids
-    np.testing.assert_array_equal(params["items"]["embedding"][5], params["items"]["mean"])
+    np.testing.assert_array_equal(params["item"]["embedding"][5], params["item"]["mean"])
     batch = batch_at(11, run.layout)
     masked = run.model.predict(params, batch)
     cached = states.predict_cached(run.model, params, batch)
@@ -307,10 +307,10 @@ def test_adapters_leave_the_weights_of_the_tower_as_they_are(folder, tmp_path):
     encoded = item_towers.encode_catalog(plain, COLUMNS, tmp_path / "vectors")
     like = jax.eval_shape(run.model.init, jax.random.key(0))
     _, params = checkpoint.load_params(tmp_path / "run" / "checkpoints", like, "latest")
-    np.testing.assert_allclose(encoded.vectors[1:5], params["items"]["embedding"][1:5], atol=1e-5)
+    np.testing.assert_allclose(encoded.vectors[1:5], params["item"]["embedding"][1:5], atol=1e-5)
     # a cold item gets its vector from the exported tower
     more = text_table.append_items(
         params, item_towers.encode_catalog(plain, {"title": ["a b"]}, tmp_path / "vectors").vectors
     )
-    embedding = more["items"]["embedding"]
-    np.testing.assert_allclose(embedding[-1], params["items"]["embedding"][3], atol=1e-5)
+    embedding = more["item"]["embedding"]
+    np.testing.assert_allclose(embedding[-1], params["item"]["embedding"][3], atol=1e-5)
