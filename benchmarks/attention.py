@@ -83,7 +83,7 @@ def measure(
     heads: int,
     head_width: int,
     repeats: int,
-    least_s: float = 0.2,
+    min_turn_s: float = 0.2,
 ) -> dict[str, Any]:
     """One table row: every backend on the same random inputs (`timing.turns`).
 
@@ -108,7 +108,7 @@ def measure(
             for backend, program in programs.items()
         },
         repeats=repeats,
-        least_s=least_s,
+        min_turn_s=min_turn_s,
     )
     faster = {
         name: timing.times_faster(samples[f"{name} dense"], samples[f"{name} blocked"])

@@ -38,7 +38,7 @@ def get_config(mode: str = "compressed") -> Config:
     config.model.layers = 2
     config.model.heads = 2
     if mode == "discover":
-        # what comes back teaches the taste of a household only where no count explains it
+        # repeat purchases teach the taste of a household only where no count explains them
         config.model.item_bias = True
         config.eval.filter_seen = True
     else:

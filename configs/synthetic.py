@@ -44,7 +44,7 @@ def get_config(mode: str = "compressed") -> Config:
     config.data.min_item_events = 1
     config.layout.segment_size = 50
     config.model.repeat_half_lives, config.model.repeat_half_times = (0.0,), ()
-    # nothing to overfit in generated data, and its times tell nothing
+    # generated data cannot be overfitted, and its times carry no information
     config.model.dropout = config.model.embed_dropout = 0.0
     config.model.hstu.time_bias = False
     config.loss.negatives = 200

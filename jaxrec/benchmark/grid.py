@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import json
-import os
 import pathlib
 import sys
 import tempfile
@@ -17,6 +16,7 @@ import numpy as np
 from jaxrec.benchmark import timing
 from jaxrec.benchmark.grid_config import WITH_TOKENS, GridConfig, key_of
 from jaxrec.benchmark.grid_methods import Request, Shape, request, training
+from jaxrec.runtime import workdir
 from jaxrec.types import Json
 
 TIMING = (
@@ -231,9 +231,7 @@ def fail(row: Json, error: Exception, prefix: str = "") -> None:
 
 def write_json(path: pathlib.Path, value: Json | list[Json]) -> None:
     """Writes a JSON file, whole or not at all."""
-    draft = path.with_name(path.name + ".part")
-    draft.write_text(json.dumps(value, indent=1) + "\n")
-    os.replace(draft, path)
+    workdir.write_text(path, json.dumps(value, indent=1) + "\n")
 
 
 @contextlib.contextmanager

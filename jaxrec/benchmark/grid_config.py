@@ -102,7 +102,10 @@ def load(text: str, overrides: Sequence[str] = ()) -> GridConfig:
     """
     config = config_file.get_config(text, hint="; see configs/bench_*.py")
     if not isinstance(config, GridConfig):
-        raise ConfigError(f"--config={text}: needs a function get_config() of a GridConfig")
+        raise ConfigError(
+            f"--config={text}: get_config returned a {type(config).__name__}, needed is a "
+            "GridConfig, as in configs/bench_quick.py"
+        )
     for override in overrides:
         _override(config, override)
     return validate(config)

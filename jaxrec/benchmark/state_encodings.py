@@ -38,7 +38,7 @@ def ranks(
     0 is the best rank. histories: dense items and model times, at least two events each.
     """
     compress = jax.jit(functools.partial(states.compress, rec.model))
-    ask = jax.jit(functools.partial(_ask, rec.model))
+    query = jax.jit(functools.partial(_query, rec.model))
     index = rec.model.item_index(rec.params)
     order = np.argsort([len(items) for items, _ in histories], kind="stable")
     result = {encoding: np.zeros(len(histories), np.int64) for encoding in encodings}
@@ -57,13 +57,13 @@ def ranks(
         state = state_rows.to_host(compress(rec.params, items, times, lengths))
         for encoding in encodings:
             decoded = decode_state(encode_state(state, encoding), encoding)
-            queries, history = ask(rec.params, decoded, now)
+            queries, history = query(rec.params, decoded, now)
             best = ranking.rank_of_targets(queries, index, target, history=history)
             result[encoding][batch] = np.asarray(best)[: len(batch)]
     return result
 
 
-def _ask(
+def _query(
     model: Model, params: Params, state: UserState, now: jax.Array
 ) -> tuple[Queries, HistoryItems | None]:
     return states.query(model, params, state, now), states.history_items(model, state)

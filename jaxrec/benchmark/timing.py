@@ -19,10 +19,10 @@ def interleaved(
     *,
     repeats: int = 7,
     warmup: int = 2,
-    least_s: float = 0.0,
+    min_turn_s: float = 0.0,
 ) -> dict[str, dict[str, float]]:
     """Per name the `summary` of `turns`."""
-    samples = turns(functions, repeats=repeats, warmup=warmup, least_s=least_s)
+    samples = turns(functions, repeats=repeats, warmup=warmup, min_turn_s=min_turn_s)
     return {name: summary(values) for name, values in samples.items()}
 
 
@@ -31,7 +31,7 @@ def turns(
     *,
     repeats: int = 7,
     warmup: int = 2,
-    least_s: float = 0.0,
+    min_turn_s: float = 0.0,
 ) -> dict[str, list[float]]:
     """Seconds per call of each function, one value per turn.
 
@@ -39,7 +39,7 @@ def turns(
     them alike. Each call is waited for (`block_until_ready`); inputs should already be on the
     device. The first `warmup` turns are left out.
 
-    least_s: a function is called again until its turn has lasted this long, and the turn's mean
+    min_turn_s: a function is called again until its turn has lasted this long, and the turn's mean
     counts. A single short call would measure one moment of a busy machine, not the average.
     """
     samples: dict[str, list[float]] = {name: [] for name in functions}
@@ -47,7 +47,7 @@ def turns(
         for name, function in functions.items():
             calls, elapsed = 0, 0.0
             start = time.perf_counter()
-            while not calls or elapsed < least_s:
+            while not calls or elapsed < min_turn_s:
                 jax.block_until_ready(function())
                 elapsed, calls = time.perf_counter() - start, calls + 1
             if turn >= warmup:

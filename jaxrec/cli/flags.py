@@ -8,7 +8,6 @@ program with one line and exit status 2 instead of a traceback. Nothing here imp
 """
 
 import dataclasses
-import difflib
 import pathlib
 import re
 import signal
@@ -16,12 +15,18 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
-from jaxrec.config import Config, lookup, validate
+from jaxrec.config import Config, check_key, lookup, validate
 from jaxrec.config.option import Option, group_of, option_of
 from jaxrec.config.recipe import load_recipe, recipe_file
 from jaxrec.errors import ConfigError, JaxrecError
 
 _HELP = ("-h", "--help", "--helpshort", "--helpfull")
+# what Python and absl say of a value of another type -> what to give instead
+_WRONG_TYPE = {
+    r"invalid literal for int\(\)": "an integer",
+    "could not convert string to float": "a number",
+    r"\('Non-boolean argument": "True or False",
+}
 
 
 def run(
@@ -97,7 +102,7 @@ def check_overrides(arguments: Sequence[str]) -> None:
     for argument in arguments:
         match = re.match(r"--?(?:no)?config\.([^=\[]+)", argument)
         if match:
-            _check_key(match[1])
+            check_key(Config(), match[1])
 
 
 def describe(recipe: str | None = None) -> str:
@@ -153,30 +158,16 @@ def _check_class(config: object) -> None:
         )
 
 
-def _check_key(key: str) -> None:
-    """Walks the dataclasses along a dotted key."""
-    node: object = Config()
-    walked = ""
-    for name in key.split("."):
-        names = [f.name for f in dataclasses.fields(node)] if dataclasses.is_dataclass(node) else []
-        if name not in names:
-            close = difflib.get_close_matches(name, names, 1)
-            hint = f" Did you mean {walked}{close[0]}?" if close else ""
-            known = f"known are {', '.join(names)}" if names else f"{walked[:-1]} is a single value"
-            raise ConfigError(f"unknown config key {walked}{name}: {known}.{hint}")
-        node, walked = getattr(node, name), f"{walked}{name}."
-    if dataclasses.is_dataclass(node):
-        first = dataclasses.fields(node)[0].name
-        raise ConfigError(f"{key} is a group: set one of its keys, such as {key}.{first}")
-
-
 def _reason(text: str) -> str:
     """The message at the bottom of an absl flag error, without traceback and class name."""
     text = text.removesuffix("Pass --helpshort or --helpfull to see help on flags.").strip()
     if "Traceback" in text:
         text = text.splitlines()[-1].strip()
         text = re.sub(r"^[\w.]+(?:Error|Exception): ", "", text)
-    return re.sub(r"^flag (--[\w.]+=)", r"\1", text)
+    text = re.sub(r"^flag (--[\w.]+=)", r"\1", text)
+    for pattern, needed in _WRONG_TYPE.items():
+        text = re.sub(rf": {pattern}.*", f": {needed} is needed", text)
+    return text
 
 
 def _fail(argv: Sequence[str], error: Exception) -> NoReturn:

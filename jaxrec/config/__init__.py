@@ -22,8 +22,8 @@ from jaxrec.config.fields import (
     TrainConfig,
 )
 from jaxrec.config.recipe import load_recipe, recipe_argument
-from jaxrec.config.rules import BOUNDS, CHOICES, check_types, lookup
 from jaxrec.config.serialization import build, digest, from_json, to_json
+from jaxrec.config.value_checks import BOUNDS, CHOICES, check_key, check_types, lookup
 from jaxrec.errors import ConfigError
 
 __all__ = [
@@ -45,6 +45,7 @@ __all__ = [
     "TextsConfig",
     "TrainConfig",
     "build",
+    "check_key",
     "check_types",
     "digest",
     "from_json",

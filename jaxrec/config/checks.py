@@ -8,7 +8,7 @@ import zoneinfo
 from collections.abc import Sequence
 
 from jaxrec.config.fields import Config
-from jaxrec.config.rules import check_values, lookup
+from jaxrec.config.value_checks import check_values, lookup
 from jaxrec.errors import ConfigError
 
 # data sets that nothing downloads or generates
@@ -256,7 +256,7 @@ def _check_table_update(config: Config) -> None:
 
 
 def _check_training(config: Config) -> None:
-    """Keys of training that are written as texts."""
+    """Keys of training whose strings have a syntax: patterns, step ranges, metrics."""
     train = config.train
     for pattern in train.frozen:
         try:

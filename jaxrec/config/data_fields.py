@@ -125,7 +125,7 @@ class LayoutConfig:
     tokens: int = option(4, "k, compressed tokens per segment.", low=1)
     max_segments: int = option(4, "S, segments that are kept; older ones are dropped.", low=1)
     recent_min: int = option(
-        1, "r_min, least recent items; the window holds up to r_min + n - 1.", low=0
+        1, "r_min, minimum items of the recent window; it holds up to r_min + n - 1.", low=0
     )
     positions: str = option(
         "segment",

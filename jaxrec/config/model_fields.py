@@ -140,7 +140,7 @@ class ModelConfig:
         high=2**31 - 2,
     )
     item_bias: bool = option(
-        False, "Every item has a learned score of its own, at first its log-popularity."
+        False, "Add a learned bias per item to scores; it starts at the item's log-popularity."
     )
     layers: int = option(4, "L, blocks of the encoder.", low=1)
     heads: int = option(4, "N, attention heads; must divide model.width.", low=1)

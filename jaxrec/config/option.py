@@ -18,10 +18,10 @@ _KEY = "option"  # of a field's metadata
 
 @dataclasses.dataclass(frozen=True)
 class Option:
-    """What is known about a key beside its type and default.
+    """Everything about a key except its type and default.
 
-    description: one line: meaning, unit, special values. choices: allowed values; () if the
-    key is no choice. low, high: inclusive bounds of a number; None is open.
+    description: one line: meaning, unit, special values. choices: allowed values; () for
+    any value. low, high: inclusive bounds of a number; None: unbounded.
     """
 
     description: str
@@ -71,7 +71,7 @@ def options(kind: type, prefix: str = "") -> Iterator[tuple[str, Option]]:
 
 
 def option_of(field: dataclasses.Field[object]) -> Option:
-    """What is known about a field's key; an empty description if it was declared otherwise."""
+    """The `Option` of a field; one without a description if it was not declared by `option`."""
     known = field.metadata.get(_KEY)
     return known if isinstance(known, Option) else Option("")
 

@@ -43,10 +43,14 @@ def load_recipe(recipe: str) -> Any:
 
 
 def recipe_file(name: str) -> pathlib.Path:
-    """The path of a recipe; raises ConfigError that lists the recipes beside a missing one."""
+    """The path of a recipe; raises ConfigError for a missing one.
+
+    The message lists the recipes beside it, or those of `configs/` for a name without a folder.
+    """
     path = pathlib.Path(name)
     if path.is_file() and path.suffix == ".py":
         return path
-    known = sorted(str(file) for file in path.parent.glob("*.py") if not file.stem.startswith("_"))
+    folder = path.parent if path.parent.name else pathlib.Path("configs")
+    known = sorted(str(file) for file in folder.glob("*.py") if not file.stem.startswith("_"))
     listed = f"; there are {', '.join(known)}" if known else ""
     raise ConfigError(f"--config={name}: not a Python file{listed}")

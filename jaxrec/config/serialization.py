@@ -36,7 +36,7 @@ def from_json(text: str) -> Config:
 def build(kind: type[Kind], values: object, prefix: str) -> Kind:
     """An instance of the configuration class `kind` from nested dicts; lists become tuples.
 
-    prefix: dotted place in the whole configuration, for errors. Raises ConfigError on an unknown
+    prefix: dotted path in the whole configuration, for errors. Raises ConfigError on an unknown
     key, and on a value where a group of keys is needed.
     """
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]

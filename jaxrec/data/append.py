@@ -1,7 +1,7 @@
 """Later events added to prepared data without reading, checking or sorting the old ones again.
 
 Users and items keep their numbers and new ones come after them, so a trained item table and stored
-user states stay valid. At one time old events come before new ones.
+user states stay valid. Among events of one time the old ones come first.
 """
 
 from typing import NamedTuple
@@ -48,15 +48,8 @@ def number(
     than `min_user_events`. All new events are held in memory (16 bytes each). Raises DataError when
     ids are of another type, or no event is left.
     """
-    for what, ids, known in (
-        ("items", spilled.items.ids, vocabulary.ids),
-        ("users", spilled.users.ids, users),
-    ):
-        if ids.dtype.kind != known.dtype.kind:
-            raise DataError(
-                f"{source}: ids of {what} are {ids.dtype}, those of the prepared data "
-                f"{known.dtype}. Convert them"
-            )
+    _check_kind("items", spilled.items.ids, vocabulary.ids, source)
+    _check_kind("users", spilled.users.ids, users, source)
     loaded = [buckets.load(bucket) for bucket in range(len(buckets))]
     counts = np.concatenate([events.counts for events in loaded])
     rank = np.concatenate([events.items for events in loaded])
@@ -78,13 +71,10 @@ def number(
             f"{source}: no new event is left: users and items that are not prepared yet need "
             "data.min_user_events and data.min_item_events new events"
         )
-    # a new item whose events all belonged to users that went keeps its number, never trained on
+    # a new item keeps its number even where all its events belong to dropped users: never trained
     order = np.argsort(known[owner[kept]], kind="stable")
     types = (*event_types, *(name for name in spilled.event_types if name not in event_types))
-    event = None
-    if types:
-        kinds = np.asarray([types.index(name) for name in spilled.event_types], np.uint8)
-        event = kinds[np.concatenate([np.asarray(events.event) for events in loaded])][kept][order]
+    event = _renumbered(loaded, spilled.event_types, types)[kept][order] if types else None
     return Later(
         Vocabulary(np.concatenate([vocabulary.ids, spilled.items.ids[fresh]])),
         np.concatenate([users, spilled.users.ids[newcomers]]),
@@ -94,6 +84,21 @@ def number(
         event,
         types,
     )
+
+
+def _check_kind(what: str, new: np.ndarray, prepared: np.ndarray, source: str) -> None:
+    """Raises DataError where new ids are text and the prepared ones integers, or vice versa."""
+    if new.dtype.kind != prepared.dtype.kind:
+        raise DataError(
+            f"{source}: ids of {what} are {new.dtype}, those of the prepared data "
+            f"{prepared.dtype}. Convert them"
+        )
+
+
+def _renumbered(loaded: list[Events], old: tuple[str, ...], new: tuple[str, ...]) -> np.ndarray:
+    """uint8 [N], types of the events numbered by `new`; they are stored as numbers in `old`."""
+    numbers = np.asarray([new.index(name) for name in old], np.uint8)
+    return numbers[np.concatenate([np.asarray(events.event) for events in loaded])]
 
 
 def parts_of(lengths: np.ndarray) -> list[int]:

@@ -1,4 +1,4 @@
-"""What serving must know of the data: raw item ids, popularity, where times count from.
+"""What serving needs to know about the data: raw item ids, popularity, origin of times.
 
 Training writes it into the run's folder as `catalog.npz`, so that a model is served where no
 data library is installed and the prepared data is not there.
@@ -28,7 +28,7 @@ class Catalog:
     vocabulary: raw item ids of dense ids 1..V. counts: int64 [V + 1], training events per item
     (entry 0 is padding). time_origin: seconds since 1970 that the model's times count from.
     text_users: user ids are text in the training data (else integers); 5 and "5" are different
-    users, so ids of the other kind are refused instead of being strangers.
+    users, so ids of the other kind are refused instead of being taken for unknown users.
     """
 
     vocabulary: Vocabulary
@@ -100,7 +100,7 @@ class Catalog:
         return relative.astype(np.int32)
 
     def save(self, folder: pathlib.Path) -> None:
-        """Writes `catalog.npz` as a whole, or leaves the one that is there."""
+        """Writes `catalog.npz` atomically: a failed write leaves the file that was there."""
         target = folder / FILE
         draft = folder / f".{FILE}.tmp"
         with draft.open("wb") as stream:

@@ -61,7 +61,7 @@ class Spilled:
 
 
 class Read(NamedTuple):
-    """What is known of a source after it was read.
+    """What is known about a source once it has been read.
 
     users, items: all distinct raw ids, sorted. rows: how many were read. event_types: names of the
     values of `event`. first: the earliest time, in seconds since 1970.

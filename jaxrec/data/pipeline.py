@@ -42,7 +42,8 @@ def train_batches(
     batch_size: rows of the *global* batch. Each of `process_count` processes gets its own
         `batch_size // process_count` rows of it; put together in process order they are the
         batch of a single process.
-    workers: reading threads; 0 reads when asked. worker_processes: grain processes instead.
+    workers: reading threads; 0: read on demand. worker_processes: grain processes that read
+        instead of the threads; 0: none.
 
     Users come up in proportion to the windows their training events fill. Windows are cut by
     `windows.train_cuts`. Starting late costs nothing: earlier batches are not made.
@@ -105,7 +106,7 @@ def eval_batches(
     Rows are those of `windows.eval_cuts`, ordered by user; padding rows (user -1) fill the last
     batch. Everything before a target is input, validation events before test targets included.
 
-    users: dense indices of the users to evaluate, in this order (default: all).
+    users: int [M], dense indices of the users to evaluate, in this order (default: all).
     recent_only: complete segments absent, the recent window as full as it can be.
     num_segments: lay out more complete segments than `max_segments` (compressed mode).
     batch_size, process_index, process_count: as in `train_batches`.

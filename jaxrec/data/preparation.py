@@ -36,7 +36,7 @@ from jaxrec.types import Json
 
 FORMAT = 2  # of the folder; raise it when its content changes
 MARKER = "complete.json"
-# settings of where data lies and how it is read, not of what it is
+# settings that say where data is and how it is read, and do not change its content
 PLACE_KEYS = ("cache_dir", "workers", "worker_processes", "prepare_workers", "path", "items_path")
 SPLIT_KEYS = ("split", "holdout", "validation_time", "test_time")
 
@@ -55,7 +55,7 @@ def prepare(
     """
     root = Path(config.cache_dir or folder)
     base: Prepared | None = None
-    # every later file is added to what is there without it
+    # each appended file extends the data prepared without it
     for count in range(len(config.append) + 1):
         stage = dataclasses.replace(config, append=config.append[:count])
         settings = _settings(stage)

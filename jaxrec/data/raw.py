@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     import polars as pl
 
-CHUNK = 1 << 20  # rows of a chunk, about
+CHUNK = 1 << 20  # rows of a chunk, approximately
 
 
 class Names(NamedTuple):

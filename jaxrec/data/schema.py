@@ -57,7 +57,7 @@ def check(
 
     columns: column name -> array-like [N]. Ids are integers or text, times integers, floats
         (seconds since 1970) or datetime64.
-    source: how messages call the table. user, item, time: names of the columns.
+    source: name of the table in messages. user, item, time: names of the columns.
 
     Raises DataError: a missing column, a wrong type, nulls, ids beyond int64, negative times,
     times in milliseconds or smaller units, no rows.

@@ -2,8 +2,8 @@
 
 A `Cut` says per row which events are laid out where; `train_cuts` and `eval_cuts` decide it,
 `lay_out` gathers the events. Alignment is that of docs/method.md: a history of t events has
-c(t) = max(0, (t - r_min) // n) complete segments, event i stands in segment i // n, and the
-events behind segment c(t) are the recent window.
+c(t) = max(0, (t - r_min) // n) complete segments, event i is in segment i // n, and the events
+after the first c(t) segments are the recent window.
 
 Dimension letters: B rows, E item slots, S segments with the recent window, n segment size.
 """
@@ -57,9 +57,9 @@ def lay_out(
 
     items, times: int32 [N], the rows' histories (or the whole data set), one after the other.
     base: int64 [B], where in them event 0 of each row's history stands.
-    sizes: int64 [B], events of a row's complete segments (default: all that fit). What a shorter
-    segment leaves empty lies behind its events; the item before a gap predicts nothing, the
-    segment's last token does.
+    sizes: int64 [B], events of a row's complete segments (default: all that fit). The
+    empty slots of a shorter segment come after its events; the item before such a gap predicts
+    nothing, but the segment's last token does.
     """
     slots = np.arange(layout.num_items + 1)
     starts = layout.item_segment_starts
@@ -71,8 +71,8 @@ def lay_out(
     size = sizes[:, None]
     absent = (last - cut.segments)[:, None]  # complete segments that the row does not have
     in_recent = segment == last
-    # a gap at the end of a short segment has the time of the event before it, which so is the
-    # time of the segment's tokens
+    # a gap at the end of a short segment takes the time of the event before it, so that the
+    # segment's tokens have it too
     inside = np.where(in_recent[None], offset[None], np.minimum(offset[None], size - 1))
     event = cut.start[:, None] + (segment[None] - absent) * size + inside
     present = np.where(

@@ -26,7 +26,7 @@ class Headline(NamedTuple):
     state_bytes: int
 
 
-def of(table: Json) -> Headline | None:
+def from_table(table: Json) -> Headline | None:
     """The longest history of the table `length` with a compressed and a full run."""
     rows = [r for r in table["rows"] if r.get("recall_of_full") is not None]
     if not rows:
@@ -54,13 +54,15 @@ def sentence(headline: Headline) -> str:
 
 def tiles(headline: Headline) -> list[tuple[str, str, str]]:
     """Headline numbers as (number, what it is, source)."""
-    at = f"history of {headline.history:,} events, against full history of the same events"
-    who = f"{headline.users:,} users"
+    setting = f"history of {headline.history:,} events, against full history of the same events"
+    sample = f"{headline.users:,} users"
     if headline.seeds > 1:
-        who += f", {headline.seeds} seeds"
-    rows = [(percent(headline.compute), "FLOPs of a request", f"{at}; counted from the layout")]
+        sample += f", {headline.seeds} seeds"
+    rows = [
+        (percent(headline.compute), "FLOPs of a request", f"{setting}; counted from the layout")
+    ]
     for name, (ratio, low, high) in headline.quality.items():
-        interval = f"95 %: {100 * low:.1f} to {100 * high:.1f} %; {who}"
+        interval = f"95 %: {100 * low:.1f} to {100 * high:.1f} %; {sample}"
         rows.append((percent(ratio), f"{name} of full history", interval))
     size = f"{headline.state_bytes:,} B"
     return [*rows, (size, "kept per user", "K and V of the tokens, float32")]
@@ -84,13 +86,17 @@ def bench_tiles(rows: Sequence[Json]) -> list[tuple[str, str, str]]:
     row = paper_row(rows)
     if row is None:
         return []
-    at = f"{row['history']:,} events, {PAPER[0]} segments x {PAPER[1]} tokens"
+    setting = f"{row['history']:,} events, {PAPER[0]} segments x {PAPER[1]} tokens"
 
     def quartiles(low: float, high: float) -> str:
-        return f"{at}; {MEASURED} {100 * low:.1f} to {100 * high:.1f} %"
+        return f"{setting}; {MEASURED} {100 * low:.1f} to {100 * high:.1f} %"
 
     tiles = [
-        (percent(row["flops_ratio_analytic"]), "FLOPs of a request", f"{at}; counted from layout"),
+        (
+            percent(row["flops_ratio_analytic"]),
+            "FLOPs of a request",
+            f"{setting}; counted from layout",
+        ),
         (
             percent(row["time_ratio"]),
             "wall time of a request",

@@ -75,7 +75,7 @@ def write(output: pathlib.Path, bench: pathlib.Path | None) -> None:
 
 
 def load(folder: pathlib.Path) -> list[Json]:
-    """The tables of a folder, in the catalog's order."""
+    """The tables of a folder, in the registry's order."""
     files = [folder / f"{name}.json" for name in registry.EXPERIMENTS]
     return [result_table.read(file) for file in files if file.is_file()]
 
@@ -115,7 +115,7 @@ def document(
 def top(tables: Sequence[Json], report: Json | None) -> list[Block]:
     """Title, headline and headline numbers."""
     length = next((t for t in tables if t["experiment"] == "length"), None)
-    main = None if length is None else headline.of(length)
+    main = None if length is None else headline.from_table(length)
     blocks: list[Block] = []
     if length is None or main is None:
         blocks += [doc.Heading(TITLE, 1), doc.Text(INTRO)]

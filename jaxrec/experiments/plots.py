@@ -24,7 +24,7 @@ def check() -> None:
 
 
 def draw(plot: Json, rows: Rows) -> "Figure":
-    """The figure of one plot (a `table.Line` as JSON) of a table's rows.
+    """The figure of one plot (a `result_table.Line` as JSON) of a table's rows.
 
     Raises ConfigError where matplotlib is not installed.
     """
@@ -92,13 +92,13 @@ def _bars(axes: "Axes", plot: Json, rows: Rows) -> None:
     x, y = plot["x"], plot["y"]
     series = _series(plot, rows)
     labels = list(dict.fromkeys(str(r[x]) for r in rows))
-    wide = 0.8 / max(1, len(series))
+    width = 0.8 / max(1, len(series))
     for number, (name, points) in enumerate(series.items()):
-        place = [labels.index(str(r[x])) + (number - (len(series) - 1) / 2) * wide for r in points]
+        place = [labels.index(str(r[x])) + (number - (len(series) - 1) / 2) * width for r in points]
         axes.bar(
             place,
             [r[y] for r in points],
-            wide * 0.92,
+            width * 0.92,
             yerr=_errors(points, y),
             color=COLOURS[number % len(COLOURS)],
             error_kw={"elinewidth": 1, "capsize": 3},

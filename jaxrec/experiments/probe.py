@@ -71,13 +71,13 @@ def planted(session: Session, ranks: Ranks) -> np.ndarray:
     users, first = np.unique(ranks.user, return_index=True)
     for user, begin in zip(users.tolist(), first.tolist(), strict=True):
         returning, items = session.returning(user), session.history(user)
-        for at in range(begin, len(ranks.user)):
-            if ranks.user[at] != user:
+        for row in range(begin, len(ranks.user)):
+            if ranks.user[row] != user:
                 break
-            position = int(ranks.position[at])
+            position = int(ranks.position[row])
             if returning[position]:
-                seen = np.flatnonzero(items[:position] == ranks.item[at])
-                distance[at] = position - seen[-1] if len(seen) else 0
+                seen = np.flatnonzero(items[:position] == ranks.item[row])
+                distance[row] = position - seen[-1] if len(seen) else 0
     return distance
 
 

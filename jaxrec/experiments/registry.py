@@ -28,7 +28,7 @@ def protocol(lab: Lab, experiment: Experiment) -> Json:
     config, settings = lab.config, lab.config.experiments
     run = probe.run_of(config) if experiment.name == "probe" else lab.base
     users = f"{settings.users} at most" if settings.users else "all"
-    least = 0 if experiment.name == "probe" else settings.min_events
+    min_events = 0 if experiment.name == "probe" else settings.min_events
     targets = run.data.holdout
     if experiment.name in ("staleness", "forms"):
         targets = settings.last
@@ -38,7 +38,7 @@ def protocol(lab: Lab, experiment: Experiment) -> Json:
         "from all events before it",
         "targets": f"last {targets} events of a user",
         "ranking": "full catalog, seen items not filtered, ties count against the model",
-        "users": f"{users} of those with {least} events and more, the same for "
+        "users": f"{users} of those with {min_events} events and more, the same for "
         "every row; a user's metric is the mean over its targets",
         "training": f"{run.train.steps} steps of {run.train.batch_size}, best of the validations "
         f"every {run.train.eval_every}",

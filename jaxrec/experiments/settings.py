@@ -8,7 +8,6 @@ import argparse
 import ast
 import copy
 import dataclasses
-import difflib
 import json
 import pathlib
 import re
@@ -148,19 +147,10 @@ def override(config: object, text: str) -> None:
     if match is None:
         raise ConfigError(f"{text!r}: unknown argument; keys are set by --config.KEY=VALUE")
     key, raw = match.groups()
-    node, walked = config, ""
-    *groups, last = key.split(".")
-    for name in [*groups, last]:
-        names = [f.name for f in dataclasses.fields(node)] if dataclasses.is_dataclass(node) else []
-        if name not in names:
-            close = difflib.get_close_matches(name, names, 1)
-            hint = f" Did you mean {walked}{close[0]}?" if close else ""
-            known = f"known are {', '.join(names)}" if names else f"{walked[:-1]} is one value"
-            raise ConfigError(f"unknown config key {walked}{name}: {known}.{hint}")
-        parent, node, walked = node, getattr(node, name), f"{walked}{name}."
-    if dataclasses.is_dataclass(node):
-        raise ConfigError(f"{key} is a group: set one of its keys")
-    setattr(parent, last, _value(key, raw, node))
+    config_lib.check_key(config, key)
+    group, _, name = key.rpartition(".")
+    parent = config_lib.lookup(config, group) if group else config
+    setattr(parent, name, _value(key, raw, getattr(parent, name)))
 
 
 def _value(key: str, raw: str, old: object) -> object:

@@ -37,7 +37,7 @@ def aged_ranks(
     """
     compress = jax.jit(functools.partial(states.compress, model))
     extend = jax.jit(functools.partial(states.extend, model))
-    ask = jax.jit(functools.partial(_rank, model))
+    rank_targets = jax.jit(functools.partial(_rank, model))
     index = model.item_index(params)
     reach = max(ages) + last
     ranks = {
@@ -63,7 +63,7 @@ def aged_ranks(
                     STALE: old,
                 }
                 for name, state in served.items():
-                    rank = np.asarray(ask(params, index, state, moment, target))
+                    rank = np.asarray(rank_targets(params, index, state, moment, target))
                     ranks[name][batch, number, column] = rank[: len(batch)]
     return ranks
 
@@ -173,10 +173,10 @@ def _evaluated(lab: Lab, seed: int) -> dict[str, np.ndarray]:
 
     def make() -> dict[str, np.ndarray]:
         session = lab.session(config)
-        subject = session.trained_model()
+        trained = session.trained_model()
         users = lab.users(session.prepared)
         histories = stored.histories_of(session, users)
-        ranks = aged_ranks(subject.model, subject.params, histories, ages, last)
+        ranks = aged_ranks(trained.model, trained.params, histories, ages, last)
         flat = {name: rank.reshape(-1, len(ages)) for name, rank in ranks.items()}
         return flat | stored.targets(users, histories, last)
 

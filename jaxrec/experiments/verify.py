@@ -1,6 +1,6 @@
 """Makes rows of a results file again and compares them with what the file holds.
 
-    python -m jaxrec.experiments verify results/experiments/length.json [--row="compressed 449"]
+    python -m jaxrec.experiments verify results/experiments/length.json [--row="compressed 250"]
     python -m jaxrec.experiments verify results/completejourney.json [--row=compressed]
 
 A results file is JSON with `command` and `rows`, each row with `name` and figures:

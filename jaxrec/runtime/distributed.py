@@ -32,7 +32,7 @@ class _Cluster(TypedDict, total=False):
 
 
 class Place(NamedTuple):
-    """This process among those of the run.
+    """This process's position in the run.
 
     coordinator: `host:port` of process 0, or `auto`: JAX asks the cluster, and both numbers are
     None. processes: how many there are. process: number of this one.

@@ -68,7 +68,7 @@ def digest(x: Array) -> str:
 
 
 def difference(stored: Mapping[str, Stored], needed: Abstract) -> str:
-    """A line per leaf that keeps `needed` from being read from a checkpoint; empty: none does.
+    """One line per leaf that prevents reading `needed` from a checkpoint; empty: it can be read.
 
     stored: `tree/leaf` -> shape and dtype. needed: tree -> leaf path -> shape and dtype. Other
     trees of the checkpoint are ignored.

@@ -1,10 +1,10 @@
 """The device mesh and where every array lives on it.
 
 Three axes. `model` splits the rows of item tables, `fsdp` splits large dense parameters, and the
-batch is split over all of them: no device computes what another one does, whatever holds the
-parameters. What is split over which axis is defined once, in `LOGICAL_AXES`, `ITEM_ROWS` and
-`fsdp_dimension`; an unknown logical name raises instead of being left unsharded. Which parameters
-have a row per item is up to the caller (`jaxrec.model.parameters.has_item_rows`).
+batch is split over all of them: no two devices compute the same, wherever the parameters are. What
+is split over which axis is defined once, in `LOGICAL_AXES`, `ITEM_ROWS` and `fsdp_dimension`; an
+unknown logical name raises instead of being left unsharded. Which parameters have a row per item is
+up to the caller (`jaxrec.model.parameters.has_item_rows`).
 """
 
 import dataclasses
@@ -45,8 +45,8 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     """A (data, fsdp, model) mesh over `devices` (default: all of them).
 
     `mesh.data=0` takes the devices that the other axes leave. Sizes that do not divide the
-    devices raise ConfigError with the numbers. With all sizes given fewer devices than
-    there are may be used, in a single process only.
+    devices raise ConfigError with the numbers. With all sizes given, some
+    devices may stay unused, in a single process only.
     """
     devices = jax.devices() if devices is None else list(devices)
     count, others = len(devices), config.fsdp * config.model
@@ -97,13 +97,13 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def fsdp_dimension(shape: Sequence[int], devices: int) -> int | None:
     """The dimension of a dense parameter that `mesh.fsdp` splits; None: it is replicated.
 
-    The longest of the last two that divides; an earlier one counts the layers of a scan, which
-    every device needs one by one.
+    The longer of the last two that `devices` divides; an earlier dimension counts the layers of a
+    scan, which every device needs one by one.
     """
     if devices == 1 or len(shape) < 2 or math.prod(shape) < FSDP_MINIMUM:
         return None
-    able = [dim for dim in (len(shape) - 1, len(shape) - 2) if shape[dim] % devices == 0]
-    return max(able, key=lambda dim: shape[dim], default=None)
+    divisible = [dim for dim in (len(shape) - 1, len(shape) - 2) if shape[dim] % devices == 0]
+    return max(divisible, key=lambda dim: shape[dim], default=None)
 
 
 def splits_weights() -> bool:
@@ -226,7 +226,7 @@ def _by_item_rows(mesh: Mesh, name: str, shape: tuple[int, ...]) -> NamedShardin
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Of every field of a Batch: split over its users."""
+    """The sharding of every field of a Batch: its users split over all mesh axes."""
     return NamedSharding(mesh, spec("batch"))
 
 
@@ -241,7 +241,7 @@ def check_batch_size(mesh: Mesh, batch_size: int, key: str) -> None:
 
 
 def put_batch(mesh: Mesh, batch: Batch) -> Batch:
-    """A process's rows of a NumPy batch, as global arrays split over `data`."""
+    """A process's rows of a NumPy batch as global arrays split over all mesh axes."""
     sharding = NamedSharding(mesh, spec("batch"))
     return Batch(*(jax.make_array_from_process_local_data(sharding, np.asarray(x)) for x in batch))
 

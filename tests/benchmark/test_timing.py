@@ -37,7 +37,7 @@ def test_functions_take_turns_and_warm_up(clock):
 def test_a_short_call_fills_its_turn(clock):
     """One slow moment in a turn of four calls counts a quarter."""
     short = clock.work([1.0, 1.0, 1.0, 2.0])
-    timings = timing.turns({"short": lambda: [short()][:0]}, repeats=1, warmup=0, least_s=4.5)
+    timings = timing.turns({"short": lambda: [short()][:0]}, repeats=1, warmup=0, min_turn_s=4.5)
     assert timings == {"short": [5.0 / 4]}
 
 

@@ -46,6 +46,14 @@ def test_a_recipe_that_cannot_be_read_is_named(tmp_path, text, message):
         load_recipe(str(file))
 
 
+def test_a_name_without_folder_lists_the_recipes_of_configs(tmp_path, monkeypatch):
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "mine.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"mine: not a Python file; there are configs/mine\.py$"):
+        load_recipe("mine")
+
+
 def test_a_missing_recipe_lists_those_beside_it(tmp_path):
     (tmp_path / "mine.py").write_text("")
     (tmp_path / "_hidden.py").write_text("")

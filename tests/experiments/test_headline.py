@@ -14,12 +14,12 @@ def table(rows):
 
 
 def test_the_longest_history_is_the_headline():
-    result = headline.of(table(made_up.length_rows()))
+    result = headline.from_table(table(made_up.length_rows()))
     assert (result.history, result.compute, result.users, result.seeds) == (24, 3 / 24, 10, 2)
     assert result.quality["Recall@10"] == pytest.approx((0.9625, 0.9325, 0.9825))
     short = [row for row in made_up.length_rows() if "24" not in row["name"]]
-    assert headline.of(table(short)).history == 12
-    assert headline.of(table([row for row in short if row["series"] == "full"])) is None
+    assert headline.from_table(table(short)).history == 12
+    assert headline.from_table(table([row for row in short if row["series"] == "full"])) is None
 
 
 def row(method="compressed", **changes):
@@ -48,7 +48,7 @@ def test_the_documents_say_what_the_committed_tables_say():
         for name in ("experiments/length.json", "bench_cpu/report.json")
     )
     experiments = " ".join((root / "docs" / "experiments.md").read_text().split())
-    assert f"**{headline.sentence(headline.of(length))}**" in experiments
+    assert f"**{headline.sentence(headline.from_table(length))}**" in experiments
     readme = (root / "README.md").read_text()
     tiles = headline.bench_tiles(bench["rows"])
     assert len(tiles) == 3

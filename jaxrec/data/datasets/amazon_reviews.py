@@ -2,8 +2,8 @@
 
 2014: J. McAuley et al.: Image-based recommendations on styles and substitutes, SIGIR 2015; 143
 million reviews. `data.path`: "ratings only" CSV files, without a header, of user, item, rating and
-time in seconds (`ratings_Books.csv`). `data.items_path`: `meta_Books.json.gz`, one Python literal a
-line.
+time in seconds (`ratings_Books.csv`). `data.items_path`: `meta_Books.json.gz`, one Python literal
+per line.
 
 2023: Y. Hou et al.: Bridging language and items for retrieval and recommendation, arXiv 2403.03952;
 571 million reviews. `data.path`: JSON-lines files of reviews (`Books.jsonl.gz`: user_id,
@@ -82,10 +82,10 @@ def read(config: DataConfig, downloads: Path) -> Raw:
     types = dict.fromkeys(release.names[:2], "String") | {release.names.time: "Int64"}
     header = ("user", "item", "rating", "timestamp") if config.variant == "2014" else ()
     hint = f"Set data.path and data.variant to files of one release; {config.variant!r} is set"
-    form = files.Format(types=types, header=header, hint=hint)
+    file_format = files.Format(types=types, header=header, hint=hint)
 
     def chunks() -> Iterator[Chunk]:
-        for chunk in files.chunks(paths, release.names, form):
+        for chunk in files.chunks(paths, release.names, file_format):
             _check_order(chunk, release.names)
             yield chunk
 
@@ -116,7 +116,7 @@ def _items(config: DataConfig) -> list[Path]:
 
 
 def _check_order(chunk: Chunk, names: Names) -> None:
-    """The release of 2018 has item and user the other way round, without a header that tells."""
+    """The release of 2018 has item and user the other way round, without a header that says so."""
     users, items = (chunk.frame[name].drop_nulls().str.contains(ASIN) for name in ("user", "item"))
     if len(users) and users.all() and not items.any():
         raise DataError(

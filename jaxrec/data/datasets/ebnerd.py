@@ -45,7 +45,7 @@ LISTS = (
 )
 IMPRESSIONS = ("user_id", "impression_time", "article_ids_inview", "article_ids_clicked")
 TEXTS = ("title", "subtitle", "topics")
-FORM = files.Format(hint="Set data.path to an unpacked bundle of recsys.eb.dk")
+FORMAT = files.Format(hint="Set data.path to an unpacked bundle of recsys.eb.dk")
 USERS = 1 << 14  # histories unfolded at once
 
 
@@ -73,7 +73,7 @@ def read(config: DataConfig, downloads: Path) -> Raw:
                 yield chunk
 
     def texts() -> "Iterator[pl.DataFrame]":
-        for frame, _, _ in files.frames([_articles(config)], ("article_id", *TEXTS), FORM):
+        for frame, _, _ in files.frames([_articles(config)], ("article_id", *TEXTS), FORMAT):
             yield frame.rename({"article_id": "item"})
 
     _articles(config)
@@ -94,7 +94,7 @@ def _check_zone(chunk: Chunk, zoned: dict[bool, str]) -> None:
 def _history(file: Path) -> Iterator[Chunk]:
     import polars as pl
 
-    for frame, _, row in files.frames([file], ("user_id", *LISTS), FORM, rows=USERS):
+    for frame, _, row in files.frames([file], ("user_id", *LISTS), FORMAT, rows=USERS):
         sizes = frame.select(pl.col(LISTS).list.len().fill_null(0))
         if (sizes.min_horizontal() != sizes.max_horizontal()).any():
             first = int((sizes.min_horizontal() != sizes.max_horizontal()).arg_max() or 0)
@@ -109,7 +109,7 @@ def _history(file: Path) -> Iterator[Chunk]:
 def _clicks(file: Path) -> Iterator[Chunk]:
     import polars as pl
 
-    for frame, _, _ in files.frames([file], IMPRESSIONS, FORM):
+    for frame, _, _ in files.frames([file], IMPRESSIONS, FORMAT):
         clicked = frame.filter(pl.col("article_ids_clicked").list.len() > 0)
         unfolded = clicked.explode("article_ids_clicked")
         yield _events(unfolded, file, "article_ids_clicked", "impression_time")
@@ -143,5 +143,5 @@ def _articles(config: DataConfig) -> Path:
 def _inside(config: DataConfig, name: str) -> Path:
     file = Path(config.path) / name
     if not file.is_file():
-        raise DataError(f"data.path={config.path!r}: there is no {name} in it. {FORM.hint}")
+        raise DataError(f"data.path={config.path!r}: there is no {name} in it. {FORMAT.hint}")
     return file

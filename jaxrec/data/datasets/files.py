@@ -29,7 +29,7 @@ NUMBER = r"(?i)^[+-]?(?:\d+\.?\d*(?:e[+-]?\d+)?|\.\d+(?:e[+-]?\d+)?|nan|inf)$"
 
 
 class Format(NamedTuple):
-    """What is known of the files of a source.
+    """How to read the files of a source.
 
     types: column -> polars type name ("Int64", "String", ...); others are inferred. text: the files
     are comma or tab separated, whatever their ending. header: column names of CSV files without a
@@ -83,12 +83,12 @@ def fingerprint(files: Sequence[Path]) -> list[list[int | str]]:
     return prints
 
 
-def chunks(files: Sequence[Path], names: Names, form: Format = Format()) -> Iterator[Chunk]:  # noqa: B008
+def chunks(files: Sequence[Path], names: Names, file_format: Format = Format()) -> Iterator[Chunk]:  # noqa: B008
     """The events of all files, one file after the other."""
     columns = {names.user: "user", names.item: "item", names.time: "time", names.event: "event"}
     columns.pop("", None)
-    zones = _Zones(form)
-    for frame, file, row in frames(files, list(columns), form, zones=zones):
+    zones = _Zones(file_format)
+    for frame, file, row in frames(files, list(columns), file_format, zones=zones):
         kinds = f"{_types(frame.schema)}{ZONES[zones.zoned]}"
         yield Chunk(frame.rename(columns), str(file), row, kinds)
 
@@ -96,7 +96,7 @@ def chunks(files: Sequence[Path], names: Names, form: Format = Format()) -> Iter
 def frames(
     files: Sequence[Path],
     columns: Sequence[str],
-    form: Format = Format(),  # noqa: B008
+    file_format: Format = Format(),  # noqa: B008
     rows: int = CHUNK,
     zones: "_Zones | None" = None,
 ) -> Iterator[tuple["pl.DataFrame", Path, int]]:
@@ -106,17 +106,17 @@ def frames(
     differ from those of the files before it.
     """
     schema: pl.Schema | None = None
-    zones = zones or _Zones(form)
+    zones = zones or _Zones(file_format)
     for file in files:
         with guarded(file):
-            lazy = _scan(file, columns, form).select(columns)
-            own_schema = lazy.collect_schema()
-        if schema is not None and own_schema != schema:
+            lazy = _scan(file, columns, file_format).select(columns)
+            file_schema = lazy.collect_schema()
+        if schema is not None and file_schema != schema:
             raise DataError(
-                f"{file}: column types {_types(own_schema)} differ from those of {files[0]}: "
+                f"{file}: column types {_types(file_schema)} differ from those of {files[0]}: "
                 f"{_types(schema)}. Convert one of them"
             )
-        schema, row = own_schema, 0
+        schema, row = file_schema, 0
         with guarded(file):
             batches = lazy.collect_batches(chunk_size=rows, engine="streaming")
         while True:
@@ -154,12 +154,12 @@ class _CsvOptions(TypedDict):
     new_columns: list[str] | None
 
 
-def _scan(file: Path, columns: Sequence[str], form: Format) -> "pl.LazyFrame":
+def _scan(file: Path, columns: Sequence[str], file_format: Format) -> "pl.LazyFrame":
     """A lazy frame of the file that has at least `columns`."""
     import polars as pl
 
     name = file.name.lower()
-    if not form.text and not name.endswith(PARQUET + CSV + JSONL):
+    if not file_format.text and not name.endswith(PARQUET + CSV + JSONL):
         raise DataError(
             f"{file}: unknown kind of file. Known endings are {', '.join(PARQUET + CSV + JSONL)}"
         )
@@ -167,27 +167,27 @@ def _scan(file: Path, columns: Sequence[str], form: Format) -> "pl.LazyFrame":
         raise DataError(f"{file}: no such file")
     if not file.stat().st_size:
         raise DataError(f"{file}: the file is empty. Remove it or write it again")
-    types = {column: getattr(pl, kind) for column, kind in form.types.items()}
-    if not form.text and name.endswith(PARQUET):
+    types = {column: getattr(pl, kind) for column, kind in file_format.types.items()}
+    if not file_format.text and name.endswith(PARQUET):
         lazy = pl.scan_parquet(file, glob=False)
-        require(lazy.collect_schema().names(), columns, str(file), form.hint)
+        require(lazy.collect_schema().names(), columns, str(file), file_format.hint)
         return lazy
-    if not form.text and name.endswith(JSONL):
+    if not file_format.text and name.endswith(JSONL):
         lazy = pl.scan_ndjson(file, infer_schema_length=INFERENCE_ROWS)
-        require(lazy.collect_schema().names(), columns, str(file), form.hint)
+        require(lazy.collect_schema().names(), columns, str(file), file_format.hint)
         known = lazy.collect_schema()
         return pl.scan_ndjson(file, schema={c: types.get(c, known[c]) for c in columns})
     options: _CsvOptions = {
-        "separator": form.separator or ("\t" if ".tsv" in name else ","),
+        "separator": file_format.separator or ("\t" if ".tsv" in name else ","),
         "glob": False,
-        "has_header": not form.header,
+        "has_header": not file_format.header,
         "infer_schema": False,
-        "new_columns": list(form.header) or None,
+        "new_columns": list(file_format.header) or None,
     }
     plain = pl.scan_csv(file, **options)
-    require(plain.collect_schema().names(), columns, str(file), form.hint)
-    if not form.header:
-        types |= _kinds(file, plain, [c for c in columns if c not in types], form.times)
+    require(plain.collect_schema().names(), columns, str(file), file_format.hint)
+    if not file_format.header:
+        types |= _kinds(file, plain, [c for c in columns if c not in types], file_format.times)
         return pl.scan_csv(file, **options, schema_overrides=types)
     # overrides cannot name columns that are renamed by `new_columns`
     return plain.with_columns(pl.col(c).cast(kind) for c, kind in types.items() if c in columns)
@@ -237,26 +237,27 @@ ZONES = {None: "", True: ", times with a zone", False: ", times without a zone"}
 class _Zones:
     """Parses the time columns of a source; zoned: whether its times have a zone, None: unknown."""
 
-    def __init__(self, form: Format) -> None:
-        self.form = form
+    def __init__(self, file_format: Format) -> None:
+        self.file_format = file_format
         self.zoned: bool | None = None
 
     def read(self, frame: "pl.DataFrame", file: Path) -> "pl.DataFrame":
         import polars as pl
 
-        for column in self.form.times:
+        zone = self.file_format.zone
+        for column in self.file_format.times:
             series = frame[column]
             if series.dtype == pl.String:
                 series = self._parse(series, column, file)
             if series.dtype == pl.Date:
                 series = series.cast(pl.Datetime("ms"))
-            if self.form.zone and series.dtype == pl.Datetime and series.dtype.time_zone is None:  # type: ignore[attr-defined]
+            if zone and series.dtype == pl.Datetime and series.dtype.time_zone is None:  # type: ignore[attr-defined]
                 try:
-                    series = series.dt.replace_time_zone(self.form.zone, ambiguous="earliest")
+                    series = series.dt.replace_time_zone(zone, ambiguous="earliest")
                 except pl.exceptions.PolarsError as error:
                     raise DataError(
                         f"{file}: column {column!r} holds a time that does not exist in "
-                        f"data.time_zone={self.form.zone!r}: {error}"
+                        f"data.time_zone={zone!r}: {error}"
                     ) from error
             frame = frame.with_columns(series)
         return frame
@@ -275,7 +276,7 @@ class _Zones:
                 )
             self.zoned = bool(zoned.all())
         try:
-            zone = None if self.form.zone and not self.zoned else "UTC"
+            zone = None if self.file_format.zone and not self.zoned else "UTC"
             return texts.str.to_datetime(strict=True, time_zone=zone)
         except pl.exceptions.PolarsError as error:
             raise DataError(

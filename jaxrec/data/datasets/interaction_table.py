@@ -38,7 +38,7 @@ def read(config: DataConfig, downloads: Path) -> Raw:
     """The table's interactions and, with `data.items_path`, the items' texts."""
     names = Names(config.user_column, config.item_column, config.time_column, config.event_column)
     paths = files.find(config.path, "data.path")
-    form = files.Format(times=[config.time_column], zone=config.time_zone)
+    file_format = files.Format(times=[config.time_column], zone=config.time_zone)
     if config.text_columns and not config.items_path:
         raise DataError(
             f"data.text_columns={config.text_columns!r}: they are columns of the items table. "
@@ -49,7 +49,7 @@ def read(config: DataConfig, downloads: Path) -> Raw:
             f"data.items_path={config.items_path!r}: set data.text_columns to its text columns"
         )
     return Raw(
-        lambda: files.chunks(paths, names, form),
+        lambda: files.chunks(paths, names, file_format),
         names,
         config.path,
         config.time_unit,

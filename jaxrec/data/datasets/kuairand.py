@@ -29,7 +29,7 @@ VERSION = 1
 NAMES = Names("user_id", "video_id", "time_ms", "is_click, long_view")
 TYPES = dict.fromkeys(("user_id", "video_id", "time_ms", "is_click", "long_view"), "Int64")
 TEXTS = ("video_type", "upload_type", "tag")
-FORM = files.Format(
+FORMAT = files.Format(
     types=TYPES, hint="Set data.path to the data folder of KuaiRand-Pure, -1K or -27K"
 )
 
@@ -55,14 +55,16 @@ def read(config: DataConfig, downloads: Path) -> Raw:
             .then(pl.lit("click"))
             .otherwise(pl.lit("exposure"))
         )
-        for frame, file, row in files.frames(logs, list(TYPES), FORM):
+        for frame, file, row in files.frames(logs, list(TYPES), FORMAT):
             columns = frame.select(user="user_id", item="video_id", time="time_ms", event=kind)
             yield Chunk(columns, str(file), row)
 
     def texts() -> "Iterator[pl.DataFrame]":
-        form = files.Format(types={"video_id": "Int64"}, hint=FORM.hint)
-        form = form._replace(types={"video_id": "Int64", **dict.fromkeys(TEXTS, "String")})
-        for frame, _, _ in files.frames(videos, ("video_id", *TEXTS), form):
+        file_format = files.Format(types={"video_id": "Int64"}, hint=FORMAT.hint)
+        file_format = file_format._replace(
+            types={"video_id": "Int64", **dict.fromkeys(TEXTS, "String")}
+        )
+        for frame, _, _ in files.frames(videos, ("video_id", *TEXTS), file_format):
             yield frame.rename({"video_id": "item"})
 
     return Raw(chunks, NAMES, config.path, "ms", texts if videos else None)

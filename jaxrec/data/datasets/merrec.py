@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 VERSION = 1
 NAMES = Names("user_id", "product_id", "stime", "event_id")
 TEXTS = ("name", "brand_name", "c0_name", "c1_name", "c2_name")
-FORM = files.Format(
+FORMAT = files.Format(
     times=["stime"],
     hint="Set data.path to parquet shards of mercari-us/merrec as they were downloaded",
 )
@@ -47,13 +47,13 @@ def read(config: DataConfig, downloads: Path) -> Raw:
     shards = _files(config)
 
     def texts() -> "Iterator[pl.DataFrame]":
-        for frame, _, _ in files.frames(shards, ("product_id", *TEXTS), FORM._replace(times=())):
+        for frame, _, _ in files.frames(shards, ("product_id", *TEXTS), FORMAT._replace(times=())):
             # most rows repeat a product
             yield frame.unique("product_id", keep="first", maintain_order=True).rename(
                 {"product_id": "item"}
             )
 
-    return Raw(lambda: files.chunks(shards, NAMES, FORM), NAMES, config.path, texts=texts)
+    return Raw(lambda: files.chunks(shards, NAMES, FORMAT), NAMES, config.path, texts=texts)
 
 
 def _files(config: DataConfig) -> list[Path]:

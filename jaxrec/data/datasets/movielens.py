@@ -72,21 +72,23 @@ def read(config: DataConfig, downloads: Path) -> Raw:
     path = Path(config.path) if config.path else download(variant, downloads)
     source = f"{path}: {variant.ratings}"
     if variant.ratings.endswith(".csv"):
-        form, names = files.Format(), Names("userId", "movieId", "timestamp")
+        file_format, names = files.Format(), Names("userId", "movieId", "timestamp")
     else:
         # `::` is two separators with an empty column between them
         wide = variant.ratings.endswith(".dat")
         header = ("user", "_1", "item", "_3", "rating", "_5", "time") if wide else None
         names = Names("user", "item", "time")
-        form = files.Format(
+        file_format = files.Format(
             header=header or ("user", "item", "rating", "time"), separator=":" if wide else "\t"
         )
     types = dict.fromkeys(names[:3], "Int64")
-    form = form._replace(types=types, text=True, hint="Set data.variant to what the file is")
+    file_format = file_format._replace(
+        types=types, text=True, hint="Set data.variant to what the file is"
+    )
 
     def chunks() -> Iterator[Chunk]:
         with _extracted(path, variant, variant.ratings, downloads) as file:
-            rows = files.chunks([file], names, form)
+            rows = files.chunks([file], names, file_format)
             while (chunk := _next(rows, source)) is not None:
                 yield chunk._replace(source=source)
 

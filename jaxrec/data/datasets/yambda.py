@@ -37,7 +37,9 @@ KINDS = {"listens": "listen", "likes": "like", "dislikes": "dislike"} | {
     "undislikes": "undislike",
 }
 HALF = 50  # per cent of a track
-FORM = files.Format(hint="Set data.path to parquet files of yandex/yambda as they were downloaded")
+FORMAT = files.Format(
+    hint="Set data.path to parquet files of yandex/yambda as they were downloaded"
+)
 USERS = 1 << 10  # sequences unfolded at once
 
 
@@ -66,7 +68,7 @@ def _chunks(paths: list[Path]) -> Iterator[Chunk]:
         columns += ["played_ratio_pct"] if kind in (None, "listen") else []
         folded = isinstance(schema.get("item_id"), pl.List)
         lists = [column for column in columns if isinstance(schema.get(column), pl.List)]
-        for frame, _, row in files.frames([file], columns, FORM, USERS if folded else CHUNK):
+        for frame, _, row in files.frames([file], columns, FORMAT, USERS if folded else CHUNK):
             if folded:
                 _check_lengths(frame, lists, file, row)
                 frame = frame.filter(pl.col("item_id").list.len() > 0).explode(lists)

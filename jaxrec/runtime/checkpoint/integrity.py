@@ -67,7 +67,7 @@ def best_step(folder: pathlib.Path) -> int | None:
         except StructureError:
             raise
         except CheckpointError as error:
-            log.warning("%s; asking the next older checkpoint", error)
+            log.warning("%s; trying the next older checkpoint", error)
     return None
 
 

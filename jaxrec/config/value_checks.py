@@ -1,6 +1,7 @@
-"""Checks of single values: the type, choices and bounds of every key."""
+"""Checks of single keys and values: does the key exist, and are type, choices and bounds kept?"""
 
 import dataclasses
+import difflib
 import math
 from typing import Any
 
@@ -11,7 +12,7 @@ from jaxrec.errors import ConfigError
 CHOICES: dict[str, tuple[str, ...]] = {
     key: option.choices for key, option in options(Config) if option.choices
 }
-# inclusive bounds; None: open
+# inclusive bounds; None: unbounded
 BOUNDS: dict[str, Bounds] = {key: option.bounds for key, option in options(Config) if option.bounds}
 
 
@@ -22,8 +23,27 @@ def lookup(config: object, key: str) -> Any:
     return config
 
 
+def check_key(config: object, key: str) -> None:
+    """Raises ConfigError unless `key` is a dotted key of `config` that holds a value.
+
+    An unknown key is answered with the known ones, and the closest of them.
+    """
+    node, walked = config, ""
+    for name in key.split("."):
+        names = [f.name for f in dataclasses.fields(node)] if dataclasses.is_dataclass(node) else []
+        if name not in names:
+            close = difflib.get_close_matches(name, names, 1)
+            hint = f" Did you mean {walked}{close[0]}?" if close else ""
+            known = f"known are {', '.join(names)}" if names else f"{walked[:-1]} is one value"
+            raise ConfigError(f"unknown config key {walked}{name}: {known}.{hint}")
+        node, walked = getattr(node, name), f"{walked}{name}."
+    if dataclasses.is_dataclass(node):
+        first = dataclasses.fields(node)[0].name
+        raise ConfigError(f"{key} is a group: set one of its keys, such as {key}.{first}")
+
+
 def check_values(config: Config) -> None:
-    """Raises ConfigError where a value is not of its type, its choices or inside its bounds."""
+    """Raises ConfigError for a value of another type, not among its choices or out of bounds."""
     check_types(config, Config(), "")
     for key, allowed in CHOICES.items():
         value = lookup(config, key)
@@ -39,10 +59,10 @@ def check_values(config: Config) -> None:
 
 
 def check_types(config: object, default: Any, prefix: str) -> None:
-    """Raises ConfigError where a value is not of its default's type (an int is a float).
+    """Raises ConfigError for a value whose type is not its default's (an int may be a float).
 
-    config: instance of a configuration class. default: another one, whose values have the right
-    types. prefix: dotted place of both in the whole configuration, for errors.
+    config: instance of a configuration class. default: another instance, whose values have the
+    right types. prefix: dotted path of both in the whole configuration, for errors.
     """
     for field in dataclasses.fields(default):
         value, expected = getattr(config, field.name), getattr(default, field.name)
