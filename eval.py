@@ -25,7 +25,7 @@ from absl import flags as absl_flags
 
 from jaxrec.config import validate
 from jaxrec.errors import WorkdirError
-from jaxrec.evaluation import evaluator
+from jaxrec.evaluation import evaluator, rendering
 from jaxrec.runtime import workdir
 from jaxrec.session import Session
 
@@ -36,7 +36,7 @@ def main(flags: Any) -> None:
     config, folder = validate(flags.config), pathlib.Path(flags.workdir)
     if not folder.is_dir():
         raise WorkdirError(f"{folder}: no such run; train it first, or name its folder")
-    # what cannot work is refused before any work
+    # wrong row names and folders are refused before the work starts
     evaluator.chosen(config, bool(config.eval.full_workdir))
     workdir.check(folder, config)
     session = Session(config, folder)
@@ -46,7 +46,7 @@ def main(flags: Any) -> None:
     output = pathlib.Path(flags.output or folder / "results.json")
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(report, indent=2) + "\n")
-    print(evaluator.format_table(report))
+    print(rendering.format_table(report))
 
 
 if __name__ == "__main__":

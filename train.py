@@ -38,7 +38,7 @@ from jax.sharding import Mesh
 
 from jaxrec.config import Config
 from jaxrec.errors import JaxrecError
-from jaxrec.evaluation import evaluator
+from jaxrec.evaluation import rendering
 from jaxrec.model import cost
 from jaxrec.model.recommender import Model
 from jaxrec.runtime import chips, distributed, workdir
@@ -104,7 +104,7 @@ def train_and_evaluate(config: Config, folder: pathlib.Path, preemption: Preempt
         report = session.evaluate(say)
     if distributed.leader():
         workdir.write_text(folder / "results.json", json.dumps(report, indent=2) + "\n")
-        print(evaluator.format_table(report))
+        print(rendering.format_table(report))
 
 
 def cost_of_a_step(config: Config, model: Model, mesh: Mesh) -> StepCost:

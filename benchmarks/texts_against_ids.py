@@ -20,8 +20,7 @@ from jaxrec.config import Config
 from jaxrec.errors import ConfigError, JaxrecError
 from jaxrec.evaluation import evaluator, metrics, report
 from jaxrec.evaluation.intervals import bootstrap
-from jaxrec.evaluation.ranks import model_ranks
-from jaxrec.evaluation.report import Ranks
+from jaxrec.evaluation.ranks import Ranks, model_ranks
 from jaxrec.runtime import workdir
 from jaxrec.session import Session
 from jaxrec.types import Json

@@ -13,7 +13,7 @@ from jaxrec.config import Config, validate
 from jaxrec.data import pipeline
 from jaxrec.data.catalog import Catalog
 from jaxrec.errors import ConfigError
-from jaxrec.evaluation import evaluator
+from jaxrec.evaluation import evaluator, report
 from jaxrec.evaluation.ranks import model_ranks
 from jaxrec.interop import item_towers
 from jaxrec.layout import SegmentLayout
@@ -250,7 +250,7 @@ class Session:
                 lists=False,
             )
             return {
-                f"{metric}@{top}": float(evaluator.per_user(ranks, metric, top)[1].mean())
+                f"{metric}@{top}": float(report.per_user(ranks, metric, top)[1].mean())
                 for metric, top in metrics
             }
 

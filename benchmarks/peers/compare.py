@@ -21,8 +21,7 @@ from benchmarks.peers.exchange import Events, Json
 from benchmarks.peers.watch import METRIC
 from jaxrec.errors import WorkdirError
 from jaxrec.evaluation import baselines
-from jaxrec.evaluation.ranks import rule_ranks
-from jaxrec.evaluation.report import Ranks
+from jaxrec.evaluation.ranks import Ranks, rule_ranks
 from jaxrec.experiments import statistics
 from jaxrec.experiments.result_table import plain
 from jaxrec.runtime import environment, workdir

@@ -244,7 +244,9 @@ def _stored(
     columns = encode_state(state, encoding)
     if (state.pending != shape.window).any():
         raise ValueError(f"window of {state.pending[0]} events, {shape.window} expected")
-    compiled = rec.compiled.query.lower(rec.params, decode_state(columns, encoding), None).compile()
+    compiled = rec.compiled.query_states.lower(
+        rec.params, decode_state(columns, encoding), None
+    ).compile()
     flops = len(items) * cost.forward_flops(rec.config.model, rec.model.layout.request())
     row_bytes = state_rows.row_spec(rec.model, encoding, 0).row_bytes
     return Request(lambda: rec.queries(columns, encoding)[0], compiled, flops, row_bytes)

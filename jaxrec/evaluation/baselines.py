@@ -1,10 +1,10 @@
 """Recommenders without parameters, ranked like the models: popularity, recency, frequency.
 
-A personal rule puts the user's own items first and the rest of the catalog behind them, by
-popularity (the number of training events). The rules differ in how they order the user's items;
-ties between those are broken by recency. Equally popular items count against the rule in ranks and
-stand by id in lists. With the seen filter no personal item is a candidate, so every rule is
-popularity without the user's items.
+A personal rule puts the user's own items first and then the rest of the catalog by popularity (the
+number of training events). The rules differ in how they order the user's items; ties between those
+are broken by recency. Equally popular items count against the rule in ranks and are ordered by id
+in lists. With the seen filter no personal item is a candidate, so every rule reduces to popularity
+without the user's items.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,8 +1,8 @@
-"""Evaluation: every row ranks the same targets over the whole catalog.
+"""Evaluation: every row (a recommender) ranks the same targets over the whole catalog.
 
 Rows are named `compressed` (state, then the recent window), `masked` (one masked forward),
 `recent-only` (the same model shown only the recent window), `full` (a full-history model) and
-the rules of `baselines`. Figures are made in `report`.
+the rules of `baselines`. `report` turns ranks into metrics.
 """
 
 import dataclasses
@@ -25,15 +25,14 @@ from jaxrec.evaluation.ranks import (
     HistoryItemsOf,
     Predict,
     Progress,
+    Ranks,
     kinds_of,
     model_ranks,
     rule_ranks,
     targets_of,
     unranked,
 )
-from jaxrec.evaluation.report import Cost, Ranks, Row
-from jaxrec.evaluation.report import format_table as format_table
-from jaxrec.evaluation.report import per_user as per_user
+from jaxrec.evaluation.report import Cost, Row
 from jaxrec.model import cost, states
 from jaxrec.model.recommender import Model
 from jaxrec.runtime import mesh as mesh_lib
@@ -42,7 +41,8 @@ from jaxrec.types import Batch, Json, Params, Queries
 Say: TypeAlias = Callable[[str], None]
 
 PAUSE = 5.0  # seconds between two lines of progress
-CHECKED = 4, 32  # batches, and targets in each, whose scores are compared between the two paths
+CHECKED_BATCHES = 4  # batches in which the scores of the two paths are compared
+CHECKED_TARGETS = 32  # targets of each of these batches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +50,8 @@ class TrainedModel:
     """A trained model and the batches that evaluate it.
 
     recent_batches: the same targets without complete segments and with the recent window as
-    full as it can be, for the row `recent-only` of a compressed model. mesh: where params live,
-    when not on a single device; batches are split over it.
+    full as it can be, for the row `recent-only` of a compressed model. mesh: the devices of
+    params, when there are several; batches are split over them.
     """
 
     model: Model
@@ -62,10 +62,10 @@ class TrainedModel:
 
 
 def available(config: Config, full: bool) -> tuple[str, ...]:
-    """Row names that a run can print."""
+    """Names of the rows that a run can evaluate; full: with a full-history model beside it."""
     mode = config.layout.mode
-    own = {"compressed": ("compressed", "masked", "recent-only"), "full": ("full",)}
-    rows = own.get(mode, ("recent-only",))
+    model_rows = {"compressed": ("compressed", "masked", "recent-only"), "full": ("full",)}
+    rows = model_rows.get(mode, ("recent-only",))
     if full and "full" not in rows:
         rows = (*rows, "full")
     return (*rows, *baselines.rules(config.layout.recent))
@@ -90,9 +90,9 @@ def chosen(config: Config, full: bool) -> tuple[str, ...]:
 
 
 def predictor(name: str, model: Model, mesh: Mesh | None = None) -> Predict:
-    """The jitted prediction behind a model row.
+    """The jitted prediction of a model row.
 
-    mesh: users are split over its devices, and the queries known to all of them.
+    mesh: users are split over its devices, and the queries replicated on all of them.
     """
     cached = functools.partial(states.predict_cached, model)
     predict: Predict = cached if name == "compressed" else model.predict
@@ -107,14 +107,14 @@ def predictor(name: str, model: Model, mesh: Mesh | None = None) -> Predict:
 
 
 def history_items(model: Model, mesh: Mesh | None = None) -> HistoryItemsOf:
-    """The jitted `Model.history_items_before`, known to all devices of the mesh."""
+    """The jitted `Model.history_items_before`, replicated on all devices of the mesh."""
     if mesh is None:
         return jax.jit(model.history_items_before)
     return jax.jit(model.history_items_before, out_shardings=mesh_lib.replicated(mesh))
 
 
 def row_cost(name: str, model: Model) -> Cost:
-    """One request behind a model row, with the layout filled to its capacity."""
+    """Cost of one request to a model row, with the layout filled to its capacity."""
     config, layout = model.config, model.layout
     state = 0
     if name == "compressed":
@@ -130,11 +130,10 @@ def path_difference(trained: TrainedModel) -> float:
     cached = predictor("compressed", model, trained.mesh)
     masked = predictor("masked", model, trained.mesh)
     index = model.item_index(params, trained.mesh)
-    batches, count = CHECKED
     difference, largest = 0.0, 0.0
-    for batch, _ in zip(trained.batches(), range(batches), strict=False):
+    for batch, _ in zip(trained.batches(), range(CHECKED_BATCHES), strict=False):
         rows, slots, _ = targets_of(batch)
-        sample = slice(None, None, max(1, len(rows) // count))
+        sample = slice(None, None, max(1, len(rows) // CHECKED_TARGETS))
         places = rows[sample], slots[sample]
         history = model.history_items_before(batch, *places)
         by_state, by_forward = (
@@ -145,9 +144,9 @@ def path_difference(trained: TrainedModel) -> float:
             )[:, 1:]
             for predict in (cached, masked)
         )
-        # NumPy's maximum keeps what is not a number
-        apart = jnp.max(jnp.abs(by_state - by_forward), initial=0.0)
-        difference = float(np.maximum(difference, apart))
+        # np.maximum propagates NaN, the builtin max does not
+        gap = jnp.max(jnp.abs(by_state - by_forward), initial=0.0)
+        difference = float(np.maximum(difference, gap))
         largest = float(np.maximum(largest, jnp.max(jnp.abs(by_forward), initial=0.0)))
     return difference / largest if largest else difference
 

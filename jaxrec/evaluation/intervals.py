@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxrec.types import Array
 
+LEVEL = 0.95  # coverage of every interval
 BLOCK = 4_000_000  # resampled users in memory at a time
 
 
@@ -29,7 +30,6 @@ def bootstrap(
     seed: int = 0,
     *,
     weights: Array | None = None,
-    level: float = 0.95,
 ) -> Interval:
     """Mean over users and its percentile interval, users drawn with replacement.
 
@@ -38,14 +38,13 @@ def bootstrap(
       samples: number of resamples; with 0 the interval is NaN.
       seed: the same seed draws the same users, whatever the values.
       weights: [U], default equal.
-      level: coverage of the interval.
 
     Raises:
       ValueError: without users, or with other than one weight per user.
     """
     values, weights = _checked(values, weights)
     resampled = _resampled_means(values, weights, samples, seed)
-    return _interval(np.average(values, 0, weights), resampled, level)
+    return _interval(np.average(values, 0, weights), resampled)
 
 
 def paired_ratio(
@@ -55,7 +54,6 @@ def paired_ratio(
     seed: int = 0,
     *,
     weights: Array | None = None,
-    level: float = 0.95,
 ) -> Interval:
     """mean(a) / mean(b) over the same users and its interval; arguments as in `bootstrap`.
 
@@ -71,7 +69,7 @@ def paired_ratio(
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.average(a, 0, weights) / np.average(b, 0, weights)
         resampled = numerators / denominators
-    return _interval(_finite_or_nan(ratio), _finite_or_nan(resampled), level)
+    return _interval(_finite_or_nan(ratio), _finite_or_nan(resampled))
 
 
 def _finite_or_nan(values: np.ndarray) -> np.ndarray:
@@ -108,9 +106,9 @@ def _resampled_means(
     return np.concatenate(means)
 
 
-def _interval(center: np.ndarray, resampled: np.ndarray, level: float) -> Interval:
+def _interval(center: np.ndarray, resampled: np.ndarray) -> Interval:
     undefined = np.isnan(resampled).all(0)  # also where there is no resample at all
-    tail = 50 * (1 - level)
+    tail = 50 * (1 - LEVEL)
     rows = resampled if len(resampled) else np.zeros((1, *np.shape(center)))
     low, high = np.nanpercentile(np.where(undefined, 0.0, rows), [tail, 100 - tail], axis=0)
     return Interval(center, np.where(undefined, np.nan, low), np.where(undefined, np.nan, high))

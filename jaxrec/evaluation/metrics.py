@@ -20,8 +20,8 @@ def gain(name: str, ranks: ArrayT, k: int | None = None) -> ArrayT:
     """What each target contributes to a metric.
 
     Args:
-      name: `recall`: 1 among the first k (with one relevant item also the hit rate);
-        `ndcg`: 1 / log2(2 + rank) among the first k; `mrr`: 1 / (1 + rank) among the first k.
+      name: `recall`: 1 (with one relevant item also the hit rate); `ndcg`: 1 / log2(2 + rank);
+        `mrr`: 1 / (1 + rank); each 0 for ranks >= k.
       ranks: int [P], 0-based.
       k: length of the list; None is the whole catalog.
 

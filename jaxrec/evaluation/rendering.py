@@ -1,4 +1,4 @@
-"""The JSON value of an evaluation as text: a table for a terminal, Markdown, a page of them all."""
+"""Evaluation results as text: a table for a terminal, Markdown tables, a page of all results."""
 
 import json
 import pathlib
@@ -6,14 +6,14 @@ from typing import NamedTuple
 
 from jaxrec.types import Json
 
-COMPARED = ("recall", "ndcg")  # metrics whose ratio between rows is given, at HEADLINE
+COMPARED = ("recall", "ndcg")  # metrics that rows are compared by, at HEADLINE
 HEADLINE = 10  # list length of comparisons and of the printed table
 
 
 class Grouping(NamedTuple):
-    """Groups of users or targets that have figures of their own.
+    """A grouping of users or targets whose groups have metrics of their own.
 
-    key: where they stand in a row; counted: what is counted in a group; title: of their table.
+    key: of the groups in a row's JSON. counted: what a group consists of. title: of the table.
     """
 
     key: str

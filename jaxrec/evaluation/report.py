@@ -1,4 +1,4 @@
-"""From ranks to figures: metrics with intervals, comparisons, the cost of a request, the protocol.
+"""From ranks to results: metrics with intervals, comparisons, cost of a request, protocol.
 
 A user's metric is the mean over its targets; users count equally. Intervals resample users.
 `python -m jaxrec.evaluation.report` prints results again (`jaxrec.evaluation.rendering`).
@@ -20,6 +20,7 @@ from jaxrec.config import Config
 from jaxrec.data.datasets.synthetic import durable_items
 from jaxrec.evaluation import intervals, metrics
 from jaxrec.evaluation.intervals import Interval
+from jaxrec.evaluation.ranks import Ranks
 from jaxrec.evaluation.rendering import COMPARED, HEADLINE, format_table, markdown, page
 from jaxrec.layout import SegmentLayout
 from jaxrec.model import cost
@@ -27,24 +28,6 @@ from jaxrec.types import Json
 
 # The first of these rows that was evaluated is compared with every other row.
 LEADERS = ("compressed", "full", "recent-only")
-
-
-class Ranks(NamedTuple):
-    """Where a recommender ranks the targets: one entry per target.
-
-    user: int [P], dense index of the user.
-    position: int [P], index of the target in the user's history.
-    item: int [P], the target.
-    rank: int [P], 0-based; how many other candidates score at least as high.
-    lists: int [U, K], the recommendations at each user's first target, 0 where no candidate is
-        left; None when no lists were made.
-    """
-
-    user: np.ndarray
-    position: np.ndarray
-    item: np.ndarray
-    rank: np.ndarray
-    lists: np.ndarray | None
 
 
 class Cost(NamedTuple):
@@ -61,7 +44,7 @@ class Cost(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Metrics of some users or of some targets, and how many there are."""
+    """Metrics of a group of users or targets, and the size of the group."""
 
     size: int
     metrics: dict[str, Interval]
@@ -69,12 +52,12 @@ class Group(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What one recommender reached, and what a request costs it.
+    """The results of one recommender, and what a request costs it.
 
     metrics: by name such as `recall@10`, mean over users and interval.
     buckets: users grouped by the length of their history, such as `200-499`.
     kinds: targets grouped by what they are to the user, such as `never` (bought before).
-    coverage: share of the catalog that stands in anyone's list; None without lists.
+    coverage: share of the catalog that is in at least one list; None without lists.
     cost: None for a rule, which has no model.
     """
 
@@ -137,7 +120,7 @@ def summarise(
 
 
 def _by_length(lengths: np.ndarray, edges: Sequence[int]) -> dict[str, np.ndarray]:
-    """Label such as `0-99` or `1000+` -> bool [U], whose length lies between two edges."""
+    """Label such as `0-99` or `1000+` -> bool [U], users with a length in that range."""
     buckets = {}
     for low, high in itertools.pairwise([0, *edges, math.inf]):
         label = f"{low:g}+" if high == math.inf else f"{low:g}-{high - 1:g}"
@@ -179,7 +162,7 @@ def full_history(config: Config) -> Cost:
 
 
 def protocol(config: Config, num_items: int, *, users: int, targets: int) -> Json:
-    """What must stand beside a figure before it can be compared with another."""
+    """The evaluation protocol: what a reader needs to compare results with others."""
     data, layout, model, train = config.data, config.layout, config.model, config.train
     held_out = f"last {data.holdout} events" if data.split == "last" else "global temporal split"
     return {
@@ -194,7 +177,8 @@ def protocol(config: Config, num_items: int, *, users: int, targets: int) -> Jso
         "weighting": "mean over a user's targets, users equally",
         "sequence": f"{_sequence(config)} ({layout.mode})",
         "recent-only": f"newest {layout.recent} events before the last target of a row",
-        "interval": f"95 % bootstrap over users, {config.eval.bootstrap} samples",
+        "interval": f"{100 * intervals.LEVEL:g} % bootstrap over users, "
+        f"{config.eval.bootstrap} samples",
         "coverage": f"share of the catalog in the users' first {HEADLINE}, one list per user",
         "request time": "known" if model.request_time else "not used",
         "model": f"{model.backbone}, {model.layers} layers of width {model.width}; {train.steps} "
@@ -217,7 +201,7 @@ def _sequence(config: Config) -> str:
 
 
 def _chance(config: Config) -> dict[str, str]:
-    """What guessing reaches on the planted returns of synthetic data; empty for other data."""
+    """Recall of guessing on the planted returns of synthetic data; empty for other data."""
     if config.data.dataset != "synthetic":
         return {}
     durable = len(durable_items(config.data.synthetic))
@@ -261,7 +245,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         prog="python -m jaxrec.evaluation.report",
         description="Prints the JSON results of an evaluation.",
     )
-    parser.add_argument("files", nargs="*", help="what eval.py or train.py wrote")
+    parser.add_argument("files", nargs="*", help="JSON files of eval.py or train.py")
     parser.add_argument("--markdown", action="store_true", help="for a README")
     parser.add_argument("--page", metavar="FOLDER", help="all results of a folder as one page")
     args = parser.parse_args(argv)

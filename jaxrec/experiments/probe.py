@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxrec.config import Config
 from jaxrec.data.datasets import synthetic
-from jaxrec.evaluation.report import Ranks
+from jaxrec.evaluation.ranks import Ranks
 from jaxrec.experiments import statistics
 from jaxrec.experiments.quality import QUALITY, ROWS, K, full_of, recent_of
 from jaxrec.experiments.result_table import Cell, Experiment, Line, Values, spread

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from jaxrec.config import Config
-from jaxrec.evaluation.report import Ranks
+from jaxrec.evaluation.ranks import Ranks
 from jaxrec.experiments import statistics
 from jaxrec.experiments.result_table import Cell, Experiment, Line, Values, spread
 from jaxrec.experiments.runs import Lab, with_values

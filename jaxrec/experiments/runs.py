@@ -22,8 +22,7 @@ from jaxrec.data import pipeline
 from jaxrec.data.prepared import Prepared
 from jaxrec.errors import ConfigError, WorkdirError
 from jaxrec.evaluation import evaluator
-from jaxrec.evaluation.ranks import model_ranks
-from jaxrec.evaluation.report import Ranks
+from jaxrec.evaluation.ranks import Ranks, model_ranks
 from jaxrec.experiments.settings import ExperimentsConfig
 from jaxrec.model import recommender
 from jaxrec.runtime import mesh as mesh_lib

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from jaxrec import ranking
-from jaxrec.evaluation.report import Ranks
+from jaxrec.evaluation.ranks import Ranks
 from jaxrec.experiments import stored
 from jaxrec.experiments.quality import QUALITY, K, columns
 from jaxrec.experiments.result_table import Cell, Experiment, Line, Values

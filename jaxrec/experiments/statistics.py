@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxrec.evaluation import report
 from jaxrec.evaluation.intervals import Interval
-from jaxrec.evaluation.report import Ranks
+from jaxrec.evaluation.ranks import Ranks
 
 LEVEL = 0.95
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from jaxrec.benchmark import state_encodings
-from jaxrec.evaluation.report import Ranks
+from jaxrec.evaluation.ranks import Ranks
 from jaxrec.experiments.quality import QUALITY, K, columns
 from jaxrec.experiments.result_table import Cell, Experiment, Line, Values
 from jaxrec.experiments.runs import Lab, with_values

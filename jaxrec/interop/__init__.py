@@ -1,1 +1,1 @@
-"""Weights of other programs in this project's terms."""
+"""Weights of other programs, converted to and from this project's parameters."""

@@ -70,17 +70,17 @@ def read(path: str) -> dict[str, np.ndarray]:
 def convert(state: Mapping[str, np.ndarray], base: TextModel) -> Checkpoint:
     """Towers of a state dict whose language models are `base`.
 
-    Both towers may have a head or not, and the user tower its token embedding, which it does not
-    use. Raises WeightsError with every missing, unknown and mis-shaped name.
+    Heads are optional in both towers, and so is the token embedding of the user tower, which does
+    not use it. Raises WeightsError with every missing, unknown and mis-shaped name.
     """
     state = _unwrap(state)
     names = set(state)
     for name in (TOKEN, SCALE):
         if name not in state:
             raise WeightsError(f"no {name} in the checkpoint; found {_some(names)}")
-    other = [n for n in names if not n.startswith((ITEM, USER)) and n not in (TOKEN, SCALE)]
-    if other:
-        raise WeightsError(f"unknown names in the checkpoint: {_some(other)}")
+    unknown = [n for n in names if not n.startswith((ITEM, USER)) and n not in (TOKEN, SCALE)]
+    if unknown:
+        raise WeightsError(f"unknown names in the checkpoint: {_some(unknown)}")
     model = dataclasses.replace(base, tied=True)  # towers give vectors, a head is unused
     token = np.asarray(state[TOKEN], np.float32).reshape(-1)
     if token.shape != (base.config.width,):
@@ -141,7 +141,7 @@ def save_extras(
 
 
 def extras(folder: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """The stored ones of `token` [D] and `scale` [] beside an item tower. Raises WeightsError."""
+    """`token` [D] and `scale` [] beside an item tower, where stored. Raises WeightsError."""
     file = Path(folder) / EXTRAS
     if not file.is_file():
         return {}

@@ -1,4 +1,4 @@
-"""Catalogs beyond memory: an item's vector is the sum of two rows of a table that items share.
+"""Hashed catalogs, for more items than fit in memory: a vector is the sum of two shared rows.
 
     quotient   rows (i - 1) mod m and (i - 1) div m: m + V / m rows, and no two items have the same
                pair (quotient-remainder trick, arXiv 1909.02107, section 3; its sum variant)
@@ -8,8 +8,6 @@
 
 Row 0 is padding in both. Everything here works on ids: no array has a row per item.
 """
-
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,15 +33,15 @@ def rows_of(config: ModelConfig, ids: Array) -> jax.Array:
     ids = jnp.asarray(ids, jnp.int32)
     if config.item_hash == "hash":
         size = jnp.uint32(config.item_rows)
-        found = [(_mixed(ids, seed) % size).astype(jnp.int32) for seed in SEEDS]
+        buckets = [(_mixed(ids, seed) % size).astype(jnp.int32) for seed in SEEDS]
     else:
         size = jnp.int32(config.item_rows)
-        found = [(ids - 1) % size, config.item_rows + (ids - 1) // size]
-    rows = jnp.stack(found, axis=-1) + 1
+        buckets = [(ids - 1) % size, config.item_rows + (ids - 1) // size]
+    rows = jnp.stack(buckets, axis=-1) + 1
     return jnp.where((ids == PAD)[..., None], PAD, rows)
 
 
-def vectors(config: ModelConfig, table: Any, ids: Array) -> jax.Array:
+def vectors(config: ModelConfig, table: jax.Array, ids: Array) -> jax.Array:
     """[..., W] item vectors of ids [...] from the shared rows [R, W]."""
     rows = rows_of(config, ids)
     return table[rows[..., 0]] + table[rows[..., 1]]

@@ -3,9 +3,9 @@
     score(u, v) = <x_u, e_v> + b_v,   b_v = log(c_v + 1) at the start, c_v events in training
 
 The bias is the same for all users. Softmax losses with corrected negatives estimate how likely the
-next event is item v (`jaxrec.objective.losses`), so the logarithm of its share of all events is
-where a model that knows nothing of its users should begin; learned vectors then say what is
-different about a user.
+next event is item v (`jaxrec.objective.losses`). A model that knows nothing of its users should
+therefore start at the logarithm of an item's share of all events; learned vectors then express how
+a user differs from the average.
 """
 
 import numpy as np

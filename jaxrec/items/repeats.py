@@ -1,4 +1,4 @@
-"""Repeat-aware scoring: what a user already had, how often and how long ago, counts directly.
+"""Repeat-aware scoring: how often and how long ago a user had an item adds to its score.
 
     score(v) = <x, e_v> + Σ_k g_k · log(1 + c_k(v)),   c_k(v) = Σ_{i: item_i = v} 2^(-a_i / h_k)
 
@@ -6,14 +6,14 @@ a_i is the age of event i at the query, in events or in seconds, h_k a half-life
 forgotten), g [K] the query's gates (learned, from the encoder's output). Where people buy
 the same things again, these counts say what a fixed number of compressed tokens cannot hold for
 thousands of items; repeat consumption as a separate term is as in RepeatNet (arXiv 1812.02646),
-personal frequency as in TIFU-KNN (arXiv 2006.00556). A half-life of a second says what stands
-in the same basket or session already.
+personal frequency as in TIFU-KNN (arXiv 2006.00556). With a half-life of a second a count tells
+what is already in the same basket or session.
 
-The clock of a query stands at the newest event before it, so a count does not depend on when a
-recommendation is asked for.
+The clock of a query is the time of the newest event before it, so a count does not depend on when
+a recommendation is requested.
 
 Dimension letters: M events, oldest first, K features (half-lives in events, then those in
-seconds), N candidates. Item 0 is no event and takes no time; `times` are int32 seconds >= 0.
+seconds), N candidates. Item 0 is padding and does not age counts; `times` are int32 seconds >= 0.
 """
 
 import functools
@@ -36,7 +36,7 @@ class HalfLives(NamedTuple):
 
     @classmethod
     def of(cls, config: ModelConfig) -> "HalfLives":
-        """Those of a configuration; none unless its scores count repeats."""
+        """The half-lives of a configuration; none unless its scores count repeats."""
         return cls(config.repeat_half_lives, config.repeat_half_times)
 
     @property
@@ -44,18 +44,18 @@ class HalfLives(NamedTuple):
         """K, features of an item."""
         return len(self.events) + len(self.seconds)
 
-    def left(self, events: Array, seconds: Array) -> jax.Array:
-        """float32 [..., K]: what is left of a count after so many more events and seconds."""
+    def decay(self, events: Array, seconds: Array) -> jax.Array:
+        """float32 [..., K]: the factors of counts after `events` [...] and `seconds` [...]."""
         ages = []
-        for passed, half_lives in ((events, self.events), (seconds, self.seconds)):
+        for elapsed, half_lives in ((events, self.events), (seconds, self.seconds)):
             rates = np.asarray([1 / h if h else 0.0 for h in half_lives], np.float32)
-            rates = rates.reshape((1,) * np.ndim(passed) + (-1,))
-            ages.append(jnp.asarray(passed).astype(jnp.float32)[..., None] * rates)
+            rates = rates.reshape((1,) * np.ndim(elapsed) + (-1,))
+            ages.append(jnp.asarray(elapsed).astype(jnp.float32)[..., None] * rates)
         return jnp.exp2(-jnp.concatenate(ages, axis=-1))
 
 
 def feature(counts: jax.Array) -> jax.Array:
-    """log(1 + c): the tenth purchase says less than the first."""
+    """log(1 + c) of counts c: the tenth purchase tells less than the first."""
     return jnp.log1p(counts)
 
 
@@ -67,50 +67,51 @@ def _clock(items: jax.Array, times: jax.Array) -> jax.Array:
 def _runs(items: jax.Array, times: jax.Array, half_lives: HalfLives) -> tuple[jax.Array, ...]:
     """Per event: (after [..., M, K], before [..., M, K], newest bool [..., M]).
 
-    before: counts of the event's own item just before it; after: just behind it; newest: no
-    later event of the same item.
+    before, after: counts of the event's own item just before and just after the event; newest: no
+    later event has the same item.
     """
     rank = jnp.cumsum(items != PAD, axis=-1)
     clock = _clock(items, times)
     earlier_clock = jnp.concatenate([jnp.zeros_like(clock[..., :1]), clock[..., :-1]], axis=-1)
-    order = jnp.argsort(items, axis=-1, stable=True)  # equal items stand together, oldest first
+    # a run: the events of one item side by side, oldest first
+    order = jnp.argsort(items, axis=-1, stable=True)
     take = lambda a: jnp.take_along_axis(a, order, axis=-1)  # noqa: E731
-    named, ranked, timed = take(items), take(rank), take(times)
-    # padding is no run: its times may go back, and a count that grew without bound would spoil
-    # the scan behind it
-    same = (named[..., 1:] == named[..., :-1]) & (named[..., 1:] != PAD)
+    run_items, run_rank, run_times = take(items), take(rank), take(times)
+    # padding is no run: its times may decrease, and a count that grows without bound would spoil
+    # the rest of the scan
+    same = (run_items[..., 1:] == run_items[..., :-1]) & (run_items[..., 1:] != PAD)
 
     def since_last(rank: jax.Array, time: jax.Array) -> jax.Array:
-        """[..., M, K] what a run's count keeps from its last event on; 0 where a run opens."""
-        passed = rank[..., 1:] - ranked[..., :-1], time[..., 1:] - timed[..., :-1]
-        left = jnp.where(same[..., None], half_lives.left(*passed), 0.0)
-        return jnp.concatenate([jnp.zeros_like(left[..., :1, :]), left], axis=-2)
+        """[..., M, K] decay since the run's last event; 0 where a run starts."""
+        elapsed = rank[..., 1:] - run_rank[..., :-1], time[..., 1:] - run_times[..., :-1]
+        factors = jnp.where(same[..., None], half_lives.decay(*elapsed), 0.0)
+        return jnp.concatenate([jnp.zeros_like(factors[..., :1, :]), factors], axis=-2)
 
     def combine(a: tuple[jax.Array, ...], b: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         return a[0] * b[0], b[0] * a[1] + b[1]
 
-    keep = since_last(ranked, timed)
+    keep = since_last(run_rank, run_times)
     _, after = jax.lax.associative_scan(combine, (keep, jnp.ones_like(keep)), axis=keep.ndim - 2)
-    before = jnp.roll(after, 1, axis=-2) * since_last(ranked - 1, take(earlier_clock))
+    before = jnp.roll(after, 1, axis=-2) * since_last(run_rank - 1, take(earlier_clock))
     last = jnp.concatenate([~same, jnp.ones_like(same[..., :1])], axis=-1)
-    back = jnp.argsort(order, axis=-1)
-    put = lambda a: jnp.take_along_axis(a, back[..., None], axis=-2)  # noqa: E731
-    newest = jnp.take_along_axis(last, back, axis=-1) & (items != PAD)
-    return put(after), put(before), newest
+    inverse = jnp.argsort(order, axis=-1)
+    restore = lambda a: jnp.take_along_axis(a, inverse[..., None], axis=-2)  # noqa: E731
+    newest = jnp.take_along_axis(last, inverse, axis=-1) & (items != PAD)
+    return restore(after), restore(before), newest
 
 
 def history_items(items: Array, times: Array, half_lives: HalfLives) -> HistoryItems:
-    """A user's distinct items and their features for a query behind the last event.
+    """A user's distinct items and their features for a query after the last event.
 
-    items, times: int32 [..., M] -> ids int32 [..., M], 0 but at each item's newest event;
-    features float32 [..., M, K], 0 where the id is.
+    items, times: int32 [..., M] -> ids int32 [..., M], 0 except at each item's newest event;
+    features float32 [..., M, K], 0 where the id is 0.
     """
     items, times = jnp.asarray(items), jnp.asarray(times)
     after, _, newest = _runs(items, times, half_lives)
     rank, clock = jnp.cumsum(items != PAD, axis=-1), _clock(items, times)
     age = rank[..., -1:] - rank, clock[..., -1:] - jnp.where(items != PAD, times, 0)
     ids = jnp.where(newest, items, PAD)
-    features = feature(after * half_lives.left(*age))
+    features = feature(after * half_lives.decay(*age))
     return HistoryItems(ids, jnp.where(newest[..., None], features, 0.0))
 
 
@@ -129,10 +130,10 @@ def candidate_bonus(
     candidates: jax.Array,
     half_lives: HalfLives,
 ) -> jax.Array:
-    """float32 [B, M, N]: what gates [B, M, K] add to shared candidates [N] behind each event.
+    """float32 [B, M, N]: what gates [B, M, K] add to shared candidates [N] after each event.
 
-    items, times: int32 [B, M]. The features [B, M, N, K] never exist at once, neither here nor
-    in the gradient, which flows to the gates alone and walks the events again.
+    items, times: int32 [B, M]. The features [B, M, N, K] are never in memory at once, neither here
+    nor in the gradient, which scans the events again and flows to the gates alone.
     """
 
     def weigh(features: list[jax.Array], gate: jax.Array) -> jax.Array:
@@ -150,22 +151,22 @@ def _walk(
     half_lives: HalfLives,
     weights: jax.Array,
 ) -> jax.Array:
-    """`combine(features K x [B, N], weights[m])` behind every event m."""
+    """[M, ...] of `combine(features K x [B, N], weights[m])` after every event m."""
     clock = _clock(items, times)
-    passed = jnp.diff(clock, axis=-1, prepend=clock[:, :1])
-    left = half_lives.left((items != PAD).astype(jnp.int32), passed)  # [B, M, K]
+    elapsed = jnp.diff(clock, axis=-1, prepend=clock[:, :1])
+    decay = half_lives.decay((items != PAD).astype(jnp.int32), elapsed)  # [B, M, K]
 
     def step(
         counts: list[jax.Array], event: tuple[jax.Array, ...]
     ) -> tuple[list[jax.Array], jax.Array]:
-        item, rest, weight = event
+        item, factors, weight = event
         exists = (item != PAD)[:, None]
         hit = ((item[:, None] == candidates[None, :]) & exists).astype(jnp.float32)
-        counts = [count * rest[:, k, None] + hit for k, count in enumerate(counts)]
+        counts = [count * factors[:, k, None] + hit for k, count in enumerate(counts)]
         return counts, combine([jnp.log(1 + count) for count in counts], weight)
 
     zeros = jnp.zeros((items.shape[0], candidates.shape[0]), jnp.float32)
-    events = items.T, jnp.swapaxes(left, 0, 1), weights
+    events = items.T, jnp.swapaxes(decay, 0, 1), weights
     _, combined = jax.lax.scan(step, [zeros] * half_lives.number, events)
     return combined
 

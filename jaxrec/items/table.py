@@ -37,7 +37,7 @@ class ItemRows(NamedTuple):
     bias: Array | None = None
 
     def take(self, ids: Array) -> "ItemRows":
-        """The rows that `ids` [...] number."""
+        """The rows of `ids` [...]."""
         return ItemRows(self.embedding[ids], None if self.bias is None else self.bias[ids])
 
 
@@ -111,8 +111,8 @@ def catalog(config: ModelConfig, params: Params, num_items: int) -> ItemRows:
 def standardised(config: ModelConfig, params: Params, embedding: Array) -> Array:
     """Vectors of texts [..., W] with mean 0 and spread 1 per dimension; others as they are.
 
-    Constants for the gradient unless the item tower is trained: then the step encodes the rows
-    that it is given.
+    Constants for the gradient unless the item tower is trained: the training step then encodes the
+    rows itself.
     """
     if not config.texts.model:
         return embedding

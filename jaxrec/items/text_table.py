@@ -2,7 +2,7 @@
 
     init = starting_from(model.init, leaves(encoded.vectors))
 
-The table holds the vectors as the text encoder made them; the model brings them to mean 0 and
+The table holds the vectors as the text encoder computed them; the model brings them to mean 0 and
 spread 1 (`jaxrec.items.table.standardised`). New items get their rows from text alone
 (`append_items`): no training, no id.
 """

@@ -1,12 +1,12 @@
-"""Vectors of a whole catalog from its texts, kept on disk: the small-hardware route of HLLM.
+"""Vectors of a whole catalog from its texts, cached on disk, for frozen item towers (HLLM).
 
     <folder>/<digest>/
         settings.json   what the vectors depend on: parameters, pooling, longest text
         part-00001.npz  keys of texts and their vectors
 
-The digest is of the parameters and settings, so other weights never meet old vectors. A text
-is looked up by its own key: encoding stops and goes on anywhere, texts that two items share are
-encoded once, and new items cost only their own texts.
+The digest covers parameters and settings, so vectors of other weights are never mixed in. A text
+is looked up by its own key: encoding can stop and continue anywhere, texts that two items share
+are encoded once, and new items cost only their own texts.
 """
 
 import dataclasses
@@ -28,11 +28,11 @@ from jaxrec.errors import DataError
 from jaxrec.nn.item_tower import ItemTower
 from jaxrec.runtime import distributed, leaves
 from jaxrec.runtime import mesh as mesh_lib
-from jaxrec.types import Params
+from jaxrec.types import Array, Params
 
 
 class SupportsTokenize(Protocol):
-    """`item_tokens.Tokenizer`, or anything else that knows the tokens of these texts."""
+    """`item_tokens.Tokenizer`, or anything else that tokenizes texts."""
 
     def tokenize(self, texts: Sequence[str], longest: int) -> item_tokens.TokenizedTexts:
         """Tokens of the texts, each cut to `longest`."""
@@ -43,10 +43,10 @@ class SupportsTokenize(Protocol):
 class Encoded:
     """The vectors of texts, and what was done to get them.
 
-    vectors: float32 [N, D], zeros where an item has no text. folder: where they are kept. known:
-    distinct texts found on disk. new: encoded now. cut: of those, longer than allowed.
-    without_text: items without text. tokens, positions: of the new texts, and of the batches that
-    held them, padding included. seconds: wall-clock time.
+    vectors: float32 [N, D], zeros where an item has no text. folder: where they are kept.
+    known: distinct texts that were on disk already. new: distinct texts that were encoded; cut: how
+    many of those were too long. without_text: items without text. tokens: tokens of the new texts.
+    positions: positions of the batches that held them, padding included. seconds: wall-clock time.
     """
 
     vectors: np.ndarray
@@ -68,14 +68,14 @@ def digest(tower: ItemTower, params: Params, longest: int) -> str:
 
 
 def check(texts: Sequence[str]) -> None:
-    """Raises DataError where there is nothing to encode."""
+    """Raises DataError when there is nothing to encode."""
     if not texts:
         raise DataError("no item has any text: check data.text_columns and model.texts.fields")
 
 
 def _settings(tower: ItemTower, longest: int) -> dict[str, Any]:
     model = dataclasses.asdict(tower.text.config)
-    # how attention is computed is no setting of what comes out
+    # how attention is computed does not change the vectors
     kept = {k: model[k] for k in ("width", "layers", "heads", "dtype", "llama")}
     return {"model": kept, "pooling": tower.pooling, "longest": longest}
 
@@ -95,17 +95,17 @@ def encode(
     run: "Encoder | None" = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Encoded:
-    """The vector of every text, from `folder` where it is known, else encoded and kept there.
+    """The vector of every text: read from `folder`, or encoded and written there.
 
     texts: one per item (`data.item_tokens.compose`), empty: no text. longest: tokens a text is cut
     to (the embedding token comes on top). rows, row_length: shape of a batch (0: `longest` and the
     token, 256 at least); part: texts that are encoded between two files. mesh: rows are
-    split over its devices. run: `encoder(tower, mesh)`, for callers that come again. Of several
-    processes all call it alike; the first reads and writes `folder`. Raises DataError for a
+    split over its devices. run: `encoder(tower, mesh)`, for callers that encode repeatedly. Every
+    process must call this alike; the first reads and writes `folder`. Raises DataError for a
     damaged file and when no item has text.
     """
     start = time.monotonic()
-    texts, which = item_tokens.distinct(texts)
+    texts, text_of_item = item_tokens.distinct(texts)
     check(texts)
     devices = 1 if mesh is None else mesh.size
     if rows % devices:
@@ -114,13 +114,13 @@ def encode(
     place, known = Path(folder) / digest(tower, params, longest), dict[str, np.ndarray]()
     keys = [item_tokens.key(text) for text in texts]
 
-    def look() -> None:
+    def read_known() -> None:
         place.mkdir(parents=True, exist_ok=True)
         settings = json.dumps(_settings(tower, longest), indent=1, sort_keys=True)
         (place / "settings.json").write_text(settings)
         known.update(read(place, tower.text.config.width))
 
-    distributed.leader_first(look)
+    distributed.leader_first(read_known)
     is_missing = distributed.from_leader(np.asarray([k not in known for k in keys]))
     missing = np.flatnonzero(is_missing).tolist()
     counts = {"cut": 0, "tokens": 0, "positions": 0}
@@ -129,36 +129,37 @@ def encode(
         params = params if mesh is None else _on(mesh, params)
         tokenized = tokenizer.tokenize([texts[i] for i in missing], longest)
         counts["cut"] = tokenized.cut
-        # rows fill well when every part has texts of all sizes
+        # shuffled: rows are packed tightly when every part has texts of all lengths
         order = np.random.default_rng(0).permutation(len(missing))
         for first in range(0, len(missing), part):
             chosen = np.sort(order[first : first + part])
-            found = np.zeros((len(missing), tower.text.config.width), np.float32)
+            encoded = np.zeros((len(missing), tower.text.config.width), np.float32)
             for packed, numbers in item_tokens.pack(
                 tokenized, chosen, rows, row_length, end=tower.end, devices=devices
             ):
                 vectors = run(params, packed)
-                found[numbers] = np.asarray(vectors)[: len(numbers)]
+                encoded[numbers] = np.asarray(vectors)[: len(numbers)]
                 counts["tokens"] += int((packed.owner > 0).sum())
                 counts["positions"] += packed.owner.size
-            fresh = {keys[missing[i]]: found[i] for i in chosen}
+            new_vectors = {keys[missing[i]]: encoded[i] for i in chosen}
             if distributed.leader():
-                _write(place, fresh)
-            known |= fresh
+                _write(place, new_vectors)
+            known |= new_vectors
             done, seconds = min(first + part, len(missing)), time.monotonic() - start
             say(
                 f"item texts: {done:,} of {len(missing):,} encoded, "
                 f"{counts['tokens'] / seconds:,.0f} tokens/s"
             )
-    vectors = np.zeros((len(which), tower.text.config.width), np.float32)
+    vectors = np.zeros((len(text_of_item), tower.text.config.width), np.float32)
     table = distributed.from_leader(np.stack([known.get(k, vectors[0]) for k in keys]))
-    vectors[which >= 0] = table[which[which >= 0]]
+    has_text = text_of_item >= 0
+    vectors[has_text] = table[text_of_item[has_text]]
     return Encoded(
         vectors,
         place,
         known=len(texts) - len(missing),
         new=len(missing),
-        without_text=int((which < 0).sum()),
+        without_text=int((~has_text).sum()),
         seconds=time.monotonic() - start,
         **counts,
     )
@@ -187,18 +188,19 @@ def encoder(tower: ItemTower, mesh: Mesh | None) -> Encoder:
 
 
 def _on(mesh: Mesh, params: Params) -> Params:
-    """Arrays of the mesh as they lie on it, others copied to all of its devices."""
+    """Parameters on the mesh: arrays that are there already as they are, others replicated."""
 
-    def one(x: Any) -> jax.Array:
-        lies = isinstance(x, jax.Array) and len(x.sharding.device_set) == mesh.size
-        return x if lies else distributed.spread(x, mesh_lib.replicated(mesh))
+    def place(x: Array) -> jax.Array:
+        if isinstance(x, jax.Array) and len(x.sharding.device_set) == mesh.size:
+            return x
+        return distributed.spread(x, mesh_lib.replicated(mesh))
 
-    return jax.tree.map(one, params)
+    return jax.tree.map(place, params)
 
 
 def read(place: Path, width: int) -> dict[str, np.ndarray]:
     """Key -> vector of every file of a folder. Raises DataError naming a damaged one."""
-    found: dict[str, np.ndarray] = {}
+    vectors_of: dict[str, np.ndarray] = {}
     for file in sorted(place.glob("part-*.npz")):
         try:
             # opened here: np.load leaves a damaged file open
@@ -208,14 +210,14 @@ def read(place: Path, width: int) -> dict[str, np.ndarray]:
             raise DataError(f"{file}: damaged ({error!r}). Remove it, it is made again") from error
         if vectors.shape != (len(keys), width) or leaves.digest(vectors) != total:
             raise DataError(f"{file}: not what was written. Remove it, it is made again")
-        found |= dict(zip(keys.tolist(), vectors, strict=True))
-    return found
+        vectors_of |= dict(zip(keys.tolist(), vectors, strict=True))
+    return vectors_of
 
 
-def _write(place: Path, fresh: dict[str, np.ndarray]) -> None:
-    """One more file; it appears whole or not at all."""
+def _write(place: Path, vectors_of: dict[str, np.ndarray]) -> None:
+    """Adds a file of key -> vector; it appears whole or not at all."""
     number = 1 + max((int(f.stem.split("-")[1]) for f in place.glob("part-*.npz")), default=0)
-    vectors = np.stack(list(fresh.values()))
+    vectors = np.stack(list(vectors_of.values()))
     draft = place / f".part-{os.getpid()}.npz"
-    np.savez(draft, keys=list(fresh), vectors=vectors, digest=leaves.digest(vectors))
+    np.savez(draft, keys=list(vectors_of), vectors=vectors, digest=leaves.digest(vectors))
     os.replace(draft, place / f"part-{number:05d}.npz")

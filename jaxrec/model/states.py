@@ -1,7 +1,7 @@
-"""User states as values: compress a history once, extend it, ask for recommendations.
+"""User states as values: compress a history once, extend it, compute recommendations.
 
-All functions are pure and take a batch of users of any age. They equal one masked forward
-over the whole history: that is a property test, for every backbone.
+All functions are pure and take a batch of users with histories of any length. Their results equal
+those of one masked forward pass over the whole history (a property test, for every backbone).
 """
 
 import jax
@@ -15,7 +15,7 @@ from jaxrec.types import Array, Batch, HistoryItems, Params, Queries, UserState
 
 
 def empty(model: Model, batch: int) -> UserState:
-    """States of users without events."""
+    """States of `batch` users without events. Raises ValueError without compressed tokens."""
     config, layout = model.network.config, model.layout
     if layout.fixed or layout.num_tokens == 0:
         raise ValueError(
@@ -38,7 +38,7 @@ def empty(model: Model, batch: int) -> UserState:
 
 
 def _remembered(model: Model) -> int:
-    """Events of compressed segments whose items a state keeps."""
+    """How many items of compressed segments a state remembers; 0 unless scores count repeats."""
     layout = model.layout
     return layout.max_segments * layout.segments[0][0] if model.half_lives.number else 0
 
@@ -51,9 +51,10 @@ def append_segment(
     times: Array,
     where: Array,
 ) -> UserState:
-    """Compresses one complete segment [B, n] behind the state of the users in `where` [B].
+    """Compresses one complete segment after the state of the users in `where`.
 
-    The oldest segment drops off; pending events are left as they are.
+    items, times: int32 [B, n] of the segment. where: bool [B]; other users keep their state. The
+    oldest segment drops off; pending events stay as they are.
     """
     layout = model.layout.extension()
     size, _ = layout.segments[0]
@@ -86,25 +87,25 @@ def extend(
     times: Array,
     counts: Array,
 ) -> UserState:
-    """Adds new events; completed segments are compressed, without any older raw event.
+    """Adds new events and compresses completed segments, without reading older raw events.
 
     items, times: int32 [B, M], oldest first, the first `counts` [B] of a row are valid.
-    When the recent window reaches `r_min + n` events its oldest
-    n become a segment. The loop runs as often as the busiest user needs.
+    When the recent window reaches `r_min + n` events its oldest n become a segment. The loop runs
+    as often as the user with the most segments needs.
     """
     size, recent = model.layout.segments[0][0], model.layout.segments[-1][0]
     recent_min = recent - size + 1
     more = items.shape[1]
     total = state.pending + counts
     column = jnp.arange(recent + more)[None]
-    # pending events, then the new ones right behind them
-    fresh = column - state.pending[:, None]
-    source = jnp.where(fresh < 0, column, recent + jnp.clip(fresh, 0, max(more - 1, 0)))
+    # pending events, then the new ones right after them
+    new_column = column - state.pending[:, None]
+    source = jnp.where(new_column < 0, column, recent + jnp.clip(new_column, 0, max(more - 1, 0)))
     exists = column < total[:, None]
 
     def line_up(old: Array, new: Array) -> jax.Array:
-        both = jnp.concatenate([old, new], axis=1)
-        return jnp.where(exists, jnp.take_along_axis(both, source, axis=1), 0)
+        joined = jnp.concatenate([old, new], axis=1)
+        return jnp.where(exists, jnp.take_along_axis(joined, source, axis=1), 0)
 
     line, line_times = line_up(state.items, items), line_up(state.times, times)
     complete = jnp.maximum(total - recent_min, 0) // size
@@ -119,38 +120,38 @@ def extend(
     needed = complete.max()
     if recent + more >= size + recent_min:
         _, state = jax.lax.while_loop(lambda c: c[0] < needed, body, (jnp.int32(0), state))
-    left = total - complete * size
+    pending = total - complete * size
     window = jnp.arange(recent)[None] + (complete * size)[:, None]
     window = jnp.minimum(window, recent + more - 1)
-    keep = jnp.arange(recent)[None] < left[:, None]
+    keep = jnp.arange(recent)[None] < pending[:, None]
     pick = lambda x: jnp.where(keep, jnp.take_along_axis(x, window, axis=1), 0)  # noqa: E731
     return state._replace(
         items=pick(line),
         times=pick(line_times),
-        pending=left,
+        pending=pending,
         events=state.events + counts,
     )
 
 
 def compress(model: Model, params: Params, items: Array, times: Array, counts: Array) -> UserState:
-    """States of whole histories [B, M] (oldest first, `counts` [B] valid): `extend` of nothing."""
+    """States of whole histories [B, M] (oldest first, `counts` [B] valid): `extend` from empty."""
     return extend(model, params, empty(model, items.shape[0]), items, times, counts)
 
 
 def recent_outputs(
     model: Model, params: Params, state: UserState, now: Array | None = None
 ) -> jax.Array:
-    """[B, R, D] outputs over the recent window, given the state.
+    """float32 [B, R, D] outputs of the encoder over the recent window, given the state.
 
     now: int32 [B] time of the request for models that use it; default: the last event's time.
     """
     layout = model.layout.request()
     recent = layout.num_items
     last = jnp.take_along_axis(state.times, jnp.maximum(state.pending - 1, 0)[:, None], axis=1)
-    asked = last if now is None else now[:, None]
-    times = jnp.concatenate([state.times, jnp.zeros_like(asked)], axis=1)
-    here = jnp.arange(recent + 1)[None] == state.pending[:, None]
-    times = jnp.where(here, asked, times)
+    request_time = last if now is None else now[:, None]
+    times = jnp.concatenate([state.times, jnp.zeros_like(request_time)], axis=1)
+    is_next = jnp.arange(recent + 1)[None] == state.pending[:, None]
+    times = jnp.where(is_next, request_time, times)
     y, _ = model.forward(
         params, state.items, layout, state.pending[:, None], times, kv=state.tokens
     )
@@ -160,8 +161,8 @@ def recent_outputs(
 def query(model: Model, params: Params, state: UserState, now: Array | None = None) -> Queries:
     """Queries [B, ...] for each user's next event.
 
-    With an empty recent window the newest token's output answers; a user without any event
-    gets zeros (callers fall back to popularity). now: as in `recent_outputs`.
+    With an empty recent window the newest token's output makes the query; a user without any
+    event gets zeros (callers fall back to popularity). now: as in `recent_outputs`.
     """
     y = recent_outputs(model, params, state, now)
     index = jnp.maximum(state.pending - 1, 0)[:, None, None]
@@ -172,7 +173,7 @@ def query(model: Model, params: Params, state: UserState, now: Array | None = No
 
 
 def history_items(model: Model, state: UserState) -> HistoryItems | None:
-    """History items that go with `query`; None when scores do not depend on them."""
+    """History items that belong to `query`; None when scores do not depend on them."""
     items = jnp.concatenate([state.memory, state.items], axis=1)
     return model.history_items(items, jnp.concatenate([state.memory_times, state.times], axis=1))
 
@@ -199,7 +200,8 @@ def recommend(
 ) -> tuple[jax.Array, jax.Array]:
     """The k best of `score`, best first: scores float32 [B, k] and item ids int32 [B, k].
 
-    exclude, chunk, block: as in `ranking.top_k`: scores of the whole catalog are never in memory.
+    exclude, chunk, block: as in `ranking.top_k`. The scores of the whole catalog are never in
+    memory.
     """
     return ranking.top_k(
         query(model, params, state, now),

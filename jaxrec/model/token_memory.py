@@ -1,6 +1,6 @@
-"""What a state keeps of its compressed tokens: empty, one segment more, chosen by user.
+"""The token memory of a user state: create it, push a segment, select users.
 
-A memory has room for the tokens of `max_segments` segments, oldest first. Both kinds of
+It has room for the tokens of `max_segments` segments, oldest first. Both kinds of
 `types.TokenState` are handled alike, by the axes of their fields.
 """
 
@@ -37,16 +37,16 @@ def empty(config: ModelConfig, users: int, count: int, dtype: DTypeLike) -> Toke
 
 
 def push(old: Array, new: Array, axis: int) -> jax.Array:
-    """`old` without its oldest entries, `new` behind the rest, in the dtype of `old`.
+    """Appends `new` along `axis` and drops as many of the oldest entries of `old`.
 
-    The size along `axis` stays: as many entries drop off as are new.
+    Shape and dtype are those of `old`.
     """
     longer = jnp.concatenate([old, new.astype(old.dtype)], axis=axis)
     return jax.lax.slice_in_dim(longer, new.shape[axis], None, axis=axis)
 
 
 def push_segment(tokens: T, new: TokenState) -> T:
-    """The memory with the tokens of one more segment; those of its oldest segment drop off."""
+    """Appends the tokens of one segment; those of the oldest segment drop off."""
     return jax.tree.map(push, tokens, new, token_axes(tokens))
 
 

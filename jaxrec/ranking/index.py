@@ -1,4 +1,4 @@
-"""The catalog as it is ranked: where its rows lie and how they become item vectors."""
+"""The catalog as it is ranked: where its rows are and how they become item vectors."""
 
 import dataclasses
 import functools
@@ -32,8 +32,8 @@ def _stored(params: Tree, rows: ItemVectors, ids: jax.Array) -> ItemVectors:
 class ItemIndex:
     """The items 1..V; a pytree, so it is an argument of jitted functions.
 
-    rows: arrays [R, ...], R >= V + 1: row 0 is padding, rows behind V are no candidates. None
-        where vectors are made of ids alone (a hashed catalog).
+    rows: arrays [R, ...], R >= V + 1: row 0 is padding, rows after V are no candidates. None
+        where vectors are computed from ids alone (a hashed catalog).
     params: what `make` needs beside the rows; copied to every device.
     num_items: V.
     make: turns the rows of a chunk into vectors. A projected copy of a large table may not fit,
@@ -49,12 +49,12 @@ class ItemIndex:
 
     @classmethod
     def of(cls, items: ItemVectors, num_items: int | None = None) -> "ItemIndex":
-        """An index of vectors [V + 1, D] as they are, on the device where they lie."""
+        """An index of vectors [V + 1, D] as they are, on the device where they already are."""
         return cls(items, None, len(items.vectors) - 1 if num_items is None else num_items)
 
     @classmethod
     def place(cls, items: ItemVectors, device: jax.Device, mesh: Mesh | None = None) -> "ItemIndex":
-        """`of` for host arrays: on `device`, or split over a mesh with padded rows behind V."""
+        """`of` for host arrays: on `device`, or split over a mesh with rows of padding after V."""
         num_items = len(items.vectors) - 1
         if mesh is None:
             return cls(jax.device_put(items, device), None, num_items)

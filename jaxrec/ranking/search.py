@@ -4,9 +4,9 @@ Dimension letters: P queries, D width, V items, R rows of the index, C items of 
 length, X excluded items per query, M history items per query.
 
 Scores are dot products (plus an item's bias and what history items add), computed in float32 at
-the highest precision. At most `block` queries meet `chunk` items at a time, so memory is
-block x chunk scores for any P and V. Where the index is split, every device scores its own rows;
-what travels is a list or a count per query (vocabulary-parallel, as in Megatron-LM,
+the highest precision. At most `block` queries are scored against `chunk` items at a time, so memory
+is block x chunk scores for any P and V. Where the index is split, every device scores its own rows
+and devices exchange a list or a count per query (vocabulary-parallel, as in Megatron-LM,
 arXiv 1909.08053, section 3).
 
 `exclude` int32 [P, X] are item ids that are no candidates for a query, such as what its user
@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jaxrec.ranking.index import AXIS, ItemIndex
 from jaxrec.ranking.scoring import (
     Offsets,
-    Requests,
+    QueryBatch,
     Scored,
     Shard,
     columns_of,
@@ -53,20 +53,20 @@ def top_k(
     the list is id 0 with score -inf; an item whose score is not a number is left out in the
     same way. Raises ValueError when k exceeds the catalog.
     """
-    requests = _requests(queries, index, exclude, history, chunk, block)
+    batch = _query_batch(queries, index, exclude, history, chunk, block)
     if not 1 <= k <= index.num_items:
         raise ValueError(f"k={k}: the catalog allows 1 to {index.num_items}")
 
-    def best(requests: Requests, shard: Shard) -> TopK:
+    def best(batch: QueryBatch, shard: Shard) -> TopK:
         def merge(lists: TopK, scored: Scored) -> TopK:
             scores = jnp.where(scored.allowed & ~jnp.isnan(scored.scores), scored.scores, -jnp.inf)
             scores, columns = jax.lax.top_k(scores, min(k, scores.shape[1]))
-            # what is already in the list has lower ids, and top_k prefers what comes first
+            # earlier chunks have lower ids, and `jax.lax.top_k` breaks ties by position
             return _merged(k, [lists, (scores, scored.ids[columns])])
 
-        rows = requests.vectors.shape[0]
+        rows = batch.vectors.shape[0]
         empty = jnp.full((rows, k), -jnp.inf), jnp.zeros((rows, k), jnp.int32)
-        lists = shard.fold(merge, empty, requests)
+        lists = shard.fold(merge, empty, batch)
         if index.mesh is not None:
             # shards are in the order of their ids, so ties still go to the lower one
             scores, ids = jax.lax.all_gather(lists, AXIS)
@@ -74,7 +74,7 @@ def top_k(
         scores, ids = lists
         return scores, jnp.where(jnp.isneginf(scores), PAD, ids)
 
-    return on_shards(best, requests, index, chunk, block)
+    return on_shards(best, batch, index, chunk, block)
 
 
 @functools.partial(jax.jit, static_argnames=("chunk", "block"))
@@ -91,34 +91,32 @@ def rank_of_targets(
     """int32 [P]: how many other candidates score at least as high as the target; 0 is best.
 
     Ties count against the model. So does a score that is not a number, the target's included:
-    a broken model ranks last, never first. The rank of a query with target 0 means nothing.
+    a broken model ranks last, never first. Ignore the rank of a query with target 0.
     Raises ValueError on wrong shapes or chunk sizes.
     """
-    requests = _requests(queries, index, exclude, history, chunk, block)
-    if targets.shape != requests.vectors.shape[:1]:
-        raise ValueError(
-            f"targets has shape {targets.shape}: {requests.vectors.shape[:1]} is needed"
-        )
-    requests = requests._replace(targets=jnp.asarray(targets, jnp.int32))
+    batch = _query_batch(queries, index, exclude, history, chunk, block)
+    if targets.shape != batch.vectors.shape[:1]:
+        raise ValueError(f"targets has shape {targets.shape}: {batch.vectors.shape[:1]} is needed")
+    batch = batch._replace(targets=jnp.asarray(targets, jnp.int32))
 
-    def ranks(requests: Requests, shard: Shard) -> jax.Array:
-        targets = requests.targets
+    def ranks(batch: QueryBatch, shard: Shard) -> jax.Array:
+        targets = batch.targets
         assert targets is not None
-        target_scores = shard.scores_of_targets(requests)
+        target_scores = shard.scores_of_targets(batch)
 
         def count(total: jax.Array, scored: Scored) -> jax.Array:
             others = scored.allowed & (scored.ids[None, :] != targets[:, None])
             better = others & ~(scored.scores < target_scores)  # true for NaN on either side
             return total + jnp.sum(better, axis=1, dtype=jnp.int32)
 
-        return shard.sum(shard.fold(count, jnp.zeros_like(targets), requests))
+        return shard.sum(shard.fold(count, jnp.zeros_like(targets), batch))
 
-    return on_shards(ranks, requests, index, chunk, block)
+    return on_shards(ranks, batch, index, chunk, block)
 
 
 @jax.jit
 def scores(queries: Queries, index: ItemIndex, history: HistoryItems | None = None) -> jax.Array:
-    """float32 [P, V + 1] all scores of a few queries; column 0, padding, means nothing."""
+    """float32 [P, V + 1] all scores of a few queries; ignore column 0, which is padding."""
     offsets = history_scores(queries, history)
     result = dot_scores(queries.vectors, index.vectors(jnp.arange(index.num_items + 1)))
     if offsets is None:
@@ -158,15 +156,15 @@ def top_k_of_candidates(
     return jax.lax.map(best, (queries.vectors, candidates, offsets), batch_size=8)
 
 
-def _requests(
+def _query_batch(
     queries: Queries,
     index: ItemIndex,
     exclude: Array | None,
     history: HistoryItems | None,
     chunk: int,
     block: int,
-) -> Requests:
-    """Checks shapes. Raises ValueError."""
+) -> QueryBatch:
+    """The queries with what belongs to them. Raises ValueError on wrong shapes and sizes."""
     if chunk < 1 or block < 1:
         raise ValueError(f"chunk={chunk}, block={block}: both must be positive")
     if index.num_items < 1:
@@ -179,7 +177,7 @@ def _requests(
         raise ValueError(
             f"the index has {index.height} rows: mesh.model={index.shards} must divide them"
         )
-    return Requests(queries.vectors, exclude, history_scores(queries, history))
+    return QueryBatch(queries.vectors, exclude, history_scores(queries, history))
 
 
 def _merged(k: int, lists: list[TopK]) -> TopK:

@@ -1,6 +1,6 @@
 """Serving: recommendations from persistent user states. Start with `Recommender.load`.
 
-The recommender is imported when it is asked for: training needs the catalog alone.
+`Recommender` is imported on first use, because training needs only the catalog.
 """
 
 from typing import TYPE_CHECKING

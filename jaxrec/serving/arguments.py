@@ -5,17 +5,17 @@ from typing import Protocol
 
 USAGE = """Persistent user states: build them once, add events as they arrive, recommend.
 
-  build-states  compress the histories of the prepared data, users the store does not have
-  rebuild       a new model's store: the users of an old one, from the prepared data
+  build-states  compress the prepared histories of users that the store does not have
+  rebuild       create a new model's store for the users of an old one, from prepared data
   append        add events from parquet or CSV files
-  recommend     best next items of users, as JSON lines or parquet
-  stat          users and bytes of a store
+  recommend     print the best next items of users, as JSON lines or parquet
+  stat          count users and bytes of a store
   verify        recompute a sample of users from their histories and compare
   delete        forget users
-  compact       give the bytes of deleted users and replaced rows back
+  compact       free the disk space of deleted users and replaced rows
   snapshot      save model and states as an Orbax checkpoint beside the run
-  restore       bring the states of a snapshot into a new store
-  export        the model's functions as artifacts for servers without this package
+  restore       write the states of a snapshot into a new store
+  export        write the model's functions as artifacts for servers without this package
 
 A store belongs to one model. After training another one, rebuild its states into a new store."""
 
@@ -76,7 +76,7 @@ def _add_filling(add: AddCommand) -> None:
     sub = add(
         "rebuild",
         "Compresses the users of another model's store from their prepared histories, into a new "
-        "store. The same command goes on where a killed one stopped.",
+        "store. Run the same command again after a kill: it continues where it stopped.",
     )
     sub.add_argument("--from", dest="old", required=True, help="path or URL of the old store")
     _add_new_store(sub, "that of the old one")
@@ -84,16 +84,16 @@ def _add_filling(add: AddCommand) -> None:
     _add_cache_dir(sub)
     sub = add(
         "append",
-        "Adds events. The same command goes on where a killed one stopped: the same events are "
-        "not added twice (the store remembers the three newest --events).",
+        "Adds events. Run the same command again after a kill: the same events are not added "
+        "twice (the store remembers the three newest --events).",
     )
     source = sub.add_mutually_exclusive_group(required=True)
     source.add_argument("--events", help="parquet or CSV file or glob")
     source.add_argument(
         "--later",
         nargs="+",
-        help="later files, as in data.append: they are prepared behind the data of the run, and "
-        "their events are added to the states that do not have them",
+        help="later files, as in data.append: they are appended to the prepared data of the run, "
+        "and their events are added to the states that do not have them",
     )
     _add_shards(sub)
     _add_cache_dir(sub)
@@ -141,7 +141,9 @@ def _add_shards(sub: argparse.ArgumentParser) -> None:
 
 
 def _add_cache_dir(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--cache-dir", default="", help="prepared data, if not that of the run")
+    sub.add_argument(
+        "--cache-dir", default="", help="folder of prepared data, if not that of the run"
+    )
 
 
 def _add_users(sub: argparse.ArgumentParser) -> None:

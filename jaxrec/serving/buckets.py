@@ -1,14 +1,14 @@
-"""A few sizes for every axis that varies between calls, so that nothing recompiles.
+"""Bucket sizes of every axis that varies between calls, so that nothing recompiles.
 
 JAX compiles a function once per shape. Batches, numbers of events, list lengths and exclusions
-are rounded up to one of a few sizes and filled with padding that changes no result.
+are rounded up to one of a few sizes; the padding changes no result.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 
-USERS = (1, 4, 16, 64, 256)  # users of one call to the model; more are cut into batches
+USERS = (1, 4, 16, 64, 256)  # users of one call to the model; more are split into batches
 BATCH = USERS[-1]
 EVENTS = (16, 128, 1024)  # events beyond a full recent window; more are added in turn
 LISTS = (16, 64, 256, 1024)  # items of a top list
@@ -28,7 +28,7 @@ def size_of(count: int, sizes: Sequence[int]) -> int:
 
 
 def fill(array: np.ndarray, rows: int) -> np.ndarray:
-    """`array` [B, ...] with zero rows behind: [rows, ...]."""
+    """`array` [B, ...] padded with rows of zeros to [rows, ...]."""
     if len(array) == rows:
         return array
     padding = np.zeros((rows - len(array), *array.shape[1:]), array.dtype)
@@ -36,7 +36,7 @@ def fill(array: np.ndarray, rows: int) -> np.ndarray:
 
 
 def rectangle(rows: Sequence[np.ndarray], sizes: Sequence[int]) -> np.ndarray:
-    """int32 [B, X] of ragged ids, 0 behind each row's end; X is one of `sizes`.
+    """Ragged ids as int32 [B, X], padded with 0; X is one of `sizes`.
 
     >>> rectangle([np.array([5, 6]), np.array([7])], (3, 8)).tolist()
     [[5, 6, 0], [7, 0, 0]]

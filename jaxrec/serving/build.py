@@ -14,7 +14,7 @@ from jaxrec.state_store.store import UserStateStore
 
 
 class BuildResult(NamedTuple):
-    """What `build_states` did.
+    """Counts of a `build_states`.
 
     users: states written. already_built: users that had one and were left as they are.
     """
@@ -39,7 +39,8 @@ def build_states(
     check_data(rec, prepared)
     users = prepared.users.tolist()
     owned = np.flatnonzero(store.owns(users))
-    order = owned[np.argsort(prepared.lengths[owned], kind="stable")]  # full batches cost least
+    # users of one batch need about the same work
+    order = owned[np.argsort(prepared.lengths[owned], kind="stable")]
     batches = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
     written = 0
     for batch in progress(batches, len(batches)):

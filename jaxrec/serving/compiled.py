@@ -1,9 +1,9 @@
-"""The functions of a model that serving calls, compiled, with their arrays on the devices."""
+"""The compiled functions that serving calls, and the arrays they need on the devices."""
 
 import collections
 import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, ParamSpec, TypeAlias, TypeVar
+from typing import NamedTuple, ParamSpec, TypeVar
 
 import jax
 import numpy as np
@@ -13,20 +13,19 @@ from jaxrec.config import Config, MeshConfig
 from jaxrec.layout import SegmentLayout
 from jaxrec.model import recommender, states
 from jaxrec.model.recommender import Model
-from jaxrec.ranking import ItemIndex
+from jaxrec.ranking import ItemIndex, TopK
 from jaxrec.runtime import mesh as mesh_lib
 from jaxrec.serving import buckets
-from jaxrec.serving.state_rows import Columns
 from jaxrec.state_store.encodings import decode_state
+from jaxrec.state_store.row_format import Columns
 from jaxrec.types import Array, HistoryItems, ItemVectors, Params, Queries, UserState
 
 P = ParamSpec("P")
 T = TypeVar("T")
-TopK: TypeAlias = tuple[jax.Array, jax.Array]  # scores [B, k], dense item ids [B, k]
 
 
 class UserQueries(NamedTuple):
-    """What is asked for B users; history is None unless scores depend on what users had."""
+    """Queries [B, ...] of B users; history: their history items, None if scores ignore them."""
 
     queries: Queries
     history: HistoryItems | None
@@ -39,11 +38,11 @@ def build_model(config: Config, num_items: int) -> Model:
 
 
 class CompiledModel:
-    """`extend`, `query`, `top_k` and `top_k_of_candidates` for batches of a few sizes.
+    """`extend`, `queries`, `top_k` and `top_k_of_candidates` for batches of a few sizes.
 
-    params: on every device. items: the index of the catalog, popularity: the index whose scores
-    are training counts; with several devices their rows are split. traces: how often each
-    function was compiled for a new shape.
+    params: on every device. items: the index of the catalog. popularity: an index whose scores
+    are training counts. With several devices the rows of both are split over them. traces: how
+    often each function was compiled for a new shape.
     """
 
     def __init__(
@@ -75,7 +74,7 @@ class CompiledModel:
         # (params, state, items [B, M], times [B, M], counts [B]) -> state
         self.extend = self._jit("extend", functools.partial(states.extend, model))
         # (params, state, now int32 [B] or None) -> UserQueries
-        self.query = self._jit("query", self._user_queries)
+        self.query_states = self._jit("query", self._user_queries)
         self._top_k = self._jit("top_k", self._top_k_of_catalog, ("k",))
         self._top_k_of_candidates = self._jit(
             "top_k_of_candidates", ranking.top_k_of_candidates, ("k",)
@@ -84,10 +83,10 @@ class CompiledModel:
     def queries(
         self, columns: Columns, encoding: str, now: np.ndarray | None = None
     ) -> UserQueries:
-        """What stored rows ask for: `Queries` and history items with leading axis B.
+        """Queries and history items of stored rows [B, ...]; B is rounded up to a bucket.
 
         columns: rows of the store, `encoding` of their vectors. now: int32 [B] model times.
-        B is rounded up; what stands behind the last row means nothing.
+        Entries beyond the last user are padding.
         """
         count = len(columns["events"])
         size = buckets.size_of(count, buckets.USERS)
@@ -97,11 +96,11 @@ class CompiledModel:
             last = np.maximum(columns["pending"] - 1, 0)
             times = columns["times"][np.arange(count), last] if now is None else now
             times = buckets.fill(np.asarray(times), size)
-        queries: UserQueries = self.query(self.params, state, times)
+        queries: UserQueries = self.query_states(self.params, state, times)
         return queries
 
     def popularity_queries(self, count: int) -> UserQueries:
-        """What `popularity` is asked for users without a state; `count` is rounded up."""
+        """Queries to `popularity` for `count` users without a state; rounded up to a bucket."""
         size = buckets.size_of(count, buckets.USERS)
         ones = np.ones((size, 1), np.float32)
         return UserQueries(Queries(ones), None)
@@ -109,14 +108,20 @@ class CompiledModel:
     def top_k(
         self, queries: UserQueries, index: ItemIndex, exclude: Array | None, *, k: int
     ) -> TopK:
-        """The k best items of an index; exclude: dense ids int32 [B, X], 0 is none."""
+        """The k best items of an index: scores and dense ids [B, k].
+
+        exclude: dense ids int32 [B, X], 0 is none.
+        """
         lists: TopK = self._top_k(queries, index, exclude, k=k)
         return lists
 
     def top_k_of_candidates(
         self, queries: UserQueries, index: ItemIndex, candidates: Array, *, k: int
     ) -> TopK:
-        """The k best of each user's candidates, dense ids int32 [B, X], 0 is none."""
+        """The k best of each user's candidates: scores and dense ids [B, k].
+
+        candidates: dense ids int32 [B, X], 0 is none.
+        """
         vectors, history = queries
         lists: TopK = self._top_k_of_candidates(vectors, index, candidates, k=k, history=history)
         return lists
@@ -135,6 +140,8 @@ class CompiledModel:
     def _jit(
         self, name: str, function: Callable[P, T], static: tuple[str, ...] = ()
     ) -> jax.stages.Wrapped:
+        """`jax.jit` that counts traces under `name`; static: names of static arguments."""
+
         @functools.wraps(function)
         def traced(*args: P.args, **kwargs: P.kwargs) -> T:
             self.traces[name] += 1

@@ -1,6 +1,6 @@
-"""Files around serving: events and users in, lists of items out.
+"""Files that the command line reads and writes: events and user ids in, top lists out.
 
-Parquet and CSV need polars; lines of text and JSON need nothing.
+Parquet and CSV need polars; lines of text and JSON do not.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ def read_events(pattern: str, config: DataConfig) -> tuple[np.ndarray, np.ndarra
     """
     names = (config.user_column, config.item_column, config.time_column)
     table_format = files.Format(times=[config.time_column], zone=config.time_zone)
-    parts = []
+    chunks = []
     for frame, file, row in files.frames(files.find(pattern, "--events"), names, table_format):
         user, item, moment = (to_numpy(frame[name]) for name in names)
         # the unit is that of the training table; other data sets are in seconds
@@ -48,16 +48,16 @@ def read_events(pattern: str, config: DataConfig) -> tuple[np.ndarray, np.ndarra
         seconds, rest = schema.seconds(moment, names[2], str(file), unit, row)
         nanoseconds = np.zeros(len(seconds), np.int64) if rest is None else rest.astype(np.int64)
         times = (seconds * 10**9 + nanoseconds).astype("datetime64[ns]")
-        parts.append(
+        chunks.append(
             (
                 schema.check_ids(user, names[0], str(file), row),
                 schema.check_ids(item, names[1], str(file), row),
                 times,
             )
         )
-    if not parts:
+    if not chunks:
         raise DataError(f"--events={pattern}: no rows")
-    users, items, moments = (np.concatenate(column) for column in zip(*parts, strict=True))
+    users, items, moments = (np.concatenate(column) for column in zip(*chunks, strict=True))
     return users, items, moments
 
 

@@ -6,7 +6,7 @@
     <folder>/recommend.bin  (params, state, now [b]) -> (scores [b, k], dense item ids [b, k])
     <folder>/params.npz     the parameters, by name
     <folder>/catalog.npz    raw ids of dense ids, popularity, time origin
-    <folder>/signature.json shapes and dtypes of all of it
+    <folder>/signature.json shapes and dtypes of all of these
 
 Parameters and states are flat dicts of arrays, the batch b is symbolic (any size), and the
 artifacts run on cpu, cuda and tpu: `jax.export.deserialize(bytes).call(params, ...)`. Items are
@@ -68,7 +68,7 @@ def functions(rec: Recommender, k: int) -> dict[str, Callable[..., Tree]]:
         return states.score(model, unpack(params), nested_state(state), now)
 
     def recommend(params: Arrays, state: Arrays, now: Array) -> tuple[jax.Array, jax.Array]:
-        whole = jnp.iinfo(jnp.int32).max  # one block: how many queries there are is not known yet
+        whole = jnp.iinfo(jnp.int32).max  # one block, as the batch size is symbolic
         return states.recommend(model, unpack(params), nested_state(state), now, k, block=whole)
 
     return {"compress": compress, "extend": extend, "score": score, "recommend": recommend}

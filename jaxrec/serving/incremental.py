@@ -16,9 +16,9 @@ from jaxrec.types import UserId
 
 
 class IncrementalResult(NamedTuple):
-    """What `append_new_events` did.
+    """Counts of an `append_new_events`.
 
-    events: now in states. users: they belong to.
+    events: events added to states. users: users whose states were updated.
     unknown_items, late: events left out, as by `Recommender.append`.
     already_applied: users whose state has their later events (an earlier call, perhaps one
         that was killed).
@@ -41,7 +41,7 @@ def append_new_events(
     data: Prepared,
     progress: Progress = no_progress,
 ) -> IncrementalResult:
-    """Adds the events that `data` has and `base` has not; the states are those of `base`.
+    """Adds the events of `data` that `base` does not have to states built from `base`.
 
     base: the data of the model's run. data: the same with later files (`data.append`). The call
     may be made again: a user gets the later events once. Users of shards that the store does
@@ -93,7 +93,7 @@ def _append_batch(
 
 
 def later_events(old: np.ndarray, new: np.ndarray) -> np.ndarray:
-    """bool [N]: which events were added, from a user's times [M] before and [N] behind an append.
+    """bool [N]: which events were added, from a user's times [M] before and [N] after an append.
 
     Events of one time keep the old before the new (`jaxrec.data.append`).
 

@@ -181,8 +181,10 @@ def recommend(args: argparse.Namespace) -> None:
                 candidates=candidates,
             )
             for user, row, values in zip(batch, items.tolist(), scores.tolist(), strict=True):
-                there = [place for place, value in enumerate(values) if value != float("-inf")]
-                yield event_files.TopList(user, [row[i] for i in there], [values[i] for i in there])
+                filled = [place for place, value in enumerate(values) if value != float("-inf")]
+                yield event_files.TopList(
+                    user, [row[i] for i in filled], [values[i] for i in filled]
+                )
 
     event_files.write_lists(top_lists(), args.output)
 

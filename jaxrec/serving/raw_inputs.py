@@ -1,4 +1,4 @@
-"""What callers pass, checked once: raw ids and times to dense ones, grouped by user."""
+"""Checks what callers pass, and turns raw ids and times into dense ones, grouped by user."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -21,7 +21,7 @@ NAMES = ("user_ids", "item_ids", "timestamps")
 
 
 def check_events(user_ids: ArrayLike, item_ids: ArrayLike, timestamps: ArrayLike) -> Interactions:
-    """Three columns [N] as a table; rows whose times have fractions come in time order.
+    """Three columns [N] as a table; rows are sorted by time if times have fractions of a second.
 
     Raises DataError: different lengths, floats as ids, nulls, NaN, negative times, milliseconds.
     """
@@ -70,7 +70,7 @@ def check_now(now: ArrayLike | None, batch: int, catalog: Catalog) -> np.ndarray
         raise DataError(f"now has shape {moments.shape}: one time or one of {batch} is needed")
     flat = moments.reshape(-1)
     index = np.zeros(len(flat), np.int64)
-    # rows with fractions would be reordered: seconds are enough for a request
+    # `schema.check` sorts rows whose times have fractions; a request needs whole seconds only
     flat = np.floor(flat) if flat.dtype.kind == "f" else flat
     seconds = schema.check(
         {"now": flat, "user": index, "item": index}, "now", "user", "item", "now"
@@ -112,6 +112,7 @@ def _is_list(value: object) -> bool:
 
 
 def _dense(raw: Iterable[ItemId] | np.ndarray, name: str, catalog: Catalog) -> np.ndarray:
+    """int32 [X] dense ids, ascending and distinct; unknown items are left out."""
     values = raw if isinstance(raw, np.ndarray) else list(raw)
     if not len(values):
         return np.zeros(0, np.int32)

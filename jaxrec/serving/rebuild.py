@@ -1,4 +1,4 @@
-"""A new model's store beside the old one, and stores that several processes create together."""
+"""Rebuilds a store for a new model; creates stores that several processes share."""
 
 import time
 from collections.abc import Iterable
@@ -22,7 +22,7 @@ CREATE_TIMEOUT = 60.0
 
 
 class RebuildResult(NamedTuple):
-    """What `rebuild` did.
+    """Counts of a `rebuild`.
 
     users: states written.
     already_built: users whom the new store had already.
@@ -108,7 +108,7 @@ def identity(url: Url) -> str | None:
 
 
 class StoreSettings(TypedDict):
-    """What `Recommender.create_store` is given, as far as it is said."""
+    """Settings of `Recommender.create_store`; None where its default is meant."""
 
     encoding: str | None
     keep_seen: int | None
@@ -128,8 +128,8 @@ def create_or_open(
 
     Several processes may start at the same time with shards of their own: one of them creates
     the store, the others wait for it. encoding, keep_seen, num_shards: None is the default of
-    `Recommender.create_store`, and anything where the store exists. Raises StoreError when it
-    exists and differs from what is given.
+    `Recommender.create_store`, and matches any existing store. Raises StoreError when the store
+    exists with other settings.
     """
     settings: StoreSettings = {
         "encoding": encoding,

@@ -1,4 +1,4 @@
-"""Requests for top lists: what is asked for a batch of users, and how rows answer it."""
+"""Top lists for a batch of users: the request, and its answer from their stored rows."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -8,12 +8,13 @@ import numpy as np
 from jaxrec.ranking import ItemIndex
 from jaxrec.serving import buckets, state_rows
 from jaxrec.serving.compiled import CompiledModel, UserQueries
-from jaxrec.serving.state_rows import Columns
+from jaxrec.state_store.row_format import Columns
+from jaxrec.types import PAD
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What is asked for B users, in dense item ids.
+    """A request for the top lists of B users, in dense item ids.
 
     k: length of the lists. now: int32 [B] model times, None for the users' last events.
     exclude: ids to leave out, per user. candidates: ids to choose from, per user; None for the
@@ -43,11 +44,12 @@ class Request:
 def answer(
     model: CompiledModel, columns: Columns, known: np.ndarray, request: Request, encoding: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One batch of rows: dense ids int32 [B, k], 0 behind a list's end, and scores [B, k].
+    """Dense ids int32 [B, k] and scores float32 [B, k]; a short list ends in id 0, score -inf.
 
-    known: bool [B]; users without a row get what is popular. encoding: of the rows.
+    columns: stored rows [B, ...], `encoding` of their vectors. known: bool [B], whether a user has
+    a row; the others get the most popular items.
     """
-    ids = np.zeros((len(known), request.k), np.int32)
+    ids = np.full((len(known), request.k), PAD, np.int32)
     scores = np.full((len(known), request.k), -np.inf, np.float32)
     for has_row in (True, False):
         users = np.flatnonzero(known == has_row).tolist()
@@ -69,7 +71,7 @@ def answer(
 def _top_lists(
     model: CompiledModel, queries: UserQueries, index: ItemIndex, request: Request
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Scores and dense ids [B, k rounded up, at most what there is to choose from]."""
+    """Scores and dense ids [B, K]: K is k rounded up, at most the number of candidates."""
     count = len(request.exclude)
     size = buckets.size_of(count, buckets.USERS)
     width = buckets.size_of(request.k, buckets.LISTS)

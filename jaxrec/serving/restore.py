@@ -4,6 +4,7 @@ from jaxrec.errors import StoreError
 from jaxrec.serving.snapshot import Snapshot
 from jaxrec.serving.tracking import Progress, no_progress
 from jaxrec.state_store.metadata import (
+    COPY_FILE,
     STORE_FILE,
     Metadata,
     Url,
@@ -13,7 +14,7 @@ from jaxrec.state_store.metadata import (
     read_json,
     write_json,
 )
-from jaxrec.state_store.store import COPY_FILE, UserStateStore
+from jaxrec.state_store.store import UserStateStore
 
 
 def restore(

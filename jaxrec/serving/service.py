@@ -40,10 +40,10 @@ from jaxrec.types import PAD, Params, UserId
 
 
 class Recommender:
-    """A trained model that serves: holds no user data, works on any number of stores.
+    """A trained model, ready to serve: holds no user data and works with any number of stores.
 
     Methods may be called from several threads. `traces` counts how often each function was
-    compiled for a new shape; it stops growing once every bucket of sizes was met.
+    compiled for a new shape; it stops growing once every bucket of sizes has been used.
     """
 
     def __init__(
@@ -57,8 +57,8 @@ class Recommender:
     ) -> None:
         """config, params, catalog: of one run; `load` reads them from its folder.
 
-        step: of the checkpoint. devices: where the model runs (default: all local devices).
-        With several of them the rows of the item table are split over them. Raises ValueError
+        step: of the checkpoint. devices: where the model runs (default: all local devices);
+        the rows of the item table are split over them. Raises ValueError
         when the configuration has no user states (layout.mode is not `compressed`).
         """
         self.config, self.catalog, self.step = config, catalog, step
@@ -77,7 +77,7 @@ class Recommender:
         return self.compiled.params
 
     @property
-    def traces(self) -> "collections.Counter[str]":
+    def traces(self) -> collections.Counter[str]:
         """Function -> how often it was compiled."""
         return self.compiled.traces
 
@@ -105,7 +105,7 @@ class Recommender:
     # -- stores ------------------------------------------------------------------------------
 
     def binding(self, encoding: str) -> Binding:
-        """What a store of this model is bound to."""
+        """What a store of this model is bound to; `encoding`: of its vectors."""
         return Binding(
             params=self.version,
             layout=digest(self.model.layout),
@@ -127,7 +127,8 @@ class Recommender:
         encoding: float32, bfloat16 or int8, how vectors are stored. keep_seen: newest distinct
         items that are remembered per user (4 bytes each), needed for `exclude_seen`. None takes
         these and num_shards from `config.serving`. shards: which ones to write (default: all).
-        Raises ValueError on a value that is not allowed, and StoreError where there is a store.
+        Raises ValueError on a value that is not allowed, and StoreError when there is already a
+        store.
         """
         defaults = self.config.serving
         encoding = defaults.encoding if encoding is None else encoding
@@ -153,6 +154,7 @@ class Recommender:
         encoding = existing.metadata.binding.encoding
         spec = state_rows.row_spec(
             self.model,
+            # rows of an unknown encoding do not fit any spec: the second `open` refuses them
             encoding if encoding in ENCODINGS else ENCODINGS[0],
             state_rows.seen_capacity(existing.spec),
         )
@@ -177,9 +179,9 @@ class Recommender:
         in time order, ties in the order given. New users are added. Events of unknown items and
         late events are left out and counted.
 
-        idempotent: the same call, with the same events, may be made again after a failure or a
-        kill: what is in the states is not added twice (the store remembers the newest three
-        such calls). progress: over batches of users.
+        idempotent: the same call, with the same events, may be repeated after a failure or a
+        kill: nothing is added twice (the store remembers the newest three such calls).
+        progress: over batches of users.
 
         Raises DataError, before anything is written, for wrong types, different lengths, NaN,
         null and impossible timestamps.
@@ -192,7 +194,7 @@ class Recommender:
         self.catalog.check_users(users, "append")
         source = raw_inputs.digest(table, BATCH) if idempotent else ""
         total = np.zeros(len(AppendResult._fields), np.int64)
-        # users by number of events: the batches are filled evenly
+        # sorted by number of events, so that the users of a batch need about the same work
         order = np.argsort(
             [len(user_events.items) for user_events in events], kind="stable"
         ).tolist()
@@ -204,8 +206,8 @@ class Recommender:
                 [events[i] for i in batch],
                 idempotency_key=(source, number) if idempotent else None,
             )
-        unknown = AppendResult(0, 0, int((~known).sum()), 0)
-        return AppendResult(*(total + unknown).tolist())
+        appended = AppendResult(*total.tolist())
+        return appended._replace(unknown_items=int((~known).sum()))
 
     def append_dense(
         self,
@@ -283,16 +285,16 @@ class Recommender:
     def queries(
         self, columns: Columns, encoding: str, now: np.ndarray | None = None
     ) -> UserQueries:
-        """What stored rows ask for, see `CompiledModel.queries`."""
+        """The queries of stored rows, as `CompiledModel.queries`."""
         return self.compiled.queries(columns, encoding, now)
 
 
 def _version(config: Config, params: Params) -> str:
-    """What a store is bound to: the parameters and the settings that scores depend on."""
+    """Digest of everything that scores depend on: the parameters and the model's settings."""
     defaults = workdir.flatten(ModelConfig())
     return digest(
         {name: leaves.digest(leaf) for name, leaf in leaves.flatten(params).items()},
-        # a key that a later version adds, at its default, leaves the model the same
+        # defaults are left out: a key that a later version adds does not change the digest
         {k: v for k, v in workdir.flatten(config.model).items() if v != defaults.get(k)},
         config.loss.similarity,
     )

@@ -1,6 +1,6 @@
 """Snapshots: a model and its users' states as one step beside the run.
 
-    <folder>/<step>/record.json     what is there; written last: without it there is no snapshot
+    <folder>/<step>/record.json     table of contents; written last: without it there is no snapshot
     <folder>/<step>/model/          the run's config, catalog and parameters: `Recommender.load`
     <folder>/<step>/states/00000/   Orbax checkpoint of one part: at most some 4,096 users
 
@@ -32,7 +32,14 @@ from jaxrec.runtime import checkpoint, workdir
 from jaxrec.serving.service import Recommender
 from jaxrec.serving.tracking import Progress, no_progress
 from jaxrec.serving.write_errors import as_store_errors
-from jaxrec.state_store.keys import UserIds, decode_key, encode_ids, id_list, shard_numbers
+from jaxrec.state_store.keys import (
+    UserIds,
+    checksum,
+    decode_key,
+    encode_ids,
+    id_list,
+    shard_numbers,
+)
 from jaxrec.state_store.metadata import (
     Metadata,
     open_root,
@@ -76,9 +83,8 @@ def save(
     """Writes model and states as snapshot `step` (default: one after the newest); returns it.
 
     progress: over parts. Every row is whole; users written meanwhile are there as they were
-    before or after. A snapshot that was interrupted is not one, and is overwritten. Raises
-    StoreError when the step exists, a row is damaged, or something cannot be written (disk
-    full): it says where.
+    before or after. An interrupted snapshot does not count and is overwritten. Raises StoreError
+    when the step exists, a row is damaged, or a file cannot be written (disk full).
     """
     number = max(steps(folder), default=0) + 1 if step is None else step
     target = folder / str(number)
@@ -111,12 +117,12 @@ def save(
 
 
 def _save_model(rec: Recommender, folder: pathlib.Path) -> None:
-    """The part of a run's folder that serving needs."""
+    """What serving needs of a run's folder."""
     folder.mkdir(parents=True)
     rec.catalog.save(folder)
     step = rec.step
     checkpoint.save(folder / workdir.CHECKPOINTS, step, {"params": rec.params}, {}, best=step)
-    workdir.write_text(folder / "config.json", config_lib.to_json(rec.config))
+    workdir.write_text(folder / workdir.CONFIG, config_lib.to_json(rec.config))
 
 
 def _save_part(
@@ -134,7 +140,9 @@ def _save_part(
     blob = np.frombuffer(b"".join(keys), np.uint8)
     arrays = {
         "rows": rows,
-        "crc": np.asarray([_crc(k, r) for k, r in zip(keys, rows, strict=True)], np.uint32),
+        "crc": np.asarray(
+            [checksum(k, r.tobytes()) for k, r in zip(keys, rows, strict=True)], np.uint32
+        ),
         "keys": blob,
         "ends": np.cumsum([len(key) for key in keys]).astype(np.int64),
     }
@@ -165,10 +173,6 @@ def _without_warnings() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-def _crc(key: bytes, row: np.ndarray) -> int:
-    return zlib.crc32(row.tobytes(), zlib.crc32(key))
 
 
 class Snapshot:
@@ -249,7 +253,7 @@ class Snapshot:
         damaged = [
             decode_key(key)
             for key, row, saved in zip(keys, rows, crc.tolist(), strict=True)
-            if _crc(key, row) != saved
+            if checksum(key, row.tobytes()) != saved
         ]
         if damaged:
             raise StoreError(

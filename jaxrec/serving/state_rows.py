@@ -1,10 +1,10 @@
-"""A user's row in the store: the encoded state, and optionally the items seen.
+"""A user's row in the store: the encoded state and, optionally, the items the user has seen.
 
-Everything here is NumPy on the host. It decides whether the model has to run at all.
+Everything here is NumPy on the host. Events that complete no segment are added without the model.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple, TypeAlias
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -12,12 +12,11 @@ import numpy as np
 from jaxrec.model import states
 from jaxrec.model.recommender import Model
 from jaxrec.state_store.encodings import encode_state
-from jaxrec.state_store.row_format import RowSpec
+from jaxrec.state_store.row_format import Columns, RowSpec
 from jaxrec.types import UserState
 
-Columns: TypeAlias = Mapping[str, np.ndarray]
-SEEN = "seen"
-# Columns that move along with a token: the axis of the tokens, counted from the end.
+SEEN = "seen"  # column of the items a user has seen
+# Encoded columns -> axis of the tokens, counted from the end.
 TOKEN_COLUMNS = {
     "tokens.k": -3,
     "tokens.v": -3,
@@ -36,10 +35,10 @@ class Events(NamedTuple):
 
 
 class Merged(NamedTuple):
-    """Events of B users that are not compressed yet, the new ones among them.
+    """Events of B users that are not compressed yet, including the new ones.
 
-    pending: events per user, in time order. late: int64 [B], new events older than what is
-    compressed already, left out.
+    pending: events per user, in time order. late: int64 [B], new events that were left out because
+    newer ones are compressed already.
     """
 
     pending: list[Events]
@@ -69,17 +68,18 @@ def to_host(state: UserState) -> UserState:
 
 
 def merge(columns: Columns, events: Sequence[Events]) -> Merged:
-    """Puts new events among the pending ones by time, behind those of the same time.
+    """Merges new events into the pending ones by time, after those of the same time.
 
-    An event older than the newest compressed one cannot take its place any more: it is late.
+    columns: rows [B, ...]. events: of each user, in time order. An event older than the newest
+    compressed one is late: its segment is never compressed again.
     """
     merged, late = [], np.zeros(len(events), np.int64)
     for row, new in enumerate(events):
         items, times = new
         if columns["tokens.valid"][row, -1]:
-            fits = times >= columns["tokens.times"][row, -1]
-            late[row] = len(times) - int(fits.sum())
-            items, times = items[fits], times[fits]
+            in_time = times >= columns["tokens.times"][row, -1]
+            late[row] = len(times) - int(in_time.sum())
+            items, times = items[in_time], times[in_time]
         pending = int(columns["pending"][row])
         items = np.concatenate([columns["items"][row, :pending], items])
         times = np.concatenate([columns["times"][row, :pending], times])
@@ -93,8 +93,8 @@ def complete_segments(pending: Events, segment_size: int, recent_min: int) -> in
     return max(len(pending.items) - recent_min, 0) // segment_size
 
 
-def set_pending(columns: dict[str, np.ndarray], row: int, pending: Events) -> None:
-    """Writes events that complete no segment into their row; the model is not needed."""
+def set_pending(columns: Columns, row: int, pending: Events) -> None:
+    """Writes events that complete no segment into their row, in place."""
     added = len(pending.items) - int(columns["pending"][row])
     for name, values in (("items", pending.items), ("times", pending.times)):
         columns[name][row] = 0
@@ -103,8 +103,8 @@ def set_pending(columns: dict[str, np.ndarray], row: int, pending: Events) -> No
     columns["events"][row] += added
 
 
-def restore_codes(old: Columns, new: dict[str, np.ndarray], tokens: int) -> None:
-    """Puts the stored codes of tokens that have not dropped off back into re-encoded columns.
+def restore_codes(old: Columns, new: Columns, tokens: int) -> None:
+    """Copies the stored codes of tokens that are kept into the re-encoded columns, in place.
 
     old, new: columns before and after `extend`; tokens: per segment. A token is encoded once:
     decoding and encoding it again at every update would let it drift.
@@ -121,7 +121,7 @@ def restore_codes(old: Columns, new: dict[str, np.ndarray], tokens: int) -> None
 
 
 def remember_items(seen: np.ndarray, events: Sequence[Events]) -> np.ndarray:
-    """The newest distinct items of each user, int32 [B, X], newest first, 0 behind them."""
+    """The newest distinct items of each user, int32 [B, X], newest first, padded with 0."""
     result = np.zeros_like(seen)
     for row, (items, _) in enumerate(events):
         newest_first = np.concatenate([items[::-1], seen[row][seen[row] > 0]])

@@ -1,4 +1,4 @@
-"""New events into stored rows: `Recommender.append` behind the check of its input."""
+"""Adds new events to stored rows: `Recommender.append` after its input has been checked."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -15,12 +15,14 @@ from jaxrec.types import UserId
 
 
 class AppendResult(NamedTuple):
-    """What `append` did.
+    """Counts of an `append`.
 
-    events: now in states. users: they belong to.
+    events: events added to states.
+    users: users whose states were updated.
     unknown_items: events left out because the model does not know their items.
-    late: events left out because their user's state has compressed newer ones.
-    already_applied: users whose states had these very events, left as they are (`idempotent`).
+    late: events left out because newer ones of their user are compressed already.
+    already_applied: users whose states had these very events and were left unchanged
+        (`idempotent`).
     """
 
     events: int
@@ -58,15 +60,21 @@ def append_events(
     store.update(list(users), update, idempotency_key=idempotency_key)
     added = sum(pair[0] for pair in counts.values())
     late = sum(pair[1] for pair in counts.values())
-    return AppendResult(added, len(counts), 0, late, len(users) - len(counts))
+    return AppendResult(
+        events=added,
+        users=len(counts),
+        unknown_items=0,
+        late=late,
+        already_applied=len(users) - len(counts),
+    )
 
 
 def updated_rows(
     model: CompiledModel, columns: Columns, events: Sequence[Events], encoding: str
 ) -> tuple[Columns, np.ndarray]:
-    """Rows [B, ...] with new events, and int64 [B]: how many events of each user were late.
+    """Rows [B, ...] with the new events, and the number of late events per user, int64 [B].
 
-    The model runs for the users whose events complete a segment, and for no other.
+    The model runs only for users whose events complete a segment.
     """
     layout = model.config.layout
     result = {name: np.array(column) for name, column in columns.items()}
@@ -90,9 +98,9 @@ def updated_rows(
 def _extended_rows(
     model: CompiledModel, columns: Columns, pending: Sequence[Events], encoding: str
 ) -> Columns:
-    """Rows whose events that are not compressed become `pending`, by the model.
+    """Rows [B, ...] after the model has compressed the segments that `pending` events complete.
 
-    The pending events of a row are the first of its new ones.
+    pending: of each user, all events that are not compressed yet: those of the row, then new ones.
     """
     layout = model.config.layout
     size = buckets.size_of(len(pending), buckets.USERS)
@@ -103,8 +111,8 @@ def _extended_rows(
     lengths = buckets.fill(np.asarray([len(events.items) for events in pending], np.int32), size)
     start, longest = 0, int(lengths.max())
     while start < longest:
-        left = min(longest - start, layout.recent + buckets.EVENTS[-1])
-        width = layout.recent + buckets.size_of(left - layout.recent, buckets.EVENTS)
+        remaining = min(longest - start, layout.recent + buckets.EVENTS[-1])
+        width = layout.recent + buckets.size_of(remaining - layout.recent, buckets.EVENTS)
         items, times = (np.zeros((size, width), np.int32) for _ in range(2))
         for row, events in enumerate(pending):
             cut = slice(start, start + width)

@@ -16,20 +16,21 @@ from jaxrec.ranking import ItemIndex
 from jaxrec.serving.build import check_data
 from jaxrec.serving.compiled import UserQueries
 from jaxrec.serving.service import Recommender
-from jaxrec.serving.state_rows import SEEN, Columns, Events
+from jaxrec.serving.state_rows import SEEN, Events
 from jaxrec.serving.tracking import Progress, no_progress
+from jaxrec.state_store.row_format import Columns
 from jaxrec.state_store.store import UserStateStore
 from jaxrec.types import Params, Queries, UserId
 
 # Largest difference of scores, relative to their range, that `verify` accepts by encoding.
-# float32 rounds; the others lose bits of K and V (docs/serving.md has measured values).
+# float32 rounds; the others lose bits of K and V (docs/figures.md has what that costs).
 BOUNDS = {"float32": 1e-5, "bfloat16": 2e-2, "int8": 5e-2}
-BFLOAT16_MODEL = 5e-2  # of a model that computes in bfloat16
-CHECKED = 16  # users of one masked forward
+BFLOAT16_MODEL = 5e-2  # the same for a model that computes in bfloat16
+FORWARD_USERS = 16  # users of one masked forward pass
 
 
 class Verification(NamedTuple):
-    """What `verify` found.
+    """The result of `verify`.
 
     checked: users recomputed.
     changed: rows with other events than the prepared history (appended since), not checked.
@@ -75,7 +76,9 @@ def verify(
         bound = max(bound, BFLOAT16_MODEL)
     order = np.random.default_rng(seed).permutation(prepared.num_users)[:sample]
     order = order[np.argsort(prepared.lengths[order], kind="stable")]
-    batches = [order[start : start + CHECKED] for start in range(0, len(order), CHECKED)]
+    batches = [
+        order[start : start + FORWARD_USERS] for start in range(0, len(order), FORWARD_USERS)
+    ]
     compare = Comparison(rec)
     changed = missing = 0
     differences: list[float] = []
@@ -99,7 +102,7 @@ def verify(
 
 
 class Comparison:
-    """Stored rows against histories, of up to `CHECKED` users: one shape, compiled once."""
+    """Stored rows against histories, of up to `FORWARD_USERS` users: one shape, compiled once."""
 
     def __init__(self, rec: Recommender) -> None:
         self.rec = rec
@@ -113,7 +116,7 @@ class Comparison:
         columns: rows [B, ...], `encoding` of their vectors; histories: of the same users.
         """
         count = len(histories)
-        index = np.resize(np.arange(count), CHECKED)  # filled up with users that are there
+        index = np.resize(np.arange(count), FORWARD_USERS)  # padded by repeating users
         stored = self.rec.queries({n: c[index] for n, c in columns.items()}, encoding)
         exact = self._exact([histories[i] for i in index.tolist()])
         differences: list[float] = np.asarray(
@@ -141,7 +144,7 @@ def _scores(user: UserQueries, index: ItemIndex) -> jax.Array:
 
 
 class MaskedForward:
-    """Queries for the event behind whole histories, by one masked forward over all of each."""
+    """Queries for the next event of whole histories, by one masked forward pass over each."""
 
     def __init__(self, rec: Recommender) -> None:
         self.rec = rec
@@ -149,7 +152,7 @@ class MaskedForward:
         self._history_items = jax.jit(rec.model.history_items)
 
     def __call__(self, histories: Sequence[Events]) -> UserQueries:
-        """Queries [B, D], at least `CHECKED` rows, and history items; histories are not empty."""
+        """Queries and history items; at least `FORWARD_USERS` rows. No history may be empty."""
         model, layout = self.rec.model, self.rec.config.layout
         counts = np.asarray([len(items) for items, _ in histories])
         complete = np.maximum(counts - layout.recent_min, 0) // layout.segment_size
@@ -172,7 +175,7 @@ class MaskedForward:
         counts: int [B] events per history; complete: int [B] segments that they complete.
         """
         config = self.rec.config.layout
-        size, rows = config.segment_size, max(CHECKED, len(histories))
+        size, rows = config.segment_size, max(FORWARD_USERS, len(histories))
         items = np.zeros((rows, slots * size + config.recent), np.int32)
         times = np.zeros((rows, slots * size + config.recent + 1), np.int32)
         lengths = np.zeros((rows, slots + 1), np.int32)

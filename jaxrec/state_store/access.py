@@ -24,7 +24,7 @@ ReadFuture: TypeAlias = "ts.Future[ts.KvStore.ReadResult]"
 
 
 class Job(NamedTuple):
-    """The part of a batch that lies in one shard."""
+    """The part of a batch whose users are in one shard: positions in the batch, and their keys."""
 
     shard: Shard
     positions: list[int]
@@ -40,7 +40,7 @@ class AccessError(StoreError):
 
 
 def read(jobs: Iterable[Job], batch: int) -> list[bytes | None]:
-    """The value of every key of the batch, None where there is none.
+    """The value of every key of the batch, None for missing keys.
 
     Every value is whole and was current at some time during the call, also while another
     process writes or compacts. Raises AccessError when a file is damaged, truncated or lost.
@@ -54,7 +54,7 @@ def read(jobs: Iterable[Job], batch: int) -> list[bytes | None]:
             for job, generation in zip(pending, used, strict=True)
         ]
         failures = [_gather(job, r, values) for job, r in zip(pending, reads, strict=True)]
-        # Read behind the rows: a generation that is there and not sealed now was current then.
+        # Read after the rows: a generation that exists and is not sealed now was current then.
         statuses = [generation.database.read(STATUS_KEY) for generation in used]
         pending = [
             job
@@ -75,7 +75,7 @@ def read(jobs: Iterable[Job], batch: int) -> list[bytes | None]:
 def _gather(
     job: Job, reads: list[ReadFuture], values: list[bytes | None]
 ) -> list[tuple[int, ValueError]]:
-    """Puts what was read into `values`; returns (position, error) of what failed."""
+    """Stores the results in `values`; returns (position, error) of every failed read."""
     failed = []
     for position, future in zip(job.positions, reads, strict=True):
         try:
@@ -122,13 +122,15 @@ def transact(
 ) -> None:
     """Replaces the values of all keys; atomic per shard, durable on return.
 
-    `decide` gets the positions of the shards that are tried and their old values (None where
-    missing, or all None without `read_first`). After a conflict it is asked again about the
-    positions that were not written.
+    `decide` gets positions in the batch and their old values (None where missing, or all None
+    without `read_first`). After a conflict it is called again for the positions that were not
+    written.
 
-    idempotency_key: shards that have applied this update are left as they are, without asking
-    `decide`; the others record the key together with the values. Raises AccessError with the
-    positions that were not written when a shard fails; the others are durable.
+    idempotency_key: shards that have applied this update already are left unchanged, without
+    calling `decide`; the others record the key together with the values.
+
+    Raises AccessError with the positions that were not written when a shard fails; the others are
+    durable.
     """
     pending = list(jobs)
     deadline = time.monotonic() + WRITE_TIMEOUT
@@ -200,7 +202,7 @@ def _begin(
     read_first: bool,
     idempotency_key: IdempotencyKey | None,
 ) -> _Attempt:
-    """Reads every shard, asks `decide` and starts to commit."""
+    """Reads every shard, calls `decide` and starts to commit."""
     started = [_start(job, read_first) for job in jobs]
     ready: list[tuple[_Started, list[bytes | None]]] = []
     retry: list[Job] = []
@@ -242,7 +244,7 @@ def _begin(
 
 
 def _results(entry: _Started) -> list[ts.KvStore.ReadResult] | None:
-    """The status and the old values; None when another generation is current by now.
+    """The status and the old values; None when another generation has become current.
 
     Raises StoreError naming the file that cannot be read.
     """

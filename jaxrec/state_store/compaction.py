@@ -1,4 +1,4 @@
-"""Compaction of a shard: what is alive is copied into a new generation of its database.
+"""Compaction of a shard: live rows are copied into a new generation of its database.
 
 The pointer moves with one conditional write. While the copy runs, a seal in the old generation
 keeps writers without a lock (object stores) out.
@@ -13,9 +13,9 @@ from jaxrec.state_store.shard import Generation, Pointer, Shard, new_generation_
 
 
 def compact(shard: Shard, row_bytes: int, batch: int) -> None:
-    """Copies the users that are alive into a new generation and deletes the old one.
+    """Copies the live users into a new generation and deletes the old one.
 
-    The caller is the shard's writer. row_bytes: of one user; batch: users per transaction.
+    The caller must be the shard's writer. row_bytes: bytes of a row; batch: users per transaction.
     Raises StoreError, with the old generation current and open for writing, when a row is
     damaged or the disk is full.
     """
@@ -30,7 +30,7 @@ def compact(shard: Shard, row_bytes: int, batch: int) -> None:
         new = shard.open_generation(name)
         shard.seal(new, None)
         _copy(shard, old, new, row_bytes, batch)
-        # What another compaction left is deleted only once it cannot win any more.
+        # The target of an unfinished compaction is deleted only once it can no longer win.
         garbage = [old.name] + ([unfinished.target] if unfinished is not None else [])
         if pointer.generation != old.name or not shard.move_pointer(
             Pointer(name, garbage), version

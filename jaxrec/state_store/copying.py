@@ -29,7 +29,7 @@ class Target(Protocol):
 
 
 def begin(root: ts.KvStore, source: Metadata) -> None:
-    """Marks a place as the target of a copy that begins; a marker of the same copy stays."""
+    """Marks a place as the target of a copy; keeps the marker of the same unfinished copy."""
     content, version = read_json(root, COPY_FILE)
     if content is not None:
         check_source(root, source)
@@ -39,7 +39,7 @@ def begin(root: ts.KvStore, source: Metadata) -> None:
 
 
 def check_source(root: ts.KvStore, source: Metadata) -> Json:
-    """Progress of the unfinished copy at `root`; StoreError when it is none of this store."""
+    """Progress of the unfinished copy at `root`; StoreError unless it is a copy of `source`."""
     content, _ = read_json(root, COPY_FILE)
     if content is None:
         raise StoreError(
@@ -55,15 +55,15 @@ def check_source(root: ts.KvStore, source: Metadata) -> Json:
 
 
 def copy_users(source: StoreReader, target: Target, track: Callable[[int], None]) -> int:
-    """Copies what is left to copy and removes the marker; returns the users of all calls.
+    """Copies the remaining users and removes the marker; returns the users of all calls.
 
-    The marker moves behind a part of a shard once its rows are durable; rows of a part that
-    was interrupted are written again.
+    The marker advances once the rows of a part of a shard are durable; the rows of an interrupted
+    part are written again.
     """
     progress = check_source(target.root, source.metadata)
     users = int(progress["users"])
     for shard in range(int(progress["shard"]), source.num_shards):
-        # [next part, parts]: fixed when the shard is begun, as the source may grow meanwhile
+        # [next part, parts]: fixed when a shard is started, as the source may grow meanwhile
         part, parts = progress["ranges"] or (0, source.num_ranges(shard))
         while part < parts:
             for ids, columns in source.iterate_range(shard, part, parts, BATCH):

@@ -31,7 +31,7 @@ def encode_vectors(vectors: np.ndarray, encoding: str) -> tuple[np.ndarray, np.n
     """[..., H] floats -> (codes [..., H] in the encoding's dtype, scales float16 [...] or None).
 
     Raises ValueError on an unknown encoding and on values that it cannot hold (NaN,
-    infinities, magnitudes above 127 x 65504 in int8), because they would come back wrong.
+    infinities, magnitudes above 127 x 65504 in int8), because they would be decoded wrongly.
 
     >>> codes, scales = encode_vectors(np.array([[127.0, -63.6]]), "int8")
     >>> codes.tolist(), scales.tolist()
@@ -91,7 +91,7 @@ def encode_state(state: UserState, encoding: str) -> Columns:
 def decode_state(columns: Mapping[str, np.ndarray], encoding: str) -> UserState:
     """The inverse of `encode_state`; the tokens' vectors come back as float32.
 
-    Raises ValueError on an unknown encoding, or when the columns are of another one.
+    Raises ValueError on an unknown encoding, or when the columns have another one.
     """
     expected = (
         {name + SCALE for name in VECTORS if name in columns} if encoding == "int8" else set()

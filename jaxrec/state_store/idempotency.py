@@ -8,19 +8,19 @@ until newer ones push it out.
 import json
 from typing import NamedTuple
 
-# So many sources of updates are remembered: the status has to fit into the tree's leaf.
+# Sources of updates that a shard remembers: the status has to fit into the tree's leaf.
 SOURCES = 3
 
 
 class Seal(NamedTuple):
-    """A compaction that has not ended: the generation it fills and the process that runs it."""
+    """An unfinished compaction: the generation it fills and the process that runs it."""
 
     target: str
     owner: str
 
 
 class ShardStatus(NamedTuple):
-    """What is known of a shard as a whole.
+    """The status of a shard.
 
     seal: the compaction that keeps other writers out, None when there is none.
     applied: the last position that each source has applied, oldest source first.
@@ -52,7 +52,7 @@ class ShardStatus(NamedTuple):
 class IdempotencyKey(NamedTuple):
     """Names one of a source's updates, so that a shard applies it once.
 
-    source: short name of a content, such as a digest.
+    source: short name of the updates' content, such as a digest.
     position: numbers, compared in order; the updates of a source come in ascending positions.
 
     >>> empty = ShardStatus(seal=None, applied={})
@@ -67,12 +67,12 @@ class IdempotencyKey(NamedTuple):
     position: tuple[int, ...]
 
     def already_applied(self, status: ShardStatus) -> bool:
-        """Whether a shard of this status has the update."""
+        """Whether a shard with this status has applied the update."""
         last = status.applied.get(self.source)
         return last is not None and self.position <= last
 
     def recorded(self, status: ShardStatus) -> ShardStatus:
-        """The status of a shard that gets the update; the oldest source is forgotten."""
+        """The status after the update; the oldest source may be forgotten."""
         others = {k: v for k, v in status.applied.items() if k != self.source}
         newest = dict(list(others.items())[1 - SOURCES :])
         return status._replace(applied=newest | {self.source: self.position})

@@ -1,10 +1,10 @@
-"""Raw user ids as database keys, the shard of a user, and the checksum around a row.
+"""Raw user ids as database keys, the shard of a user, and rows as checksummed values.
 
 key   = 2 bytes hash prefix | type (i, s) | id (int64: 8 bytes big-endian, offset; str: UTF-8)
 value = version (uint32, 1) | CRC-32 of key and row (uint32) | row; little-endian
 
-The hash prefix spreads keys evenly, so a fixed cut of the prefix space lists a shard in equal
-parts whatever the ids look like: listing needs bounded memory. The hash is part of the format
+The hash prefix spreads keys evenly, so equal ranges of prefixes hold about equally many users,
+whatever the ids look like: listing a shard needs bounded memory. The hash is part of the format
 (splitmix64 for ints, BLAKE2b for strings): it must never change. The integer 5 and the
 string "5" are different users. The checksum covers the key: a row under another user's key is
 damage too.
@@ -102,39 +102,44 @@ def encode_ids(user_ids: Sequence[UserId]) -> tuple[list[bytes], np.ndarray]:
 
 
 def decode_key(key: bytes) -> UserId:
-    """The id behind a key."""
+    """The user id of a key."""
     if key[2:3] == b"i":
         return int.from_bytes(key[3:], "big") - _SIGN
     return key[3:].decode()
 
 
 def shard_numbers(hashes: np.ndarray, num_shards: int) -> np.ndarray:
-    """The shard of each hash, int64 [B]; low bits, the keys' prefix are the high ones."""
+    """The shard of each hash, int64 [B]: by its low bits, as the high ones are the keys' prefix."""
     return (hashes % np.uint64(num_shards)).astype(np.int64)
 
 
-def seal_rows(keys: Sequence[bytes], rows: np.ndarray) -> list[bytes]:
+def encode_rows(keys: Sequence[bytes], rows: np.ndarray) -> list[bytes]:
     """rows uint8 [B, row_bytes] -> stored values."""
     values = []
     for key, row in zip(keys, rows, strict=True):
         raw = row.tobytes()
-        values.append(HEADER.pack(ROW_VERSION, zlib.crc32(raw, zlib.crc32(key))) + raw)
+        values.append(HEADER.pack(ROW_VERSION, checksum(key, raw)) + raw)
     return values
+
+
+def checksum(key: bytes, row: bytes | memoryview) -> int:
+    """CRC-32 of a key and its row."""
+    return zlib.crc32(row, zlib.crc32(key))
 
 
 def row_damage(key: bytes, value: bytes, row_bytes: int) -> str:
     """What is wrong with a stored value; empty when nothing is."""
     if len(value) != HEADER.size + row_bytes:
         return f"{len(value)} bytes found, {HEADER.size + row_bytes} expected"
-    version, checksum = HEADER.unpack_from(value)
-    if zlib.crc32(memoryview(value)[HEADER.size :], zlib.crc32(key)) != checksum:
+    version, stored = HEADER.unpack_from(value)
+    if checksum(key, memoryview(value)[HEADER.size :]) != stored:
         return "checksum mismatch: the bytes are not those that were written"
     if version != ROW_VERSION:
         return f"row version {version} found, {ROW_VERSION} expected"
     return ""
 
 
-def open_rows(values: Sequence[bytes], row_bytes: int) -> np.ndarray:
+def decode_rows(values: Sequence[bytes], row_bytes: int) -> np.ndarray:
     """Stored values that `row_damage` passed -> uint8 [B, row_bytes]."""
     joined = np.frombuffer(b"".join(values), np.uint8)
     return joined.reshape(len(values), HEADER.size + row_bytes)[:, HEADER.size :]

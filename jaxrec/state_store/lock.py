@@ -1,7 +1,7 @@
 """One writer per shard, and one creator of a store, on local disks.
 
-An advisory `flock` on an open file: it ends with the process, however that ends, so there is
-no stale lock to clean up. A second store object in the same process is refused too.
+An advisory `flock` on an open file: it ends with the process, however the process ends, so no
+stale lock is left. A second store object in the same process is refused too.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ class WriterLock:
         except OSError as error:
             os.close(self._file)
             raise StoreError(f"{path}: the file system has no locks: {error}") from error
-        # The name is for messages alone, and a full disk must be open for deleting and compacting.
+        # The name is only for messages: on a full disk deleting and compacting must still work.
         with contextlib.suppress(OSError):
             os.ftruncate(self._file, 0)
             os.write(self._file, f"{owner()}\n".encode())

@@ -1,7 +1,7 @@
-"""What a store is: `store.json`, and what it is bound to.
+"""The metadata of a store: `store.json`, and the model that the store is bound to.
 
-Small JSON files carry a checksum of their own content, so a damaged one is an error that names
-the file instead of another meaning. They are written as a whole (temporary file and rename on
+Small JSON files carry a checksum of their own content, so a damaged one raises an error that names
+the file instead of being misread. They are written as a whole (temporary file and rename on
 local disks, one conditional put on object stores).
 """
 
@@ -19,7 +19,7 @@ from jaxrec.state_store.database import unlocked
 from jaxrec.state_store.row_format import RowSpec
 from jaxrec.types import Json
 
-# Of the whole layout: 2 renamed the binding's key `form` to `encoding`.
+# Version of the store's layout: 2 renamed the binding's key `form` to `encoding`.
 FORMAT = 2
 REBUILD = "build it again with `python -m jaxrec.serving build-states`"
 STORE_FILE = "store.json"
@@ -124,14 +124,14 @@ def check_binding(stored: Metadata, binding: Binding, spec: RowSpec | None, wher
 
 @functools.cache
 def process_context() -> ts.Context:
-    """The same for all of a process: a `memory://` place can be opened several times."""
+    """One context per process, so that a `memory://` place can be opened several times."""
     return ts.Context({"memory_key_value_store": {}})
 
 
 def open_root(url: Url, context: ts.Context | None = None) -> ts.KvStore:
     """The place of a store, as a directory.
 
-    context: default `process_context`. Raises StoreError when it is no place.
+    context: default `process_context`. Raises StoreError when `url` is not a valid place.
     """
     context = context or process_context()
     if isinstance(url, str) and not url.strip():
@@ -149,7 +149,7 @@ def open_root(url: Url, context: ts.Context | None = None) -> ts.KvStore:
 
 
 def local_path(root: ts.KvStore) -> str | None:
-    """The directory behind a local store, None elsewhere."""
+    """The directory of a local store; None for other stores."""
     spec = root.spec().to_json()
     return spec["path"] if spec["driver"] == "file" else None
 
@@ -163,7 +163,7 @@ def display(root: ts.KvStore, name: str = "") -> str:
 
 
 def write_json(root: ts.KvStore, name: str, content: Json, if_equal: bytes | None = None) -> bool:
-    """Writes a file as a whole; False when it is not the version `if_equal` any more.
+    """Writes a file as a whole; False when its version is no longer `if_equal`.
 
     if_equal: a version that `read_json` returned (that of an absent file included).
     """

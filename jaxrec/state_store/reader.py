@@ -1,4 +1,4 @@
-"""Reading a store, which needs no lock. `store.py` adds opening and writing.
+"""Reading a store, which needs no lock. `writer.py` adds writing, `store.py` opening.
 
 Every row that is returned is whole, passed its checksum and was current during the call, also
 while other processes write or compact.
@@ -18,9 +18,9 @@ from jaxrec.state_store import database as db
 from jaxrec.state_store.keys import (
     UserIds,
     decode_key,
+    decode_rows,
     encode_ids,
     id_list,
-    open_rows,
     row_damage,
     shard_numbers,
 )
@@ -29,7 +29,7 @@ from jaxrec.state_store.row_format import Columns
 from jaxrec.state_store.shard import Shard
 from jaxrec.types import UserId
 
-NAMED_USERS = 5  # so many damaged users are named in a message
+NAMED_USERS = 5  # damaged users that a message names
 
 
 class ShardStat(NamedTuple):
@@ -58,7 +58,7 @@ class StoreReader:
         self._writing = threading.RLock()
 
     def flush(self) -> None:
-        """Nothing is staged in a reader."""
+        """Does nothing: only a writer has rows that are not durable yet."""
 
     def shard_of(self, user_ids: UserIds) -> np.ndarray:
         """int64 [B]: the shard of each user; stable for ever."""
@@ -104,7 +104,7 @@ class StoreReader:
                 yield [decode_key(key) for key in self._list(index, part, parts)]
 
     def damaged(self) -> Iterator[tuple[UserId, str]]:
-        """(user, what is wrong) of every row that cannot be read: write or delete these.
+        """(user, error message) of every row that cannot be read: write or delete these.
 
         Raises StoreError where the tree itself is damaged, so that users cannot be listed.
         """
@@ -123,7 +123,7 @@ class StoreReader:
                 yield user_id, str(error)
 
     def stat(self) -> list[ShardStat]:
-        """Per shard: users, bytes alive and on disk; reads the roots of the trees only."""
+        """Size of every shard; reads only the roots of the trees."""
         self.flush()
         stats = []
         for shard in self._shards:
@@ -134,7 +134,7 @@ class StoreReader:
         return stats
 
     def num_ranges(self, shard: int) -> int:
-        """Parts in which a shard is listed: each holds some 4,096 users."""
+        """In how many parts a shard is listed: each holds some 4,096 users."""
         self.flush()
         keys = self._shards[shard].consistent(lambda g: db.statistics(g.database)[0])
         return db.num_ranges(keys)
@@ -190,7 +190,7 @@ class StoreReader:
         rows = np.zeros((len(values), self.spec.row_bytes), np.uint8)
         if known.any():
             stored = [value for value in values if value is not None]
-            rows[known] = open_rows(stored, self.spec.row_bytes)
+            rows[known] = decode_rows(stored, self.spec.row_bytes)
         return self.spec.unpack(rows), known
 
     def _file_of(self, key: bytes) -> str:

@@ -3,11 +3,11 @@
 A batch of states is a dict of *columns*: name -> array with leading batch axis B. A `RowSpec`
 fixes names, shapes and dtypes; it packs the columns of B users into `uint8 [B, row_bytes]`:
 fields in the order of the spec, C order, little-endian on every machine, no padding between
-them. Packing is exact: bit patterns go in and come out, NaN payloads and signed zeros included.
+them. Packing is exact: it keeps every bit, NaN payloads and signed zeros included.
 
 `state_columns` / `state_from_columns` move between columns and the nested NamedTuples of
-`jaxrec.types` (`tokens.k` is the column of `UserState.tokens.k`); the arrays that carry layers
-first (`[L, B, ...]`) become `[B, L, ...]`.
+`jaxrec.types` (`tokens.k` is the column of `UserState.tokens.k`); arrays with a
+leading layer axis (`[L, B, ...]`) become `[B, L, ...]`.
 """
 
 import dataclasses
@@ -51,7 +51,7 @@ class Field(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class RowSpec:
-    """What a row holds, in order. Raises ValueError on a field that cannot be stored."""
+    """The fields of a row, in order. Raises ValueError on a field that cannot be stored."""
 
     fields: tuple[Field, ...]
 
@@ -175,7 +175,7 @@ def state_from_columns(
 
 
 def _nested(hint: Any, columns: Mapping[str, np.ndarray], prefix: str) -> type | None:
-    """The NamedTuple of a field by its type, of a union the one that the columns are of."""
+    """The NamedTuple type of a field; of a union, the one whose columns are present."""
     kinds = [kind for kind in typing.get_args(hint) or (hint,) if hasattr(kind, "_fields")]
     for kind in kinds[:-1]:
         if all(prefix + name in columns for name in kind._fields):

@@ -11,10 +11,10 @@ generation current, or the new one with garbage that the next writer deletes.
 Every database holds a status key beside its users (idempotency.py has its content). It is read
 with every access.
 
-- Without it the database is lost; an unknown user alone is no reason for an error.
+- A missing status means that the database is lost; a missing user alone is no error.
 - Its seal tells writers that a compaction is copying: they wait, and a write that raced with the
-  seal aborts. Readers then look whether the pointer has moved. The holder of a local lock may
-  ignore a seal: nobody else can be compacting.
+  seal aborts. Readers then check whether the pointer has moved. The holder of a local lock may
+  ignore a seal: no other process can be compacting.
 - Its idempotency keys change in the transaction that writes the rows of their updates.
 """
 
@@ -33,8 +33,8 @@ from jaxrec.state_store.metadata import display, local_path, read_json, write_js
 
 POINTER_FILE = "current"
 STATUS_KEY = b"\x00"
-# A reader follows a moving pointer this often before it gives up: compactions of one shard
-# follow each other seconds apart, reads take milliseconds.
+# How often a reader follows a moving pointer before it gives up: compactions of one shard are
+# seconds apart, reads take milliseconds.
 READ_ATTEMPTS = 10
 
 T = TypeVar("T")
@@ -89,7 +89,7 @@ class Shard:
         return name != used.name
 
     def consistent(self, look: Callable[[Generation], T]) -> T:
-        """`look` at the current generation; once more when a compaction replaced it meanwhile.
+        """Calls `look` on the current generation, again when a compaction replaced it meanwhile.
 
         Raises StoreError naming the shard when the database is lost or cannot be read.
         """
@@ -145,23 +145,23 @@ class Shard:
         return self._lock is not None
 
     def acquire(self) -> None:
-        """Becomes the writer; on local disks refuses when there is another."""
+        """Becomes the writer; on local disks raises StoreError when there is another."""
         directory = local_path(self.root)
         if directory is not None:
             self._lock = WriterLock(directory)
         try:
             self.refresh(self.current)
             self.collect_garbage()
-            left = self.status().seal
-            if left is not None and self.locked:  # its compaction is dead: the lock was free
-                self.remove_generation(left.target)
+            stale = self.status().seal
+            if stale is not None and self.locked:  # its compaction is dead: the lock was free
+                self.remove_generation(stale.target)
                 self.seal(self.current, None)
         except BaseException:
             self.release()
             raise
 
     def release(self) -> None:
-        """The shard is open for reading only afterwards."""
+        """Gives up writing; the shard can still be read."""
         if self._lock is not None:
             self._lock.release()
             self._lock = None
@@ -189,7 +189,7 @@ class Shard:
         return self.parse_status(result), result.stamp.generation
 
     def parse_status(self, result: ts.KvStore.ReadResult) -> ShardStatus:
-        """The content of a status key that was read."""
+        """The status from the result of reading its key; raises StoreError."""
         if result.state == "missing":
             raise StoreError(
                 f"{self.where}{self.current.name}/manifest.ocdbt: missing, the shard's database "
@@ -199,13 +199,13 @@ class Shard:
             return ShardStatus.from_bytes(result.value)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise StoreError(
-                f"{self.where}{self.current.name}: the shard's state is damaged: {error}"
+                f"{self.where}{self.current.name}: the shard's status is damaged: {error}"
             ) from error
 
     def seal(self, generation: Generation, seal: Seal | None) -> None:
-        """Seals a generation against other writers, or opens it again (None).
+        """Seals a generation against other writers, or removes the seal (None).
 
-        What updates were applied is taken along from the current generation.
+        The applied updates are copied from the current generation's status.
         """
         for _ in range(READ_ATTEMPTS):
             status, version = self._read_status()
@@ -215,7 +215,7 @@ class Shard:
                 generation.database, status._replace(seal=seal), self.where, unchanged
             ):
                 return
-        raise StoreError(f"{self.where}: other writers kept changing the shard's state")
+        raise StoreError(f"{self.where}: other writers kept changing the shard's status")
 
 
 def shard_name(index: int) -> str:
@@ -229,9 +229,9 @@ def new_generation_name() -> str:
 
 
 def create_shard(parent: ts.KvStore, index: int, context: ts.Context) -> None:
-    """An empty shard; raises StoreError when there already is one with users.
+    """Creates an empty shard; raises StoreError when there already is one with users.
 
-    One without is what a creation that was killed left.
+    An empty shard, as a killed `create` leaves, is kept.
     """
     root = parent / f"{shard_name(index)}/"
     content, version = read_json(root, POINTER_FILE)
@@ -264,7 +264,7 @@ def _is_empty(root: ts.KvStore, name: str, context: ts.Context) -> bool:
 def _write_status(
     database: ts.KvStore, status: ShardStatus, where: str, if_equal: bytes | None = None
 ) -> bool:
-    """False when the status is not of the version `if_equal` any more."""
+    """Writes the status; False when its version is no longer `if_equal`."""
     try:
         stamp = database.write(STATUS_KEY, status.to_bytes(), if_equal=if_equal).result()
         return bool(stamp.generation)

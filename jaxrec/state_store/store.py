@@ -2,7 +2,7 @@
 
     store = UserStateStore.create(url, RowSpec.of(columns), binding)
     store.write(user_ids, columns)              # durable when it returns
-    columns, found = store.read(user_ids)
+    columns, known = store.read(user_ids)
     store.update(user_ids, fn)                  # read, modify, write: old or new, never mixed
 
 Layout of a store (every name below is a key under `url`):
@@ -57,9 +57,7 @@ from jaxrec.state_store.row_format import RowSpec
 from jaxrec.state_store.shard import create_shard
 from jaxrec.state_store.writer import StoreWriter
 
-__all__ = ["COPY_FILE", "Binding", "RowSpec", "StoreError", "Url", "UserStateStore"]
-
-# Of tree nodes, which every access walks through; rows are not cached.
+# Cache for tree nodes, which every access reads; rows are not cached.
 CACHE_BYTES = 64 << 20
 
 
@@ -86,7 +84,7 @@ class UserStateStore(StoreWriter):
         """A new empty store, open for writing `shards` (all by default).
 
         Raises StoreError when there already is a store (it is never overwritten), or another
-        process is making one here.
+        process is creating one there.
         """
         check_num_shards(num_shards)
         context = context or make_context(cache_bytes)
@@ -153,7 +151,7 @@ class UserStateStore(StoreWriter):
         *,
         context: ts.Context | None = None,
     ) -> int:
-        """Copies all users into a new store of `num_shards` (default: as many); how many.
+        """Copies all users into a new store of `num_shards` (default: as many); returns how many.
 
         The same call goes on where a killed one stopped; until it is done the copy cannot be
         opened for reading. Users written meanwhile may be missed, every row is whole. track:
@@ -184,7 +182,7 @@ class UserStateStore(StoreWriter):
 
 @contextlib.contextmanager
 def creating(root: ts.KvStore) -> Iterator[None]:
-    """Holds a lock on a local place in which a store is created."""
+    """Locks a local directory while a store is created in it."""
     directory = local_path(root)
     if directory is None:  # object stores: the last write is conditional
         yield
@@ -201,5 +199,5 @@ def creating(root: ts.KvStore) -> Iterator[None]:
 
 
 def make_context(cache_bytes: int = CACHE_BYTES) -> ts.Context:
-    """The resources of a store: a cache for tree nodes; what `memory://` holds is shared."""
+    """A context with a cache for tree nodes; `memory://` data is shared by the process."""
     return ts.Context({"cache_pool": {"total_bytes_limit": cache_bytes}}, process_context())

@@ -1,6 +1,6 @@
 """Writing a store: durable, atomic per shard, only in shards whose lock is held.
 
-`store.py` adds opening and copying, and says what is promised.
+`store.py` adds opening and copying, and documents the guarantees.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from jaxrec.errors import StoreError
 from jaxrec.state_store import access, compaction
 from jaxrec.state_store import database as db
 from jaxrec.state_store.idempotency import IdempotencyKey
-from jaxrec.state_store.keys import UserIds, encode_ids, id_list, seal_rows, shard_numbers
+from jaxrec.state_store.keys import UserIds, encode_ids, encode_rows, id_list, shard_numbers
 from jaxrec.state_store.metadata import Metadata, display
 from jaxrec.state_store.reader import StoreReader
 from jaxrec.state_store.row_format import Columns
@@ -78,13 +78,13 @@ class StoreWriter(StoreReader):
                 self._held.close()
 
     def owns(self, user_ids: Sequence[UserId] | np.ndarray) -> np.ndarray:
-        """bool [B]: whose shard is held for writing."""
-        owned, step = sorted(self.owned), 65536  # keys of so many users in memory
-        parts = [
+        """bool [B]: users whose shard is open for writing here."""
+        owned, step = sorted(self.owned), 65536  # users whose keys are in memory at a time
+        masks = [
             np.isin(self.shard_of(user_ids[start : start + step]), owned)
             for start in range(0, len(user_ids), step)
         ]
-        return np.concatenate([np.zeros(0, bool), *parts])
+        return np.concatenate([np.zeros(0, bool), *masks])
 
     # -- users -------------------------------------------------------------------------------
 
@@ -102,13 +102,13 @@ class StoreWriter(StoreReader):
             raise ValueError(f"{len(ids)} user ids for {len(rows)} rows")
         keys, hashes = encode_ids(ids)
         self._check_owned(ids, hashes)
-        values = seal_rows(keys, rows)
+        values = encode_rows(keys, rows)
         with self._writing:
             if durable:
                 self.flush()
                 last = dict(zip(keys, zip(ids, values, strict=True), strict=True))
-                for part in db.batches(list(last), self._rows_per_commit):
-                    self._put(part, [last[key] for key in part])
+                for batch in db.batches(list(last), self._rows_per_commit):
+                    self._put(batch, [last[key] for key in batch])
                 return
             self._staged.update(zip(keys, zip(ids, values, strict=True), strict=True))
             if len(self._staged) * self.spec.row_bytes > COMMIT_BYTES:
@@ -137,13 +137,13 @@ class StoreWriter(StoreReader):
     ) -> None:
         """Replaces the rows of distinct users by `fn(user_ids, columns, known)`; durable.
 
-        When somebody else changes one of the rows between reading and writing, nothing of its
-        shard is written and `fn` is asked again about these users with the new rows.
+        When another writer changes one of the rows between reading and writing, nothing of its
+        shard is written, and `fn` is called again for these users with the new rows.
 
         idempotency_key: (source, number) of an update that may be repeated after a failure. A
-        shard applies it once: where it is applied already, `fn` is not asked. The numbers of a
-        source ascend, the users of each number are always the same, and a shard remembers its
-        three newest sources.
+        shard applies it once: `fn` is not called for shards that have applied it. The numbers
+        of a source must ascend, the users of each number must always be the same, and a shard
+        remembers its three newest sources.
         """
         ids = id_list(user_ids)
         if len(set(ids)) < len(ids):
@@ -152,30 +152,30 @@ class StoreWriter(StoreReader):
         self._check_owned(ids, hashes)
         with self._writing:
             self.flush()
-            for part in db.batches(list(range(len(ids))), self._rows_per_commit):
-                names, keys = [ids[i] for i in part], [all_keys[i] for i in part]
+            for batch in db.batches(list(range(len(ids))), self._rows_per_commit):
+                batch_ids, keys = [ids[i] for i in batch], [all_keys[i] for i in batch]
                 key = None
                 if idempotency_key is not None:
                     source, number = idempotency_key
-                    key = IdempotencyKey(source, (number, part[0]))
+                    key = IdempotencyKey(source, (number, batch[0]))
 
                 def decide(
                     positions: list[int],
                     old: list[bytes | None],
-                    names: list[UserId] = names,
+                    batch_ids: list[UserId] = batch_ids,
                     keys: list[bytes] = keys,
                 ) -> Sequence[bytes | None]:
-                    users = [names[position] for position in positions]
+                    users = [batch_ids[position] for position in positions]
                     user_keys = [keys[position] for position in positions]
                     rows = self.spec.pack(fn(users, *self._columns(users, user_keys, old)))
                     if len(rows) != len(users):
                         raise ValueError(f"update: {len(rows)} rows for {len(users)} users")
-                    return seal_rows(user_keys, rows)
+                    return encode_rows(user_keys, rows)
 
-                self._transact(names, keys, decide, idempotency_key=key)
+                self._transact(batch_ids, keys, decide, idempotency_key=key)
 
     def delete(self, user_ids: UserIds) -> np.ndarray:
-        """Forgets users; bool [B]: which existed. Their bytes go with the next `compact`."""
+        """Forgets users; returns bool [B], which existed. `compact` then removes their bytes."""
         ids = id_list(user_ids)
         distinct = list(dict.fromkeys(ids))
         all_keys, hashes = encode_ids(distinct)
@@ -183,20 +183,20 @@ class StoreWriter(StoreReader):
         existed: set[UserId] = set()
         with self._writing:
             self.flush()
-            for part in db.batches(list(range(len(distinct))), self._rows_per_commit):
-                names, keys = [distinct[i] for i in part], [all_keys[i] for i in part]
+            for batch in db.batches(list(range(len(distinct))), self._rows_per_commit):
+                batch_ids, keys = [distinct[i] for i in batch], [all_keys[i] for i in batch]
 
                 def decide(
                     positions: list[int],
                     old: list[bytes | None],
-                    names: list[UserId] = names,
+                    batch_ids: list[UserId] = batch_ids,
                 ) -> list[bytes | None]:
                     for position, value in zip(positions, old, strict=True):
                         if value is not None:
-                            existed.add(names[position])
+                            existed.add(batch_ids[position])
                     return [None] * len(positions)
 
-                self._transact(names, keys, decide)
+                self._transact(batch_ids, keys, decide)
         return np.array([user_id in existed for user_id in ids], bool)
 
     # -- the whole store -----------------------------------------------------------------------
@@ -237,7 +237,7 @@ class StoreWriter(StoreReader):
                 del self._staged[key]
 
     def _put(self, keys: list[bytes], rows: list[tuple[UserId, bytes]]) -> None:
-        """Replaces the values of keys without looking at what is there."""
+        """Replaces the values of keys without reading them first. rows: (user id, value)."""
         self._transact(
             [user_id for user_id, _ in rows],
             keys,

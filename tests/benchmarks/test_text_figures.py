@@ -3,7 +3,7 @@
 import numpy as np
 
 from benchmarks import figures, parity, text_figures, texts_against_ids
-from jaxrec.evaluation.report import Ranks
+from jaxrec.evaluation.ranks import Ranks
 
 
 def test_texts_against_ids():

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import texts_against_ids
 from jaxrec.config import Config
-from jaxrec.evaluation.report import Ranks
+from jaxrec.evaluation.ranks import Ranks
 
 
 def test_warm_and_cold_targets():

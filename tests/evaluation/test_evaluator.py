@@ -11,7 +11,7 @@ from jaxrec.config import Config
 from jaxrec.data import pipeline
 from jaxrec.errors import ConfigError
 from jaxrec.evaluation import baselines, evaluator, rendering, report
-from jaxrec.evaluation.ranks import kinds_of, model_ranks
+from jaxrec.evaluation.ranks import Ranks, kinds_of, model_ranks
 from jaxrec.layout import SegmentLayout
 from jaxrec.model import recommender
 from jaxrec.ranking import ItemIndex
@@ -153,7 +153,7 @@ def test_figures_carry_protocol_cost_and_intervals(result):
             assert interval["low"] <= interval["mean"] <= interval["high"]
         assert 0 < row["coverage"] <= 1
     assert set(value["comparisons"]) >= {"compressed / full", "masked / full"}
-    table = evaluator.format_table(value)
+    table = rendering.format_table(value)
     assert all(f"\n{name} " in f"\n{table}" for name in rows)
     assert "seen items: not filtered" in table
     assert all(f"| {name} |" in rendering.markdown(value) for name in rows)
@@ -250,7 +250,7 @@ def test_wrong_rows_are_refused_before_any_work(prepared):
 
 
 def test_rows_of_other_targets_are_not_compared(prepared):
-    ranks = report.Ranks(*(np.asarray(a) for a in ([0, 1], [3, 3], [1, 1], [0, 5])), None)
+    ranks = Ranks(*(np.asarray(a) for a in ([0, 1], [3, 3], [1, 1], [0, 5])), None)
     other = ranks._replace(user=np.asarray([0, 2]))
     with pytest.raises(ValueError, match="cannot be compared"):
         report.ratio(ranks, other, "recall", make_config())

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxrec.errors import ConfigError
-from jaxrec.evaluation.report import Ranks
+from jaxrec.evaluation.ranks import Ranks
 from jaxrec.experiments import ablations, settings
 from jaxrec.experiments.runs import Lab
 from tests.experiments import tiny

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from jaxrec.evaluation.report import Ranks
+from jaxrec.evaluation.ranks import Ranks
 from jaxrec.experiments import probe
 from jaxrec.experiments.runs import Lab
 from tests.experiments import tiny

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxrec.evaluation.report import Ranks
+from jaxrec.evaluation.ranks import Ranks
 from jaxrec.experiments import statistics
 
 

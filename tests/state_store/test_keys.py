@@ -79,9 +79,9 @@ def test_what_is_no_id_is_refused(given_ids, error, message):
 @given(st.binary(min_size=1, max_size=40), st.data())
 def test_every_flipped_bit_and_every_cut_is_damage(row, data):
     (key,), _ = keys.encode_ids([7])
-    (value,) = keys.seal_rows([key], np.frombuffer(row, np.uint8)[None])
+    (value,) = keys.encode_rows([key], np.frombuffer(row, np.uint8)[None])
     assert keys.row_damage(key, value, len(row)) == ""
-    assert keys.open_rows([value], len(row)).tobytes() == row
+    assert keys.decode_rows([value], len(row)).tobytes() == row
     at = data.draw(st.integers(0, len(value) * 8 - 1))
     flipped = bytearray(value)
     flipped[at // 8] ^= 1 << at % 8
@@ -92,5 +92,5 @@ def test_every_flipped_bit_and_every_cut_is_damage(row, data):
 
 def test_a_row_under_another_users_key_is_damage():
     (one, other), _ = keys.encode_ids([1, 2])
-    (value,) = keys.seal_rows([one], np.zeros((1, 4), np.uint8))
+    (value,) = keys.encode_rows([one], np.zeros((1, 4), np.uint8))
     assert "checksum" in keys.row_damage(other, value, 4)

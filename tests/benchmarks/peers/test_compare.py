@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.peers import compare, exchange
 from jaxrec.errors import WorkdirError
-from jaxrec.evaluation.report import Ranks
+from jaxrec.evaluation.ranks import Ranks
 from tests.benchmarks.peers import standin
 
 DATA = "ml-100k"

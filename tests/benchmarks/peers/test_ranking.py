@@ -5,7 +5,7 @@ import pytest
 
 from benchmarks.peers import exchange, ranking
 from jaxrec.evaluation import report
-from jaxrec.evaluation.report import Ranks
+from jaxrec.evaluation.ranks import Ranks
 from jaxrec.ranking import ItemIndex, rank_of_targets
 from jaxrec.types import ItemVectors, Queries
 from tests.benchmarks.peers import standin
