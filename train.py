@@ -38,7 +38,7 @@ from jax.sharding import Mesh
 
 from jaxrec.config import Config
 from jaxrec.errors import JaxrecError
-from jaxrec.evaluation import rendering
+from jaxrec.evaluation import evaluator, rendering
 from jaxrec.model import cost
 from jaxrec.model.recommender import Model
 from jaxrec.runtime import chips, distributed, workdir
@@ -84,6 +84,7 @@ def train_and_evaluate(config: Config, folder: pathlib.Path, preemption: Preempt
     # The devices. What cannot work is refused before any work.
     mesh = mesh_lib.make_mesh(config.mesh)
     mesh_lib.check_batch_size(mesh, config.train.batch_size, "train.batch_size")
+    evaluator.chosen(config, bool(config.eval.full_workdir))
 
     # The data, prepared once, and the model.
     folder.mkdir(parents=True, exist_ok=True)

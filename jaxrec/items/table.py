@@ -1,9 +1,9 @@
 """The item table: what is stored of every item, and where it lies among the parameters.
 
-    params["item"] = {"embedding": [V + 1, W]}           a row per item, row 0 is padding
-                    + {"bias": [V + 1]}                   with model.item_bias
-                    + {"mean": [W], "scale": [W]}         with model.texts.model
-    params["item"] = {"shared_embedding": [R, W]}        with model.item_hash (`hashed`)
+    params["item"] = {"embedding": [V + 1, W]}      a row per item, row 0 is padding
+                   + {"bias": [V + 1]}              with model.item_bias
+                   + {"mean": [W], "scale": [W]}    with model.texts.model
+    params["item"] = {"shared_embedding": [R, W]}   with model.item_hash (`hashed`)
 
 Nothing outside this module spells these names. Everything with a row per item (the table, its
 moments, its average) lies below a path that ends in one of `ROW_LEAVES`, so one rule places,

@@ -68,6 +68,8 @@ def test_train(tmp_path):
             ([KNOWN, run, "--config.model.heads=3"], r"model\.width=64: must be a multiple"),
             ([KNOWN, run, "--config.model=3"], r"group|model"),
             ([KNOWN, run, "stray"], r"unexpected argument 'stray'"),
+            # refused before the training, not behind it
+            ([KNOWN, run, "--config.eval.mode=best"], r"'best' is no row of this run; allowed are"),
             ([KNOWN, run, "--config.mesh.data=3", "--config.train.batch_size=4"], r"mesh|device"),
             ([KNOWN, f"--workdir={other}", *tiny.TINY], r"has metrics\.jsonl but no config\.json"),
             (
