@@ -3,8 +3,8 @@
     python train.py --config=configs/quickstart.py --workdir=runs/quickstart
 
 prepares the data, trains (progress on standard error), keeps the best and the latest
-checkpoints, evaluates the best one and prints the table. The same command goes on where a
-killed run stopped: same data order, schedule and random state.
+checkpoints, evaluates the best one and prints the table. The same command continues a killed
+run with the same data order, schedule and random state.
 
   --config=FILE[:ARGUMENT]  a recipe of configs/; its docstring says what ARGUMENT may be
   --config.KEY=VALUE        another value for one of the keys below

@@ -1,4 +1,4 @@
-"""A run's data and models: what `train.py`, `eval.py` and experiments share."""
+"""A run: its data, model, training and evaluation, as `train.py` and `eval.py` use them."""
 
 import functools
 import pathlib
@@ -40,9 +40,9 @@ ITEM_VECTORS = "item_vectors"  # folder of a run for vectors of item texts
 class Session:
     """A validated configuration with its data and model.
 
-    folder: of the run. mesh: the devices of evaluation (default: the first one); of several
-    processes all must give it. poll: called between batches of evaluation, may raise (see
-    `Preemption.poll`).
+    folder: of the run. mesh: the devices of training and evaluation (default: training makes
+    `config.mesh`, evaluation runs on the first device); with several processes it is needed. poll:
+    called between batches of evaluation, may raise (see `Preemption.poll`).
     """
 
     def __init__(
@@ -58,8 +58,8 @@ class Session:
         if mesh is not None:
             mesh_lib.check_batch_size(mesh, config.eval.batch_size, "eval.batch_size")
         cache = config.data.cache_dir or folder / "data"
-        # on a shared disk the first process prepares and the others find it done; on disks of
-        # their own they prepare the same
+        # on a shared disk the first process prepares and the others find the result; on local
+        # disks every process prepares the same data
         if jax.process_count() > 1:
             distributed.leader_first(lambda: data.prepare(config.data, cache))
         self.prepared = data.prepare(config.data, cache)
@@ -69,11 +69,11 @@ class Session:
         )
         self._histories: dict[int, np.ndarray] = {}
 
-    # Data
+    # -- data --------------------------------------------------------------------------------
 
     @functools.cached_property
     def identity(self) -> DataIdentity:
-        """What identifies the data of the run, and writes what serving needs of it."""
+        """Identity of the run's data; claiming the folder also saves the catalog for serving."""
         return DataIdentity.of(self.prepared, self.save_catalog)
 
     @property
@@ -82,7 +82,7 @@ class Session:
         return self.identity.digests
 
     def save_catalog(self) -> None:
-        """Writes what serving needs of the data into the run's folder."""
+        """Writes the catalog, all that serving needs of the data, into the run's folder."""
         prepared = self.prepared
         text_users = prepared.users.dtype.kind == "U"
         catalog = Catalog(
@@ -91,13 +91,16 @@ class Session:
         catalog.save(self.folder)
 
     def history(self, user: int) -> np.ndarray:
-        """All items of a user, oldest first."""
+        """All items of a user (dense index), int32 [N], oldest first."""
         if user not in self._histories:
             self._histories[user] = self.prepared.source[user].items
         return self._histories[user]
 
     def returning(self, user: int) -> np.ndarray:
-        """Which events of a user are planted returns (synthetic data alone)."""
+        """Bool [N], which events of a user are planted returns.
+
+        Raises ValueError for data that is not synthetic.
+        """
         planted = self.prepared.source[user].returning
         if planted is None:
             raise ValueError("the prepared data does not say which events are returns")
@@ -138,13 +141,13 @@ class Session:
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
-        # each process reads its rows of a batch; targets and ranks are everyone's, so every
-        # process ends with the same figures, and a user counts once
+        # each process reads its own rows; gathered, so that every process computes the same
+        # metrics over all users
         for batch in batches:
             self.poll()
             yield distributed.gather_rows(batch)
 
-    # Training
+    # -- training ----------------------------------------------------------------------------
 
     @functools.cached_property
     def tower(self) -> ItemTower | None:
@@ -153,11 +156,11 @@ class Session:
         return None if texts.train == "frozen" else item_towers.tower_of(self.config.model)
 
     def fresh_params(self, rng: jax.Array) -> Params:
-        """Parameters drawn from a key: of the model, and of the item tower where it is trained."""
+        """Random parameters of the model, and of the item tower where it is trained."""
         return pretrained.fresh_init(self.model, self.tower)(rng)
 
     def init(self) -> Callable[[jax.Array], Params]:
-        """Where training starts: `fresh_params`, those of pretrained models read first."""
+        """Key -> initial parameters: `fresh_params`, with those of pretrained models, read now."""
         return pretrained.starting_init(
             self.config,
             self.model,
@@ -170,7 +173,7 @@ class Session:
         )
 
     def text_items(self) -> TextItems | None:
-        """What training an item tower needs; None: there is none or it is frozen."""
+        """What training the item tower needs; None where it is frozen or there is none."""
         if self.tower is None:
             return None
         return text_batches.make_text_items(
@@ -194,7 +197,10 @@ class Session:
         return sampling.make_sampler(self.prepared.counts)
 
     def task(self, *, fresh: bool = False) -> Task:
-        """What `fit` trains; fresh: without reading pretrained models, to compile it alone."""
+        """What `fit` trains.
+
+        fresh: without reading pretrained models, for a dry run.
+        """
         dropout = self.config.train.item_dropout
         return Task(
             init=self.fresh_params if fresh else self.init(),
@@ -229,10 +235,13 @@ class Session:
             hooks=hooks,
         )
 
-    # Evaluation
+    # -- evaluation --------------------------------------------------------------------------
 
     def validation(self) -> Callable[[Params], dict[str, float]]:
-        """params -> metrics on (a fixed sample of) the validation users, by masked forwards."""
+        """Parameters -> metrics on a fixed sample of validation users (`train.validation_users`).
+
+        Ranks are those of one masked forward pass. Metrics: recall@10, ndcg@10, `train.metric`.
+        """
         config, users = self.config, self._validation_users()
         predict = evaluator.predictor("masked", self.model, self.mesh)
         history_items = evaluator.history_items(self.model, self.mesh)
@@ -275,10 +284,12 @@ class Session:
             like = mesh_lib.abstract(self.mesh, lambda: self.model.init(key), has_item_rows)
         _, params = checkpoint.load_params(self.folder / CHECKPOINTS, like)
         recent = functools.partial(self.eval_batches, recent_only=True)
-        return evaluator.TrainedModel(self.model, params, self.eval_batches, recent, self.mesh)
+        return evaluator.TrainedModel(
+            self.model, params, self.eval_batches, recent_batches=recent, mesh=self.mesh
+        )
 
     def evaluate(self, say: evaluator.Say) -> Json:
-        """All rows of `eval.mode`."""
+        """The report of the run's best checkpoint: all rows of `eval.mode`."""
         return evaluator.evaluate(
             self.config,
             self.trained_model(),

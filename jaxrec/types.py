@@ -43,11 +43,10 @@ class Batch(NamedTuple):
 
 
 class Times(NamedTuple):
-    """When the keys happened and when the queries ask, int32 seconds [B, T].
+    """Times of keys and of queries, int32 seconds [B, T].
 
-    `key` is the event's time (a compressed token's: that of its segment's last event); `query`
-    is the moment of the prediction (the next event's or the request's time where the model uses
-    it, else the event's own).
+    key: time of the event (of a compressed token: of its segment's last event). query: time of the
+    prediction (of the next event or the request where the model uses it, else of the event itself).
     """
 
     key: Array
@@ -55,7 +54,7 @@ class Times(NamedTuple):
 
 
 class Queries(NamedTuple):
-    """What the encoder asks for: score(v) = <vectors, e_v> + b_v + <gates, features of v>.
+    """Encoder outputs as queries: score(v) = <vectors, e_v> + b_v + <gates, features of v>.
 
     vectors: float32 [..., D], compared with `ItemVectors.vectors`.
     gates: float32 [..., K], weights of the features of history items (`HistoryItems`); None
@@ -78,7 +77,7 @@ class ItemVectors(NamedTuple):
 
 
 class HistoryItems(NamedTuple):
-    """Items of a user's own history, whose scores have features beside the dot product.
+    """Items of a user's history, whose scores have features besides the dot product.
 
     ids: int32 [P, M], 0 is none, an id stands once per query.
     features: float32 [P, M, K], weighed by `Queries.gates` (`jaxrec.items.repeats`).
@@ -137,7 +136,7 @@ class UserState(NamedTuple):
     tokens: the tokens' keys and values, or with `model.state=embedding` their outputs.
     readout: [B, D] output of the newest token: predicts when the recent window is empty.
     memory, memory_times: int32 [B, S n] items of the segments that the tokens cover and their
-        seconds, oldest first, 0 where there is none; [B, 0] unless scores count own items
+        seconds, oldest first, 0 where there is none; [B, 0] unless scores count repeats
         (`model.repeat_half_lives`, `model.repeat_half_times`).
     items, times: int32 [B, R] events not compressed yet, oldest first, 0 behind `pending`.
     pending: int32 [B] how many of them are valid.

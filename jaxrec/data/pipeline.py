@@ -1,9 +1,9 @@
 """Batches for training and evaluation, read from the prepared records through grain.
 
 The order of training examples is one infinite sequence: epoch after epoch, each a permutation
-of all windows keyed by (seed, epoch); what an example looks like is drawn with a generator
-keyed by (seed, position in the sequence). So batch N depends on (seed, N, configuration) alone:
-not on where a run started, nor on the number of workers or processes.
+of all windows keyed by (seed, epoch). How an example is cut is drawn with a generator keyed by
+(seed, position in the sequence). So batch N depends on (seed, N, configuration) alone: not on
+where a run started, nor on the number of workers or processes.
 """
 
 import dataclasses
@@ -42,10 +42,10 @@ def train_batches(
     batch_size: rows of the *global* batch. Each of `process_count` processes gets its own
         `batch_size // process_count` rows of it; put together in process order they are the
         batch of a single process.
-    workers: reading threads; 0: read on demand. worker_processes: grain processes that read
-        instead of the threads; 0: none.
+    workers: reading threads; 0 reads in the calling thread. worker_processes: grain processes
+        that read instead.
 
-    Users come up in proportion to the windows their training events fill. Windows are cut by
+    Users are drawn in proportion to the windows that their training events fill. Windows are cut by
     `windows.train_cuts`. Starting late costs nothing: earlier batches are not made.
 
     Raises DataError when no user has two training events, ValueError for a batch size that the
@@ -61,7 +61,7 @@ def train_batches(
             f"{prepared.folder}: no user has two training events. Lower data.holdout or give "
             "longer histories"
         )
-    make = _TrainBatch(
+    make_batch = _TrainBatch(
         source=prepared.source,
         layout_config=layout_config,
         train_end=prepared.boundaries.train_end,
@@ -71,14 +71,14 @@ def train_batches(
         vary_segments=vary_segments,
     )
     order = grain.MapDataset.range(int(last_window[-1])).shuffle(seed=seed % 2**32).repeat()
-    rows = order.map_with_index(_numbered).batch(local, batch_fn=list)
+    rows = order.map_with_index(_with_position).batch(local, batch_fn=list)
     # row blocks of the global batch go to the processes in turn
     process_rows = rows[start_step * process_count + process_index :: process_count]
     threads = grain.ReadOptions(
         num_threads=0 if worker_processes else workers,
         prefetch_buffer_size=0 if worker_processes else 4 * workers,
     )
-    batches = process_rows.map(make).to_iter_dataset(threads)
+    batches = process_rows.map(make_batch).to_iter_dataset(threads)
     if worker_processes:
         from absl import flags
 
@@ -118,7 +118,12 @@ def eval_batches(
     first, stop = splits.target_range(prepared.boundaries, prepared.lengths, split)
     chosen = np.arange(prepared.num_users) if users is None else np.asarray(users, np.int64)
     cut = windows.eval_cuts(
-        chosen, first[chosen], stop[chosen], layout_config, recent_only, num_segments
+        chosen,
+        first[chosen],
+        stop[chosen],
+        layout_config,
+        recent_only=recent_only,
+        num_segments=num_segments,
     )
     cut = cut.padded(-(-len(cut.user) // batch_size) * batch_size)
     for start in range(process_index * local, len(cut.user), batch_size):
@@ -128,19 +133,22 @@ def eval_batches(
 def read_batch(
     cut: Cut, layout: SegmentLayout, source: RecordSource, sizes: np.ndarray | None = None
 ) -> Batch:
-    """Reads the histories of a cut and lays them out (sizes: see `windows.lay_out`)."""
+    """The batch of a cut: reads the histories and lays them out (`windows.lay_out`).
+
+    sizes: int64 [B] or None, as there.
+    """
     present = np.unique(cut.user[cut.user >= 0])
     records = source.__getitems__(present.tolist())
     counts = np.asarray([0, *(len(record.items) for record in records)])
-    nothing = [np.zeros(1, np.int32)]  # padding rows index into it
-    items = np.concatenate([*(record.items for record in records), *nothing])
-    times = np.concatenate([*(record.times for record in records), *nothing])
+    padding = np.zeros(1, np.int32)  # padding rows index into it
+    items = np.concatenate([*(record.items for record in records), padding])
+    times = np.concatenate([*(record.times for record in records), padding])
     base = np.cumsum(counts)[np.searchsorted(present, cut.user)]
-    return windows.lay_out(cut, layout, items, times, base, sizes)
+    return windows.lay_out(cut, layout, items, times, base=base, sizes=sizes)
 
 
 class _Closable(Protocol):
-    """An iterator of grain."""
+    """What grain's iterators are, untyped in grain."""
 
     def __next__(self) -> Batch: ...
 
@@ -148,21 +156,22 @@ class _Closable(Protocol):
 
 
 class _Stream(Iterator[Batch]):
-    """Lets go of grain's threads and processes when dropped and before the interpreter ends."""
+    """Closes grain's threads and processes when it is dropped and before the interpreter ends."""
 
-    def __init__(self, iterator: "_Closable") -> None:
-        self._open = [iterator]
-        weakref.finalize(self, self._close, self._open)
+    def __init__(self, iterator: _Closable) -> None:
+        self._iterator = [iterator]  # a list: the finalizer must not keep `self` alive
+        weakref.finalize(self, self._close, self._iterator)
 
     def __next__(self) -> Batch:
-        return next(self._open[0])
+        return next(self._iterator[0])
 
     @staticmethod
-    def _close(held: "list[_Closable]") -> None:
+    def _close(held: list[_Closable]) -> None:
         held.pop().close()
 
 
 def _share(batch_size: int, process_index: int, process_count: int) -> int:
+    """Rows of a batch that one process reads. Raises ValueError for processes that do not fit."""
     if batch_size % process_count or not 0 <= process_index < process_count:
         raise ValueError(
             f"batch_size={batch_size}, process_index={process_index}, "
@@ -171,7 +180,8 @@ def _share(batch_size: int, process_index: int, process_count: int) -> int:
     return batch_size // process_count
 
 
-def _numbered(position: int, window: int) -> tuple[int, int]:
+def _with_position(position: int, window: int) -> tuple[int, int]:
+    """A named function: grain sends it to its workers."""
     return position, window
 
 
@@ -190,16 +200,18 @@ class _TrainBatch:
     def __call__(self, rows: Sequence[tuple[int, int]]) -> Batch:
         window = np.asarray([window for _, window in rows])
         user = np.searchsorted(self.last_window, window, side="right")
-        chance = np.stack([self._chance(position) for position, _ in rows])
+        uniform = np.stack([self._uniform(position) for position, _ in rows])
         config = self.layout_config
         sizes = None
         if self.vary_segments and config.mode == "compressed":
-            sizes = windows.segment_sizes(config, chance[:, 5])
+            sizes = windows.segment_sizes(config, uniform[:, windows.SEGMENT_SIZE])
         ends = self.train_end[user]
-        cut = windows.train_cuts(user, ends, config, chance, self.vary_recent, sizes)
+        cut = windows.train_cuts(
+            user, ends, config, uniform, vary_recent=self.vary_recent, sizes=sizes
+        )
         return read_batch(cut, SegmentLayout.from_config(config), self.source, sizes)
 
-    def _chance(self, position: int) -> np.ndarray:
-        """float64 [6], uniform in [0, 1), of the example in this place of the sequence."""
-        key = [self.seed % 2**64, position]
-        return np.random.Generator(np.random.Philox(key=np.asarray(key, np.uint64))).random(6)
+    def _uniform(self, position: int) -> np.ndarray:
+        """float64 [NUM_DRAWS], uniform in [0, 1), of the example at a position of the sequence."""
+        key = np.asarray([self.seed % 2**64, position], np.uint64)
+        return np.random.Generator(np.random.Philox(key=key)).random(windows.NUM_DRAWS)

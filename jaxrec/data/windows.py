@@ -16,14 +16,19 @@ from jaxrec.config import LayoutConfig
 from jaxrec.layout import SegmentLayout
 from jaxrec.types import Batch
 
+# What each column of `uniform` decides: the last target, whether the recent window's length is
+# drawn and which, whether the number of segments is drawn and which, events per segment.
+LAST_TARGET, DRAW_RECENT, RECENT, DRAW_SEGMENTS, SEGMENTS, SEGMENT_SIZE = range(6)
+NUM_DRAWS = 6
+
 
 class Cut(NamedTuple):
     """Rows of a batch as ranges of histories, int64 [B] each; event numbers count from 0.
 
     user: dense user index, -1 in a padding row.
     start: first input event. The inputs are `segments` complete segments, then `recent` events.
-    segments: complete segments, laid out next to the recent window.
-    recent: events in the recent window; the event behind it is laid out as a target only.
+    segments: complete segments, next to the recent window.
+    recent: events in the recent window; the event behind it is a target only.
     first, stop: events [first, stop) are the weighted targets.
     """
 
@@ -41,8 +46,8 @@ class Cut(NamedTuple):
     def padded(self, rows: int) -> "Cut":
         """The same cut with padding rows behind, `rows` in all."""
         extra = rows - len(self.user)
-        fill = Cut(np.full(extra, -1), *(np.zeros(extra, np.int64) for _ in range(5)))
-        return Cut(*(np.concatenate(pair) for pair in zip(self, fill, strict=True)))
+        padding = Cut(np.full(extra, -1), *(np.zeros(extra, np.int64) for _ in range(5)))
+        return Cut(*(np.concatenate(pair) for pair in zip(self, padding, strict=True)))
 
 
 def lay_out(
@@ -50,16 +55,17 @@ def lay_out(
     layout: SegmentLayout,
     items: np.ndarray,
     times: np.ndarray,
+    *,
     base: np.ndarray,
     sizes: np.ndarray | None = None,
 ) -> Batch:
-    """The batch of a cut, items and events gathered from flat histories.
+    """The batch of a cut, items and times gathered from flat histories.
 
     items, times: int32 [N], the rows' histories (or the whole data set), one after the other.
-    base: int64 [B], where in them event 0 of each row's history stands.
-    sizes: int64 [B], events of a row's complete segments (default: all that fit). The
-    empty slots of a shorter segment come after its events; the item before such a gap predicts
-    nothing, but the segment's last token does.
+    base: int64 [B], index of event 0 of each row's history in them.
+    sizes: int64 [B], events of a row's complete segments (default: all that fit). A shorter
+    segment leaves a gap behind its events; the item before the gap predicts nothing, the
+    segment's last token does.
     """
     slots = np.arange(layout.num_items + 1)
     starts = layout.item_segment_starts
@@ -71,8 +77,8 @@ def lay_out(
     size = sizes[:, None]
     absent = (last - cut.segments)[:, None]  # complete segments that the row does not have
     in_recent = segment == last
-    # a gap at the end of a short segment takes the time of the event before it, so that the
-    # segment's tokens have it too
+    # a gap at the end of a short segment gets the time of the event before it, and so do the
+    # segment's tokens
     inside = np.where(in_recent[None], offset[None], np.minimum(offset[None], size - 1))
     event = cut.start[:, None] + (segment[None] - absent) * size + inside
     present = np.where(
@@ -81,15 +87,15 @@ def lay_out(
         (segment[None] >= absent) & (offset[None] < size),
     )
     present &= cut.user[:, None] >= 0
-    timed = present | (~in_recent[None] & (segment[None] >= absent) & (cut.user[:, None] >= 0))
-    place = np.where(timed, base[:, None] + event, 0)
+    has_time = present | (~in_recent[None] & (segment[None] >= absent) & (cut.user[:, None] >= 0))
+    source = np.where(has_time, base[:, None] + event, 0)
     weighted = present & (event >= cut.first[:, None]) & (event < cut.stop[:, None])
     recent = np.where(cut.user >= 0, cut.recent, 0)
     lengths = np.where(np.arange(last + 1)[None] >= absent, size, 0)
     lengths[:, last] = recent
     return Batch(
-        items=np.where(present, items[place], 0).astype(np.int32),
-        times=np.where(timed, times[place], 0).astype(np.int32),
+        items=np.where(present, items[source], 0).astype(np.int32),
+        times=np.where(has_time, times[source], 0).astype(np.int32),
         lengths=lengths.astype(np.int32),
         weights=weighted.astype(np.float32),
         user=cut.user.astype(np.int32),
@@ -103,32 +109,34 @@ def count_windows(train_end: np.ndarray, layout: SegmentLayout) -> np.ndarray:
     return -(-targets // layout.num_items)
 
 
-def segment_sizes(config: LayoutConfig, chance: np.ndarray) -> np.ndarray:
-    """int64 [B] events of the complete segments of training windows of random length.
+def segment_sizes(config: LayoutConfig, uniform: np.ndarray) -> np.ndarray:
+    """int64 [B], events of the complete segments of training windows of random length.
 
-    chance: float64 [B], uniform in [0, 1). Half of the windows keep n, the others draw one of
+    uniform: float64 [B], uniform in [0, 1). Half of the windows keep n, the others draw one of
     n / 2 (rounded up), ..., n.
     """
     n = config.segment_size
     shortest = -(-n // 2)
-    return np.where(chance < 0.5, shortest + _below(2 * chance, n - shortest + 1), n)
+    return np.where(uniform < 0.5, shortest + _below(2 * uniform, n - shortest + 1), n)
 
 
 def train_cuts(
     user: np.ndarray,
     train_end: np.ndarray,
     config: LayoutConfig,
-    chance: np.ndarray,
+    uniform: np.ndarray,
+    *,
     vary_recent: bool,
     sizes: np.ndarray | None = None,
 ) -> Cut:
     """Training windows, one per row; every event behind the first input is a target.
 
     user, train_end: int64 [B], users with at least two training events and how many they have.
-    chance: float64 [B, 5], uniform numbers in [0, 1). sizes: int64 [B] as for `lay_out`.
+    uniform: float64 [B, 5 or more], uniform in [0, 1), a column per decision (`LAST_TARGET`, ...).
+    sizes: int64 [B], as for `lay_out`.
 
     A history that fits is taken whole. Of a longer one the last target is drawn so that every
-    event is a target equally often, the newest and oldest ones more often. Without
+    event is a target equally often, only the newest and oldest ones more often. Without
     `vary_recent` segments start at multiples of n, as they do when serving. With it, half of
     the windows take as many events as fit and start a segment at the oldest of them; the other
     half draw the length of the recent window, and one in four of those also the number of
@@ -138,11 +146,11 @@ def train_cuts(
     layout = SegmentLayout.from_config(config)
     slots = layout.num_items
     newest = train_end - 1
-    end = _below(chance[:, 0], newest + slots - 1) + 1
+    end = _below(uniform[:, LAST_TARGET], newest + slots - 1) + 1
     end = np.clip(end, np.minimum(slots, newest), newest)  # the last target; inputs lie before
     if config.mode != "compressed":
         start = np.maximum(end - slots, 0)
-        return _train_cut(user, start, np.zeros_like(end), end - start)
+        return _train_cut(user, start, segments=np.zeros_like(end), recent=end - start, size=0)
     n = config.segment_size if sizes is None else sizes
     low = config.recent_min
     origin = np.maximum(end - slots, 0) if vary_recent else np.zeros_like(end)
@@ -151,30 +159,16 @@ def train_cuts(
     segments = np.minimum(complete, config.max_segments)
     if vary_recent:
         drawn = np.minimum(low, end) + _below(
-            chance[:, 2], np.minimum(config.recent, end) - np.minimum(low, end) + 1
+            uniform[:, RECENT], np.minimum(config.recent, end) - np.minimum(low, end) + 1
         )
         count = np.minimum((end - drawn) // n, config.max_segments)
-        fewer = _below(chance[:, 4], count + 1)
-        count = np.where(chance[:, 3] < 0.25, fewer, count)
+        fewer = _below(uniform[:, SEGMENTS], count + 1)
+        count = np.where(uniform[:, DRAW_SEGMENTS] < 0.25, fewer, count)
         drawn = np.where(count == 0, np.minimum(end, config.recent), drawn)
-        draw = chance[:, 1] < 0.5
+        draw = uniform[:, DRAW_RECENT] < 0.5
         segments, recent = np.where(draw, count, segments), np.where(draw, drawn, recent)
-    return _train_cut(user, end - segments * n - recent, segments, recent, n)
-
-
-def _train_cut(
-    user: np.ndarray,
-    start: np.ndarray,
-    segments: np.ndarray,
-    recent: np.ndarray,
-    n: np.ndarray | int = 0,
-) -> Cut:
-    return Cut(user, start, segments, recent, start + 1, start + segments * n + recent + 1)
-
-
-def _below(chance: np.ndarray, bound: np.ndarray | int) -> np.ndarray:
-    """Integers 0..bound-1 from uniform numbers in [0, 1)."""
-    return np.minimum((chance * bound).astype(np.int64), bound - 1)
+    start = end - segments * n - recent
+    return _train_cut(user, start, segments=segments, recent=recent, size=n)
 
 
 def eval_cuts(
@@ -182,6 +176,7 @@ def eval_cuts(
     first: np.ndarray,
     stop: np.ndarray,
     config: LayoutConfig,
+    *,
     recent_only: bool = False,
     num_segments: int | None = None,
 ) -> Cut:
@@ -220,4 +215,29 @@ def eval_cuts(
         slots = config.max_segments if num_segments is None else num_segments
         segments = np.minimum(row_complete, slots)
         start, recent = (row_complete - segments) * n, row_last - row_complete * n
-    return Cut(user[opens], start, segments, recent, row_first, row_last + 1)
+    return Cut(
+        user=user[opens],
+        start=start,
+        segments=segments,
+        recent=recent,
+        first=row_first,
+        stop=row_last + 1,
+    )
+
+
+def _train_cut(
+    user: np.ndarray,
+    start: np.ndarray,
+    *,
+    segments: np.ndarray,
+    recent: np.ndarray,
+    size: np.ndarray | int,
+) -> Cut:
+    """Training windows whose events behind the first are targets; size: events per segment."""
+    stop = start + segments * size + recent + 1
+    return Cut(user, start, segments, recent, first=start + 1, stop=stop)
+
+
+def _below(uniform: np.ndarray, bound: np.ndarray | int) -> np.ndarray:
+    """Integers 0..bound-1 from uniform numbers in [0, 1)."""
+    return np.minimum((uniform * bound).astype(np.int64), bound - 1)

@@ -28,7 +28,7 @@ ROW_LEAVES = (EMBEDDING, BIAS, SHARED)
 
 
 class ItemRows(NamedTuple):
-    """Stored rows of some items: the catalog's, or those that one training step touches.
+    """Stored rows of items: of the whole catalog, or of those that one training step touches.
 
     embedding: float32 [..., W] learned vectors. bias: float32 [...] or None.
     """
@@ -109,10 +109,10 @@ def catalog(config: ModelConfig, params: Params, num_items: int) -> ItemRows:
 
 
 def standardised(config: ModelConfig, params: Params, embedding: Array) -> Array:
-    """Vectors of texts [..., W] with mean 0 and spread 1 per dimension; others as they are.
+    """Vectors of texts [..., W] with mean 0 and spread 1 per dimension; learned ones unchanged.
 
-    Constants for the gradient unless the item tower is trained: the training step then encodes the
-    rows itself.
+    No gradient flows to vectors of texts unless the item tower is trained: then they are encoded
+    inside the step.
     """
     if not config.texts.model:
         return embedding

@@ -10,7 +10,7 @@ from jaxrec.layout.structure import Run
 
 @dataclasses.dataclass(frozen=True)
 class Geometry:
-    """Segments of items and tokens behind the tokens of earlier, cached segments.
+    """Segments of items and tokens that follow the tokens of earlier, cached segments.
 
     segments: (items, tokens) of every segment, oldest first.
     cached: tokens of each earlier segment whose K/V come from a user state, oldest first.
@@ -60,7 +60,7 @@ class Geometry:
 
     @functools.cached_property
     def is_token(self) -> np.ndarray:
-        """[T] bool."""
+        """[T] bool, whether a position is a compressed token's."""
         return np.concatenate([np.arange(n + k) >= n for n, k in self.segments])
 
     @functools.cached_property
@@ -93,7 +93,7 @@ class Geometry:
 
     @functools.cached_property
     def key_is_token(self) -> np.ndarray:
-        """[C_cached + T] bool."""
+        """[C_cached + T] bool, whether a key is a compressed token's."""
         return np.concatenate([np.ones(self.num_cached, bool), self.is_token])
 
     @functools.cached_property
@@ -117,6 +117,6 @@ class Geometry:
             if last is not None and (last.items, last.tokens) == (n, k):
                 runs[-1] = dataclasses.replace(last, count=last.count + 1)
             elif n + k:
-                runs.append(Run(index, 1, n, k, position))
+                runs.append(Run(first=index, count=1, items=n, tokens=k, start=position))
             position += n + k
         return tuple(runs)

@@ -10,17 +10,15 @@ Dimension letters: B users, T positions, E item slots (T minus tokens), S segmen
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Literal, cast
+from typing import Literal, cast
 
 import numpy as np
 
+from jaxrec.config import LayoutConfig
 from jaxrec.layout.geometry import Geometry
 from jaxrec.layout.structure import BandRows, EarlierTokens, Run
 from jaxrec.layout.visibility import TOKENS_ONLY, Places, RawItems, SemiLocal, View
 from jaxrec.types import Array
-
-if TYPE_CHECKING:
-    from jaxrec.config import LayoutConfig
 
 Positions = Literal["segment", "absolute"]
 PairCount = Literal["visible", "blocked", "dense"]
@@ -32,14 +30,14 @@ class SegmentLayout(Geometry):
 
     segments: (items, tokens) of every segment, oldest first.
     cached: tokens of each earlier segment whose K/V come from a user state, oldest first.
-    max_segments: how many earlier segments' tokens a position sees.
+    max_segments: the tokens of how many earlier segments a position sees; 0: of all.
     positions: `segment` (offset inside the segment) or `absolute` (index in the whole layout).
     ring: `absolute` only: table rows of one segment; segment number o uses block
         o mod max_segments, the recent window the block behind the last. 0: plain index.
     normalizer: constant divisor of pointwise attention; the same for every layout derived
         from one model, so that cached and full computations agree.
-    fixed: a reference layout: items are left-padded over the whole history, tokens are
-        always valid, positions are plain indices.
+    fixed: as in the reference implementation of PerSRec (`jaxrec.interop.persrec`): items are
+        left-padded over the whole history, tokens are always valid, positions are plain indices.
     view: the visibility rule, which position sees which.
 
     Raises ValueError for sizes that are no layout and for a view that does not fit them.
@@ -109,10 +107,10 @@ class SegmentLayout(Geometry):
         return cls(segments=((length, 0),), view=SemiLocal(window, prefix))
 
     @classmethod
-    def from_config(cls, config: "LayoutConfig") -> "SegmentLayout":
+    def from_config(cls, config: LayoutConfig) -> "SegmentLayout":
         """The layout of a run: `compressed` a stream, `full` / `recent` one plain segment.
 
-        `full` covers as many events as `compressed` does, `recent` as its recent window.
+        `full` covers as many events as `compressed` does, `recent` as many as its recent window.
         """
         positions = cast(Positions, config.positions)
         if config.mode == "compressed":
@@ -120,8 +118,8 @@ class SegmentLayout(Geometry):
                 config.segment_size,
                 config.tokens,
                 config.max_segments,
-                config.recent_min,
-                positions,
+                recent_min=config.recent_min,
+                positions=positions,
             )
         if config.mode not in ("full", "recent"):
             raise ValueError(f"layout.mode={config.mode!r}: allowed are compressed, full, recent")
@@ -129,7 +127,7 @@ class SegmentLayout(Geometry):
 
     @classmethod
     def insertions(cls, length: int, method: Sequence[Sequence[int]]) -> "SegmentLayout":
-        """The reference's `insert_method`: `[(offset, k), ...]` over `length` left-padded items.
+        """PerSRec's `insert_method`: `[(offset, k), ...]` over `length` left-padded items.
 
         Raises ValueError when offsets decrease or leave [0, length].
         """
@@ -165,9 +163,9 @@ class SegmentLayout(Geometry):
         return dataclasses.replace(self, segments=segments)
 
     def raw_view(self) -> "SegmentLayout":
-        """The same positions, which see the items behind the tokens they see, too.
+        """The same positions, which also see the items of the segments whose tokens they see.
 
-        Raises ValueError for a layout with cached segments, whose items are not there.
+        Raises ValueError for a layout with cached segments, whose items are not in the sequence.
         """
         return dataclasses.replace(self, view=RawItems())
 
@@ -182,7 +180,7 @@ class SegmentLayout(Geometry):
             return self.max_segments * self.ring + self.segments[-1][0]
         return self.length
 
-    # -- visibility (the user's data left out: see `valid`) ------------------------------
+    # -- visibility (whatever the user's data: see `valid`) ------------------------------
 
     def sees(self, positions: np.ndarray, keys: np.ndarray) -> np.ndarray:
         """[Q, K] bool: which of the keys [K] the positions [Q] see.
@@ -217,7 +215,7 @@ class SegmentLayout(Geometry):
     # -- blocks of visible pairs -----------------------------------------------------------
 
     def earlier_tokens(self, run: Run) -> EarlierTokens:
-        """What a run's segments see beside themselves: cached tokens and those before its last."""
+        """What a run's segments see besides themselves: cached tokens and earlier segments'."""
         count = sum(k for _, k in self.segments[: run.first + run.count - 1])
         positions = self.token_positions[:count]
         keys = np.concatenate([np.arange(self.num_cached), self.num_cached + positions])
@@ -289,14 +287,16 @@ class SegmentLayout(Geometry):
 
     # -- cost ------------------------------------------------------------------------------
 
-    def pairs(self, backend: PairCount = "blocked") -> int:
-        """Query-key pairs of one layer: needed, computed in blocks, computed densely.
+    def pairs(self, which: PairCount = "blocked") -> int:
+        """Query-key pairs of one layer.
+
+        which: those that are `visible`, or that attention computes `blocked` or `dense`.
 
         Raises ValueError for `blocked` where visible pairs lie in no blocks (a raw view).
         """
-        if backend == "visible":
+        if which == "visible":
             return self.view.pairs(self.segments, self.cached, self.max_segments)
-        if backend == "dense":
+        if which == "dense":
             return self.length * (self.length + self.num_cached)
         if self.view.structure == "band":
             return sum(rows.pairs for rows in self.band())

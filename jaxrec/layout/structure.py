@@ -43,7 +43,7 @@ class Run:
 
 
 class EarlierTokens(NamedTuple):
-    """Tokens that the segments of a run see beside their own positions.
+    """Tokens that the segments of a run see besides their own positions.
 
     keys: int [K] indices on the key axis (cached tokens first).
     visible: bool [s, K] which segment of the run sees which of them.

@@ -1,6 +1,6 @@
-"""Who sees whom. A view is the rule of a layout: a small value that answers for any positions.
+"""Views: which position sees which. A view is a small value that decides for any positions.
 
-A position never sees what stands behind it. Of what stands before it, it sees
+Attention is causal; of the positions before it, a position sees
 
 - `TokensOnly`: its own segment, and the tokens of the `max_segments` segments before;
 - `RawItems`: its own segment, and everything of the `max_segments` segments before;
@@ -24,7 +24,7 @@ Segments = Sequence[tuple[int, int]]  # (items, tokens) of each, oldest first
 
 
 class Places(NamedTuple):
-    """Where queries or keys stand: integer and bool arrays that broadcast (NumPy or JAX).
+    """Positions of queries or keys: integer and bool arrays that broadcast (NumPy or JAX).
 
     order: index in the sequence, below 0 for cached tokens.
     segment: index of the segment, below 0 for cached ones.
@@ -42,10 +42,11 @@ class View(Protocol):
     structure: ClassVar[Structure]
 
     def check(self, segments: Segments, cached: Sequence[int]) -> None:
-        """Raises ValueError where the rule has no meaning for these segments."""
+        """Raises ValueError for segments that the rule does not allow."""
+        ...
 
     def sees(self, query: Places, key: Places, max_segments: int) -> Array:
-        """bool, of the broadcast shape: the user's data left out."""
+        """Bool array of the broadcast shape; which positions a user has is not considered."""
         ...
 
     def pairs(self, segments: Segments, cached: Sequence[int], max_segments: int) -> int:
@@ -60,7 +61,7 @@ class TokensOnly:
     structure: ClassVar[Structure] = "segments"
 
     def check(self, segments: Segments, cached: Sequence[int]) -> None:
-        """Any segments."""
+        """Allows any segments."""
 
     def sees(self, query: Places, key: Places, max_segments: int) -> Array:
         """Causal; in the query's segment, or a token of the `max_segments` segments before."""
@@ -81,8 +82,8 @@ TOKENS_ONLY = TokensOnly()
 class RawItems:
     """Earlier segments are seen as they are, items included.
 
-    What a compressed prediction would be if nothing were compressed, by the same parameters:
-    `loss.consistency` compares with it.
+    Its predictions are those of the same parameters if nothing were compressed:
+    `loss.consistency` compares with them.
     """
 
     structure: ClassVar[Structure] = "none"

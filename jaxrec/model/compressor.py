@@ -1,7 +1,7 @@
 """The compressor: learnable tokens and a segment layout around any encoder.
 
-PerSRec (arXiv 2601.03479 §3): `k` learnable tokens stand behind every segment; they are the
-same vectors for every user and become personal through what they attend to. Their keys and
+PerSRec (arXiv 2601.03479 §3): `k` learnable tokens follow every segment; they are the same
+vectors for every user and become personal through what they attend to. Their keys and
 values are all that later positions see of the segment.
 """
 
@@ -114,21 +114,25 @@ class Compressor(nn.Module):
             x = x + (position if position.ndim == 3 else position[None])
         x = self.embed_dropout(x, deterministic=not train)
         if self.config.state == "embedding" and (layout.num_tokens or layout.num_cached):
-            return self._in_turn(x, layout, lengths, layout_times, kv, train)
+            return self._segment_by_segment(
+                x, layout, lengths, layout_times, memory=kv, train=train
+            )
         return self.encoder(x, layout, lengths, layout_times, kv=kv, train=train)
 
-    def _in_turn(
+    def _segment_by_segment(
         self,
         x: Array,
         layout: SegmentLayout,
         lengths: Array,
         times: Times,
+        *,
         memory: TokenState | None,
         train: bool,
     ) -> tuple[jax.Array, TokenOutputs]:
-        """The encoder segment by segment: a token's output is what later segments see of it.
+        """The encoder, one segment after the other: later segments see a token's last output.
 
-        The same steps, on the same shapes, as making a state and extending it.
+        The same steps, on the same shapes, as making a state and extending it. memory: outputs of
+        `layout.num_cached` earlier tokens, None for no events.
         """
         size, tokens = self.base.segments[0]
         cached = (tokens,) * self.base.max_segments
@@ -171,9 +175,9 @@ class Compressor(nn.Module):
             y, _ = self.encoder(x[:, stop:], last, lengths[:, -1:], rest, kv=memory, train=train)
             pieces.append(y)
         y = jnp.concatenate(pieces, axis=1)
-        places = layout.token_positions
+        tokens_at = layout.token_positions
         valid = jnp.asarray(layout.valid(lengths))
-        return y, TokenOutputs(y[:, places], times.key[:, places], valid[:, places])
+        return y, TokenOutputs(y[:, tokens_at], times.key[:, tokens_at], valid[:, tokens_at])
 
     def _insert(self, x: Array, layout: SegmentLayout) -> Array:
         """Puts the token vectors behind their segments: [B, E, D] -> [B, T, D]."""

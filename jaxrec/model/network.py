@@ -1,4 +1,4 @@
-"""The flax module of a model: projection of items, compressor with its encoder, scale, gates.
+"""The Flax module of a model: item projection, compressor with its encoder, logit scale, gates.
 
 The item table is not part of it (`jaxrec.items.table`): the network gets rows of it as arrays.
 """
@@ -17,6 +17,8 @@ from jaxrec.model.compressor import Compressor
 from jaxrec.objective.logits import unit
 from jaxrec.types import Array, ItemVectors, TokenState
 
+COMPRESSOR = "compressor"  # the compressor's group among the parameters
+INITIAL_TEMPERATURE = 0.07  # of cosine logits, where the scale is learned
 MAX_SCALE = 100.0  # of cosine logits (paper: learned scale <= 100)
 
 
@@ -24,7 +26,7 @@ def initial_scale(loss: LossConfig) -> float:
     """Factor of the logits before training."""
     if loss.similarity == "dot":
         return 1.0
-    return 1 / (loss.temperature or 0.07)
+    return 1 / (loss.temperature or INITIAL_TEMPERATURE)
 
 
 class Network(nn.Module):
@@ -41,10 +43,10 @@ class Network(nn.Module):
         if self.projects:
             self.item_projection = nn.Dense(width, use_bias=False)
         self.compressor = Compressor(self.config, self.layout)
-        self.features = HalfLives.of(self.config).number
-        if self.features:
-            zeros = nn.initializers.zeros  # starts as the model without repeats
-            self.repeat_gates = nn.Dense(self.features, kernel_init=zeros)
+        self.num_features = HalfLives.of(self.config).number  # of history items
+        if self.num_features:
+            zeros = nn.initializers.zeros  # at first repeats add nothing to the scores
+            self.repeat_gates = nn.Dense(self.num_features, kernel_init=zeros)
         loss = self.loss_config
         if loss.similarity == "cosine" and not loss.temperature:
             start = nn.initializers.constant(math.log(initial_scale(loss)))
@@ -64,8 +66,8 @@ class Network(nn.Module):
     ) -> tuple[jax.Array, TokenState]:
         """Outputs float32 [B, T, D] and the K/V of the compressed tokens.
 
-        embedding: [B, E, W] rows of the item table; times: int32 [B, E + 1] seconds; other
-        arguments as of `Compressor`.
+        embedding: [B, E, W] rows of the item table; item_dropout: share of items whose vectors are
+        set to zero in training; other arguments as of `Compressor`.
         """
         x = self.item_projection(embedding) if self.projects else embedding
         if train and item_dropout:
@@ -76,7 +78,7 @@ class Network(nn.Module):
 
     def gates(self, y: Array) -> jax.Array | None:
         """[..., K] weights of the features of history items; None without repeats."""
-        if not self.features:
+        if not self.num_features:
             return None
         return self.repeat_gates(unit(y) * math.sqrt(y.shape[-1]))
 
@@ -88,7 +90,7 @@ class Network(nn.Module):
         return ItemVectors(vectors, rows.bias)
 
     def scale(self) -> jax.Array:
-        """Factor of the logits."""
+        """Factor of the logits, float32 []."""
         loss = self.loss_config
         if loss.similarity == "dot":
             return jnp.float32(1.0)

@@ -9,11 +9,12 @@ from collections.abc import Callable
 from jaxrec.config import Config
 from jaxrec.items import table
 from jaxrec.items.table import has_item_rows as has_item_rows
+from jaxrec.model.network import COMPRESSOR
 from jaxrec.nn.item_tower import TOWER
 from jaxrec.nn.llama import ADAPTERS
 
 KERNEL = "kernel"  # flax's name of a matrix
-ENCODER = "compressor/encoder"  # path of the encoder's group
+ENCODER = f"{COMPRESSOR}/encoder"  # path of the encoder's group
 SCALE = "logit_scale"  # logarithm of the learned factor of cosine logits
 
 

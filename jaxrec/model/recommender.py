@@ -16,11 +16,11 @@ from jaxrec.items import repeats, table
 from jaxrec.items.repeats import HalfLives
 from jaxrec.items.table import ItemRows
 from jaxrec.layout import SegmentLayout
-from jaxrec.model.network import Network
+from jaxrec.model.network import COMPRESSOR, Network
 from jaxrec.objective import next_item, sampling, targets
 from jaxrec.objective.logits import unit
 from jaxrec.ranking import ItemIndex
-from jaxrec.ranking.index import AXIS
+from jaxrec.runtime.mesh import MODEL
 from jaxrec.types import (
     PAD,
     Array,
@@ -138,20 +138,20 @@ class Model:
         return self._vectors_of_rows(params, stored, None)
 
     def item_index(self, params: Params, mesh: Mesh | None = None) -> ItemIndex:
-        """The catalog as it is ranked.
+        """The catalog as the ranking functions take it.
 
         Vectors are made once where all items lie on one device. Where the rows are split over
         `mesh.model`, or items share rows (`model.item_hash`), they are made chunk by chunk and
         never exist together.
         """
-        used = {name: leaf for name, leaf in params.items() if name != "compressor"}
+        used = {name: leaf for name, leaf in params.items() if name != COMPRESSOR}
         if self.config.item_hash != "none":
-            return ItemIndex(None, used, self.num_items, self._vectors_of_ids, mesh)
-        if mesh is None or mesh.shape[AXIS] == 1:
+            return ItemIndex(None, used, self.num_items, make=self._vectors_of_ids, mesh=mesh)
+        if mesh is None or mesh.shape[MODEL] == 1:
             return ItemIndex.of(self.item_vectors(params))
         rows = table.catalog(self.config, params, self.num_items)
         _, used = table.split(used)
-        return ItemIndex(rows, used, self.num_items, self._vectors_of_rows, mesh)
+        return ItemIndex(rows, used, self.num_items, make=self._vectors_of_rows, mesh=mesh)
 
     def _vectors_of_rows(self, params: Params, rows: Tree, ids: jax.Array | None) -> ItemVectors:
         del ids
@@ -219,15 +219,17 @@ class Model:
         negatives: sampling.Negatives | None = None,
         rows: ItemRows | None = None,
     ) -> LossMetrics:
-        """(loss sum, weight sum, metrics) over every predictor of the layout.
+        """(loss sum, weight sum, metrics) over every predictor of the layout, float32 [] each.
 
-        rng: dropout and negatives; item_counts: [V + 1] training events per item for
-        popularity sampling; negatives: drawn before (`negatives`); rows: rows that the ids of
-        `batch` and `negatives` number instead of the catalog's.
+        rng: of dropout and negatives; item_counts: [V + 1] training events per item for
+        popularity sampling; item_dropout: share of input items whose vectors are set to zero;
+        negatives: drawn before (`negatives`); rows: rows that the ids of `batch` and `negatives`
+        number instead of the catalog's. Raises ValueError where negatives are sampled and neither
+        `rng` nor `negatives` is given.
 
         With `loss.consistency` = c > 0 the sum is L(y) + c (L(z) + Σ w (1 - cos(y, z))), z the
         outputs of the layout's raw view, constants inside the cosine: what tokens carry is
-        pulled towards what their items say (the idea of Rec2PM's training, arXiv 2602.11605).
+        pulled towards what the items themselves carry (after Rec2PM's training, arXiv 2602.11605).
         """
         config, layout = self.loss_config, self.layout
         dropout_rng, sample_rng = (None, None) if rng is None else jax.random.split(rng)
@@ -260,7 +262,7 @@ class Model:
         total, weight = compare(y)
         metrics = {"targets": weight}
         if config.consistency and layout.num_tokens:
-            # the same dropout masks and negatives: the views differ in what they see alone
+            # the same dropout masks and negatives: the views differ only in what they see
             raw = outputs(self._dense(), layout.raw_view())
             cosine = jnp.sum(unit(y) * unit(jax.lax.stop_gradient(raw)), axis=-1)
             distance = jnp.sum(predicted.weights * (1 - cosine))
@@ -269,9 +271,10 @@ class Model:
         return total, weight, metrics
 
     def negatives(self, rng: jax.Array, sampler: sampling.Sampler | None) -> sampling.Negatives:
-        """What `loss` would draw from the same key; work does not grow with the catalog.
+        """The negatives that `loss` would draw from the same key, M = `loss.negatives`.
 
-        sampler: of popularity (`sampling.make_sampler`); None draws uniformly.
+        Work does not grow with the catalog. sampler: of popularity (`sampling.make_sampler`); None
+        draws uniformly.
         """
         _, sample_rng = jax.random.split(rng)
         count = self.loss_config.negatives
@@ -303,7 +306,7 @@ class Model:
         if negatives is not None:
             drawn = negatives
             return lambda y: next_item.sampled(
-                scoring, self.queries(params, y), predicted, history, drawn
+                scoring, self.queries(params, y), predicted, history=history, negatives=drawn
             )
         if rng is None:
             raise ValueError(f"loss.kind={scoring.config.kind!r} samples negatives: pass rng")
@@ -312,7 +315,7 @@ class Model:
             scoring,
             self.queries(params, y),
             predicted,
-            history,
+            history=history,
             rng=key,
             item_counts=item_counts,
         )

@@ -150,8 +150,8 @@ def recent_outputs(
     last = jnp.take_along_axis(state.times, jnp.maximum(state.pending - 1, 0)[:, None], axis=1)
     request_time = last if now is None else now[:, None]
     times = jnp.concatenate([state.times, jnp.zeros_like(request_time)], axis=1)
-    is_next = jnp.arange(recent + 1)[None] == state.pending[:, None]
-    times = jnp.where(is_next, request_time, times)
+    behind_last = jnp.arange(recent + 1)[None] == state.pending[:, None]
+    times = jnp.where(behind_last, request_time, times)
     y, _ = model.forward(
         params, state.items, layout, state.pending[:, None], times, kv=state.tokens
     )

@@ -19,6 +19,7 @@ from jaxrec.layout import Run, SegmentLayout
 from jaxrec.types import Array, Times
 
 TIME_BUCKETS = 128
+BUCKET_WIDTH = 0.301  # of the natural logarithm of seconds
 
 
 def time_bucket(query: Array, key: Array) -> jax.Array:
@@ -27,7 +28,7 @@ def time_bucket(query: Array, key: Array) -> jax.Array:
     # Differences of float32 times would be off by up to a minute after a few years.
     distance = jnp.where(query >= key, query - key, key - query).astype(jnp.uint32)
     gap = jnp.maximum(distance, 1).astype(jnp.float32)
-    return jnp.minimum(jnp.log(gap) / 0.301, TIME_BUCKETS).astype(jnp.int32)
+    return jnp.minimum(jnp.log(gap) / BUCKET_WIDTH, TIME_BUCKETS).astype(jnp.int32)
 
 
 class SegmentTimes(NamedTuple):

@@ -19,6 +19,11 @@ POOLINGS = ("mean", "token")
 TOWER = "item_tower"  # name of the tower among the parameters of a run
 
 
+def without_tower(params: Params) -> Params:
+    """The parameters of a run without those of its item tower."""
+    return {name: group for name, group in params.items() if name != TOWER}
+
+
 @dataclasses.dataclass(frozen=True)
 class ItemTower:
     """Pure functions of {"decoder": parameters of `text`, "token": [D] (`token` pooling)}."""

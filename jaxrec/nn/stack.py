@@ -1,4 +1,4 @@
-"""What every encoder shares: depth by scan, what is kept of the tokens in and out.
+"""What every encoder shares: layers under a scan, and the tokens' K/V as input and output.
 
 Encoder contract: `(x [B, T, D], layout, lengths [B, S], times, *, kv=None, train) -> (y [B, T, D],
 kv)`; `kv` in is what a state keeps of `layout.num_cached` earlier tokens, `kv` out the same of the
@@ -56,12 +56,12 @@ class Block(nn.Module):
 
     @staticmethod
     def finish(config: ModelConfig, x: jax.Array) -> jax.Array:
-        """What follows the last layer, inside the stack's compact method."""
+        """What follows the last layer (a norm, say), inside the stack's compact method."""
         del config
         return x
 
     def drop(self, x: jax.Array) -> jax.Array:
-        """Dropout, in training alone."""
+        """Dropout, only in training."""
         return nn.Dropout(self.config.dropout, deterministic=not self.train)(x)
 
     def bias(
@@ -88,7 +88,7 @@ class Block(nn.Module):
                 return Cached(*project(jnp.asarray(past.outputs)), past.valid)
 
     def of_tokens(self, k: jax.Array, v: jax.Array) -> KeysValues:
-        """K/V at the layout's token positions: what a user state keeps."""
+        """K/V [B, C, N, H] at the layout's token positions: what a user state keeps."""
         return k[:, self.layout.token_positions], v[:, self.layout.token_positions]
 
 
@@ -136,7 +136,7 @@ class Stack(nn.Module):
 
 
 def _per_layer(kv: TokenState | None, dtype: DTypeLike) -> tuple[TokenState | None, Any]:
-    """What the layers get of earlier tokens, and the axes along which layers split it."""
+    """(what the layers get of earlier tokens, `in_axes` for it: 0 where each layer has its own)."""
     if isinstance(kv, KV):
         k, v = kv.k.astype(dtype), kv.v.astype(dtype)
         return kv._replace(k=k, v=v), KV._make((0, 0, nn.broadcast, nn.broadcast))

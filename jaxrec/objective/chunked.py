@@ -7,12 +7,15 @@ behind them.
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
 from jaxrec.types import Tree
+
+# (sum of weight x loss, sum of weights): float32 scalars
+SumWeight: TypeAlias = tuple[jax.Array, jax.Array]
 
 
 class Kernel(NamedTuple):
@@ -36,7 +39,7 @@ def total(
     *,
     context: Tree,
     weights: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
+) -> SumWeight:
     """(sum of weight x loss, sum of weights) over P positions, float32 scalars.
 
     rows: arrays [P, ...] and shared: arrays, both differentiable; context as in `Kernel`;
@@ -51,53 +54,57 @@ def total(
 
 
 def _gather(
-    size: int, rows: Tree, data: Tree, weights: jax.Array
+    size: int, rows: Tree, row_context: Tree, weights: jax.Array
 ) -> tuple[Tree, Tree, jax.Array, jax.Array, jax.Array]:
-    """Weighted positions first, padded to whole chunks; (order, chunks in use) with them."""
+    """Weighted positions first, padded to whole chunks.
+
+    Returns (rows, data, weights, order [P] of the positions, number of chunks in use).
+    """
     positions = weights.shape[0]
     padding = -positions % size
     order = jnp.argsort(weights == 0, stable=True)
     take = jnp.pad(order, (0, padding))
     weights = jnp.pad(weights[order], (0, padding))
-    data = jax.tree.map(lambda a: jnp.take(a, take, axis=0), data)
+    row_context = jax.tree.map(lambda a: jnp.take(a, take, axis=0), row_context)
     # an unweighted position in a chunk that is in use must not leak, NaN included
     rows = jax.tree.map(
         lambda a: jnp.where(weights[:, None] != 0, jnp.take(a, take, axis=0), 0), rows
     )
     used = (jnp.sum(weights != 0) + size - 1) // size
-    return rows, data, weights, order, used
+    return rows, row_context, weights, order, used
 
 
 def _slice(tree: Tree, start: jax.Array, size: int) -> Tree:
+    """Rows start..start + size of every leaf."""
     return jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, start, size), tree)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _sum(
-    kernel: Kernel, size: int, rows: Tree, shared: Tree, data: Tree, weights: jax.Array
+    kernel: Kernel, size: int, rows: Tree, shared: Tree, context: Tree, weights: jax.Array
 ) -> jax.Array:
-    rows, per_row, weights, _, used = _gather(size, rows, data["rows"], weights)
+    rows, row_context, weights, _, used = _gather(size, rows, context["rows"], weights)
 
     def body(index: jax.Array, total: jax.Array) -> jax.Array:
-        part, row_data, weight = _slice((rows, per_row, weights), index * size, size)
-        loss = kernel.loss(part, shared, {"rows": row_data, "shared": data["shared"]})
+        chunk, of_rows, weight = _slice((rows, row_context, weights), index * size, size)
+        loss = kernel.loss(chunk, shared, {"rows": of_rows, "shared": context["shared"]})
         return total + jnp.sum(jnp.where(weight != 0, weight * loss, 0.0))
 
     return jax.lax.fori_loop(0, used, body, jnp.zeros_like(jnp.sum(weights)))
 
 
 def _sum_forward(
-    kernel: Kernel, size: int, rows: Tree, shared: Tree, data: Tree, weights: jax.Array
+    kernel: Kernel, size: int, rows: Tree, shared: Tree, context: Tree, weights: jax.Array
 ) -> tuple[jax.Array, Tree]:
-    given, given_shared = rows, shared
-    rows, per_row, weights, order, used = _gather(size, rows, data["rows"], weights)
+    unordered = rows
+    rows, row_context, weights, order, used = _gather(size, rows, context["rows"], weights)
 
     def body(index: jax.Array, carry: Tree) -> Tree:
         total, gradients, accumulated = carry
         start = index * size
-        part, row_data, weight = _slice((rows, per_row, weights), start, size)
-        context = {"rows": row_data, "shared": data["shared"]}
-        loss, gradient, accumulated = kernel.gradient(part, shared, context, weight, accumulated)
+        chunk, of_rows, weight = _slice((rows, row_context, weights), start, size)
+        of_chunk = {"rows": of_rows, "shared": context["shared"]}
+        loss, gradient, accumulated = kernel.gradient(chunk, shared, of_chunk, weight, accumulated)
         gradients = jax.tree.map(
             lambda a, g: jax.lax.dynamic_update_slice_in_dim(a, g.astype(a.dtype), start, 0),
             gradients,
@@ -109,11 +116,11 @@ def _sum_forward(
     accumulators = jax.tree.map(lambda a: jnp.zeros_like(a, jnp.float32), shared)
     carry = (jnp.zeros_like(jnp.sum(weights)), zeros, accumulators)
     loss, gradients, accumulated = jax.lax.fori_loop(0, used, body, carry)
-    place = jnp.zeros_like(order).at[order].set(jnp.arange(order.shape[0], dtype=order.dtype))
+    position = jnp.zeros_like(order).at[order].set(jnp.arange(order.shape[0], dtype=order.dtype))
     gradients = jax.tree.map(
-        lambda g, a: jnp.take(g, place, axis=0).astype(a.dtype), gradients, given
+        lambda g, a: jnp.take(g, position, axis=0).astype(a.dtype), gradients, unordered
     )
-    accumulated = jax.tree.map(lambda g, a: g.astype(a.dtype), accumulated, given_shared)
+    accumulated = jax.tree.map(lambda g, a: g.astype(a.dtype), accumulated, shared)
     return loss, (gradients, accumulated)
 
 

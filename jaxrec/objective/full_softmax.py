@@ -4,17 +4,15 @@ Dimension letters: P positions, C of a chunk, D item width, V items.
 """
 
 import functools
-from typing import TypeAlias
 
 import chex
 import jax
 import jax.numpy as jnp
 
 from jaxrec.objective import chunked
+from jaxrec.objective.chunked import SumWeight
 from jaxrec.objective.logits import dot, positive_logit, scaled_queries
 from jaxrec.types import PAD, Array, ItemVectors, Tree
-
-SumWeight: TypeAlias = tuple[jax.Array, jax.Array]
 
 
 def full_softmax(
@@ -60,14 +58,15 @@ def with_bias(x: Array, items: ItemVectors) -> tuple[Array, Array]:
     return jnp.concatenate([x, ones], axis=-1), table
 
 
-def _parts(table: jax.Array, vocab_chunk: int) -> int:
+def _num_blocks(table: jax.Array, vocab_chunk: int) -> int:
+    """Blocks of at most `vocab_chunk` rows that cover the table."""
     return -(-table.shape[0] // vocab_chunk)
 
 
-def _part(table: jax.Array, vocab_chunk: int, index: Array | int) -> tuple[jax.Array, jax.Array]:
-    """First row of a part of the table, and which of its rows are candidates.
+def _block(table: jax.Array, vocab_chunk: int, index: Array | int) -> tuple[jax.Array, jax.Array]:
+    """(first row of a block of the table, bool [rows]: which of its rows are candidates).
 
-    The last part starts early enough to be whole; rows it shares with the one before are not
+    The last block starts early enough to be whole; rows it shares with the one before are not
     its candidates.
     """
     height = min(vocab_chunk, table.shape[0])
@@ -77,16 +76,17 @@ def _part(table: jax.Array, vocab_chunk: int, index: Array | int) -> tuple[jax.A
 
 
 def _logits(x: jax.Array, rows: jax.Array, candidate: jax.Array) -> jax.Array:
+    """[C, rows] logits of a block of the table; -inf for rows that are no candidates."""
     return jnp.where(candidate[None, :], dot(x, rows.astype(x.dtype), (1, 1)), -jnp.inf)
 
 
 def _log_normalizer(vocab_chunk: int, x: jax.Array, table: jax.Array) -> jax.Array:
-    """[C] logsumexp over the catalog, computed online over parts of the table."""
+    """[C] logsumexp over the catalog, computed online over blocks of the table."""
     height = min(vocab_chunk, table.shape[0])
 
     def body(index: Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         top, total = carry
-        start, candidate = _part(table, vocab_chunk, index)
+        start, candidate = _block(table, vocab_chunk, index)
         rows = jax.lax.dynamic_slice_in_dim(table, start, height)
         logits = _logits(x, rows, candidate)
         new = jnp.maximum(top, jnp.max(logits, -1))
@@ -96,11 +96,12 @@ def _log_normalizer(vocab_chunk: int, x: jax.Array, table: jax.Array) -> jax.Arr
 
     zeros = jnp.zeros_like(x[:, 0], jnp.float32)
     first = (zeros - jnp.inf, zeros)
-    top, total = jax.lax.fori_loop(0, _parts(table, vocab_chunk), body, first)
+    top, total = jax.lax.fori_loop(0, _num_blocks(table, vocab_chunk), body, first)
     return top + jnp.log(total)
 
 
 def _full_loss(vocab_chunk: int, rows: Tree, shared: Tree, context: Tree) -> jax.Array:
+    """[C] cross entropy of a chunk."""
     del context
     normalizer = _log_normalizer(vocab_chunk, scaled_queries(rows, shared), shared["table"])
     return normalizer - positive_logit(rows, shared)
@@ -112,7 +113,7 @@ def _full_gradient(
     """Loss and gradients of a chunk.
 
     d loss / d logit = weight x (probability - [item is the target]), pushed through both matrix
-    products; the target's part is done on the gathered rows, not on [C, V] one-hots.
+    products; the target's share is computed on the gathered rows, not on [C, V] one-hots.
     """
     del context
     table, scale = shared["table"], shared["scale"]
@@ -121,15 +122,16 @@ def _full_gradient(
     weight = weights[:, None]
 
     def back(
-        unnormalised: jax.Array, part: jax.Array, factor: jax.Array
+        unnormalised: jax.Array, block: jax.Array, factor: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
+        """(probability-weighted mean of the block's rows [C, D], gradient for them)."""
         unnormalised = unnormalised.astype(x.dtype)
-        mean = dot(unnormalised, part.astype(x.dtype), (1, 0)) * factor
+        mean = dot(unnormalised, block.astype(x.dtype), (1, 0)) * factor
         right = (scaled.astype(jnp.float32) * factor).astype(x.dtype)
         return mean, dot(unnormalised, right, (0, 0))
 
-    if _parts(table, vocab_chunk) == 1:
-        _, candidate = _part(table, vocab_chunk, 0)
+    if _num_blocks(table, vocab_chunk) == 1:
+        _, candidate = _block(table, vocab_chunk, 0)
         logits = _logits(scaled, table, candidate)
         top = jnp.max(logits, -1)
         unnormalised = jnp.exp(logits - top[:, None])
@@ -142,16 +144,18 @@ def _full_gradient(
 
         def body(index: Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
             mean, accumulated = carry
-            start, candidate = _part(table, vocab_chunk, index)
-            part = jax.lax.dynamic_slice_in_dim(table, start, height)
-            probability = jnp.exp(_logits(scaled, part, candidate) - normalizer[:, None])
-            own, gradient = back(probability, part, weight)
+            start, candidate = _block(table, vocab_chunk, index)
+            block = jax.lax.dynamic_slice_in_dim(table, start, height)
+            probability = jnp.exp(_logits(scaled, block, candidate) - normalizer[:, None])
+            of_block, gradient = back(probability, block, weight)
             before = jax.lax.dynamic_slice_in_dim(accumulated, start, height)
             after = before + gradient
-            return mean + own, jax.lax.dynamic_update_slice_in_dim(accumulated, after, start, 0)
+            return mean + of_block, jax.lax.dynamic_update_slice_in_dim(
+                accumulated, after, start, 0
+            )
 
         first = (jnp.zeros_like(x, jnp.float32), total["table"])
-        mean, table_total = jax.lax.fori_loop(0, _parts(table, vocab_chunk), body, first)
+        mean, table_total = jax.lax.fori_loop(0, _num_blocks(table, vocab_chunk), body, first)
 
     positive = rows["positive"].astype(jnp.float32)
     direction = mean - weight * positive  # gradient for scale · x

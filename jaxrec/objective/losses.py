@@ -15,17 +15,16 @@ biases, offsets and scale; weights and log q are constants.
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
 
 from jaxrec.objective import chunked
+from jaxrec.objective.chunked import SumWeight
 from jaxrec.objective.logits import dot, positive_logit, scaled_queries, unit
 from jaxrec.types import PAD, Array, Tree
-
-SumWeight: TypeAlias = tuple[jax.Array, jax.Array]
 
 
 class Offsets(NamedTuple):
@@ -40,7 +39,7 @@ class Contrast(NamedTuple):
 
     x: [P, D] queries. positives: [P, D] vectors of the targets. negatives: [M, D].
     targets: int32 [P] item ids, 0 is none; negative_ids: int32 [M]. weights: float32 [P].
-    offsets: what scores have beside the dot product, differentiable; None: nothing.
+    offsets: added to the dot products, differentiable; None: nothing is.
     """
 
     x: Array
@@ -126,7 +125,12 @@ def _contrastive(
     scale: Array | float,
     chunk: int,
 ) -> SumWeight:
-    """(sum, weight) of `loss(rows, shared, context)` [C]; its gradient by autodiff, by chunks."""
+    """(sum, weight) of `loss(rows, shared, context) -> [C]`, its gradient by autodiff.
+
+    Rows, shared and context as in `chunked.Kernel`: {"x" [C, D], "positive" [C, D], "offsets"},
+    {"negatives" [M, D], "scale" []} and {"rows": {"targets" [C]}, "shared": {"ids" [M], "log_q"
+    [M] or None}}.
+    """
     chex.assert_equal_shape([contrast.x, contrast.positives])
     chex.assert_equal_shape([contrast.targets, contrast.weights])
 
@@ -172,6 +176,7 @@ def _negative_logits(
 
 
 def _sampled_loss(false_negative: float, rows: Tree, shared: Tree, context: Tree) -> jax.Array:
+    """[C] of `sampled_softmax`."""
     positive = positive_logit(rows, shared)
     logits, allowed = _negative_logits(false_negative, rows, shared, context)
     log_count = jnp.log(jnp.float32(logits.shape[1]))
@@ -186,6 +191,7 @@ def _sampled_loss(false_negative: float, rows: Tree, shared: Tree, context: Tree
 def _binary_loss(
     false_negative: float, beta: float, rows: Tree, shared: Tree, context: Tree
 ) -> jax.Array:
+    """[C] of `gbce`."""
     positive = positive_logit(rows, shared)
     logits, allowed = _negative_logits(false_negative, rows, shared, context)
     # log σ(s)^β = -β softplus(-s): stable where σ itself underflows

@@ -17,7 +17,9 @@ from jaxrec.items import repeats
 from jaxrec.items.repeats import HalfLives
 from jaxrec.layout import SegmentLayout
 from jaxrec.objective import full_softmax, losses, sampling, sharded_softmax
-from jaxrec.objective.losses import Contrast, Offsets, SumWeight
+from jaxrec.objective.chunked import SumWeight
+from jaxrec.objective.losses import Contrast, Offsets
+from jaxrec.runtime.mesh import MODEL
 from jaxrec.types import PAD, Array, Batch, ItemVectors, Queries, Targets
 
 
@@ -30,19 +32,19 @@ class Items(Protocol):
         ...
 
     def vectors(self, ids: Array) -> ItemVectors:
-        """Of items `ids` int32 [N]."""
+        """The vectors of items `ids` int32 [N]: [N, D]."""
         ...
 
     def catalog(self) -> ItemVectors:
-        """Of all items, [V + 1, D]; row 0 is padding."""
+        """The vectors of all items, [V + 1, D]; row 0 is padding."""
         ...
 
 
 class Repeats(NamedTuple):
-    """What the loss needs to count a user's own items in the scores (`jaxrec.items.repeats`).
+    """What the loss needs for scores that count repeats (`jaxrec.items.repeats`).
 
     features: float32 [B, P, K] of each target just before it happened. items, times: int32
-    [B, P], the event that happened between two predictions (item 0: none).
+    [B, P], the event between a prediction and the one before (item 0: none), in seconds.
     """
 
     features: jax.Array
@@ -53,8 +55,10 @@ class Repeats(NamedTuple):
     def of(
         cls, layout: SegmentLayout, batch: Batch, targets: Targets, half_lives: HalfLives
     ) -> "Repeats":
-        """Every event of a row before a slot counts: training layouts hold no more segments than
-        a position sees.
+        """The repeats of a batch at its targets.
+
+        Every event of a row before a target counts: a training layout holds no more segments
+        than a position sees.
         """
         features = repeats.event_features(batch.items, batch.times, half_lives)
         # every item position predicts, so between two predictions there is one event at most
@@ -84,7 +88,7 @@ def against_catalog(scoring: Scoring, queries: Queries, targets: Targets) -> Sum
     x = vectors.reshape(-1, vectors.shape[-1])
     ids, weights = targets.ids.reshape(-1), targets.weights.reshape(-1)
     catalog, mesh = scoring.items.catalog(), jax.sharding.get_abstract_mesh()
-    if mesh.shape.get(sharded_softmax.AXIS, 1) == 1:
+    if mesh.shape.get(MODEL, 1) == 1:
         return full_softmax.full_softmax(
             x, catalog, ids, weights, scale=scoring.scale, chunk=config.chunk
         )
@@ -104,6 +108,7 @@ def sampled(
     scoring: Scoring,
     queries: Queries,
     targets: Targets,
+    *,
     history: Repeats | None,
     negatives: sampling.Negatives,
 ) -> SumWeight:
@@ -141,8 +146,8 @@ def sampled_in_groups(
     scoring: Scoring,
     queries: Queries,
     targets: Targets,
-    history: Repeats | None,
     *,
+    history: Repeats | None,
     rng: jax.Array,
     item_counts: Array | None,
 ) -> SumWeight:
@@ -155,20 +160,20 @@ def sampled_in_groups(
 
     def draw(key: jax.Array) -> sampling.Negatives:
         ids, log_q = sampling.sample_negatives(
-            key, num_items, config.negatives, item_counts, config.sampling
+            key, num_items, config.negatives, counts=item_counts, sampling=config.sampling
         )
         return sampling.Negatives(ids, log_q[ids])
 
     groups, users = config.negative_groups, len(targets.ids)
     if groups == 1:
-        return sampled(scoring, queries, targets, history, draw(rng))
+        return sampled(scoring, queries, targets, history=history, negatives=draw(rng))
     if users % groups:
         raise ValueError(f"loss.negative_groups={groups} does not divide {users} users")
 
     def loss(group: tuple[Queries, Array, Array, Repeats | None, jax.Array]) -> SumWeight:
         queries, ids, weights, history, key = group
         of_group = targets._replace(ids=ids, weights=weights)
-        return sampled(scoring, queries, of_group, history, draw(key))
+        return sampled(scoring, queries, of_group, history=history, negatives=draw(key))
 
     per_user = queries, targets.ids, targets.weights, history
     split = jax.tree.map(lambda a: jnp.reshape(a, (groups, -1, *jnp.shape(a)[1:])), per_user)
@@ -179,6 +184,7 @@ def sampled_in_groups(
 def _history_offsets(
     queries: Queries, history: Repeats | None, negative_ids: Array, half_lives: HalfLives
 ) -> Offsets | None:
+    """What repeats add to the scores; None where scores do not count them."""
     if history is None or queries.gates is None:
         return None
     positive = jnp.sum(queries.gates * history.features, axis=-1)
@@ -189,6 +195,7 @@ def _history_offsets(
 
 
 def _bias_offsets(positive: ItemVectors, negative: ItemVectors) -> Offsets | None:
+    """What item biases add to the scores; None without `model.item_bias`."""
     if positive.bias is None or negative.bias is None:
         return None
     shape = len(positive.bias), len(negative.bias)

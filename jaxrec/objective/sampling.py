@@ -25,8 +25,9 @@ def sample_negatives(
 ) -> tuple[jax.Array, jax.Array]:
     """`count` item ids drawn with replacement, int32 [M] in 1..V, and log q [V + 1] of each item.
 
-    popularity: a tenth of the draws is uniform, the others follow `counts` [V + 1] ** 0.75
-    (events per item; entry 0 is ignored), so q is positive everywhere. log q of row 0 is -inf.
+    sampling: uniform, or popularity: a tenth of the draws is uniform, the others follow `counts`
+    [V + 1] ** 0.75 (events per item; entry 0 is ignored), so q is positive everywhere. log q of
+    row 0 is -inf.
     Raises ValueError on popularity without counts or counts of another length.
     """
     pad = jnp.full((1,), -jnp.inf, jnp.float32)
@@ -38,8 +39,8 @@ def sample_negatives(
     if sampling != "popularity":
         raise ValueError(f"sampling={sampling!r}: allowed are uniform, popularity")
     if counts is None or counts.shape != (num_items + 1,):
-        found = None if counts is None else counts.shape
-        raise ValueError(f"counts has shape {found}: popularity needs ({num_items + 1},)")
+        shape = None if counts is None else counts.shape
+        raise ValueError(f"counts has shape {shape}: popularity needs ({num_items + 1},)")
     power = jnp.asarray(counts, jnp.float32)[1:] ** POPULARITY_POWER
     total = jnp.cumsum(power)
     # the uniform share is a draw of its own, not a constant inside the cumulative sum, whose
@@ -106,9 +107,9 @@ def draw_negatives(
     popular = jnp.minimum(block.astype(jnp.int32) * width + column + 1, num_items)
     share = jnp.where(total > 0, UNIFORM_SHARE, 1.0)
     ids = jnp.where(jax.random.uniform(choice, (count,)) < share, uniform, popular)
-    place = ids - 1
-    upto, column = within[place // width, place % width], place % width
-    before = within[place // width, jnp.maximum(column - 1, 0)]
-    power = upto - jnp.where(column > 0, before, 0.0)
+    # an item's popularity is the step of the cumulative sum at its place
+    block, column = (ids - 1) // width, (ids - 1) % width
+    before = within[block, jnp.maximum(column - 1, 0)]
+    power = within[block, column] - jnp.where(column > 0, before, 0.0)
     q = share / num_items + (1 - share) * power / jnp.where(total > 0, total, 1.0)
     return Negatives(ids, jnp.log(q))

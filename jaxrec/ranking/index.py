@@ -10,9 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxrec.runtime.mesh import MODEL
 from jaxrec.types import Array, ItemVectors, Tree
-
-AXIS = "model"  # mesh axis that the rows are split over
 
 # (params, rows of a chunk, item ids int32 [C]) -> vectors of the chunk
 MakeVectors: TypeAlias = Callable[[Tree, Tree, jax.Array], ItemVectors]
@@ -58,17 +57,17 @@ class ItemIndex:
         num_items = len(items.vectors) - 1
         if mesh is None:
             return cls(jax.device_put(items, device), None, num_items)
-        padding = -(num_items + 1) % mesh.shape[AXIS]
+        padding = -(num_items + 1) % mesh.shape[MODEL]
         padded = jax.tree.map(
             lambda a: np.pad(np.asarray(a), ((0, padding),) + ((0, 0),) * (a.ndim - 1)), items
         )
-        rows = jax.device_put(padded, NamedSharding(mesh, PartitionSpec(AXIS)))
+        rows = jax.device_put(padded, NamedSharding(mesh, PartitionSpec(MODEL)))
         return cls(rows, None, num_items, mesh=mesh)
 
     @property
     def shards(self) -> int:
         """Devices that the rows are split over."""
-        return 1 if self.mesh is None else self.mesh.shape[AXIS]
+        return 1 if self.mesh is None else self.mesh.shape[MODEL]
 
     @property
     def height(self) -> int:

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from jaxrec.ranking.index import AXIS, ItemIndex
+from jaxrec.ranking.index import ItemIndex
+from jaxrec.runtime.mesh import MODEL
 from jaxrec.types import PAD, Array, HistoryItems, ItemVectors, Queries, Tree
 
 T = TypeVar("T")
@@ -69,7 +70,7 @@ class Shard:
 
     def sum(self, values: jax.Array) -> jax.Array:
         """Sums over the shards of the index."""
-        return values if self.index.mesh is None else jax.lax.psum(values, AXIS)
+        return values if self.index.mesh is None else jax.lax.psum(values, MODEL)
 
     def scores_of_targets(self, batch: QueryBatch) -> jax.Array:
         """float32 [P, 1]: each query's score of its target, rounded like its score in a chunk.
@@ -201,7 +202,7 @@ def on_shards(
     height = index.height // index.shards
 
     def local(batch: QueryBatch, rows: Tree, params: Tree) -> T:
-        number = 0 if index.mesh is None else jax.lax.axis_index(AXIS)
+        number = 0 if index.mesh is None else jax.lax.axis_index(MODEL)
         first = jnp.int32(number * height)
         shard = Shard(index, rows, params, first, height, min(chunk, height))
         return _in_blocks(lambda batch: function(batch, shard), block, batch)
@@ -209,14 +210,14 @@ def on_shards(
     mesh = index.mesh
     if mesh is None:
         return local(batch, index.rows, index.params)
-    other_axes = tuple(axis for axis in mesh.axis_names if axis != AXIS)
-    groups = mesh.size // mesh.shape[AXIS]
+    other_axes = tuple(axis for axis in mesh.axis_names if axis != MODEL)
+    groups = mesh.size // mesh.shape[MODEL]
     whole = PartitionSpec()
     by_query = PartitionSpec(other_axes) if batch.vectors.shape[0] % groups == 0 else whole
     return jax.shard_map(
         local,
         mesh=mesh,
-        in_specs=(by_query, PartitionSpec(AXIS), whole),
+        in_specs=(by_query, PartitionSpec(MODEL), whole),
         out_specs=by_query,
         check_vma=False,
     )(batch, index.rows, index.params)

@@ -20,7 +20,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from jaxrec.ranking.index import AXIS, ItemIndex
+from jaxrec.ranking.index import ItemIndex
 from jaxrec.ranking.scoring import (
     Offsets,
     QueryBatch,
@@ -31,6 +31,7 @@ from jaxrec.ranking.scoring import (
     history_scores,
     on_shards,
 )
+from jaxrec.runtime.mesh import MODEL
 from jaxrec.types import PAD, Array, HistoryItems, Queries
 
 TopK: TypeAlias = tuple[jax.Array, jax.Array]  # scores [P, K], ids [P, K]
@@ -69,7 +70,7 @@ def top_k(
         lists = shard.fold(merge, empty, batch)
         if index.mesh is not None:
             # shards are in the order of their ids, so ties still go to the lower one
-            scores, ids = jax.lax.all_gather(lists, AXIS)
+            scores, ids = jax.lax.all_gather(lists, MODEL)
             lists = _merged(k, list(zip(scores, ids, strict=True)))
         scores, ids = lists
         return scores, jnp.where(jnp.isneginf(scores), PAD, ids)

@@ -1,10 +1,10 @@
 """The device mesh and where every array lives on it.
 
 Three axes. `model` splits the rows of item tables, `fsdp` splits large dense parameters, and the
-batch is split over all of them: no two devices compute the same, wherever the parameters are. What
-is split over which axis is defined once, in `LOGICAL_AXES`, `ITEM_ROWS` and `fsdp_dimension`; an
-unknown logical name raises instead of being left unsharded. Which parameters have a row per item is
-up to the caller (`jaxrec.model.parameters.has_item_rows`).
+batch is split over all of them, so no two devices compute the same, wherever the parameters are.
+What is split over which axis is defined once, in `LOGICAL_AXES`, `ITEM_ROWS` and
+`fsdp_dimension`; an unknown logical name raises instead of being left unsharded. Which parameters
+have a row per item is up to the caller (`jaxrec.model.parameters.has_item_rows`).
 """
 
 import dataclasses
@@ -24,12 +24,12 @@ from jaxrec.errors import ConfigError
 from jaxrec.runtime import leaves
 from jaxrec.types import Batch, Params, Tree
 
-AXES = ("data", "fsdp", "model")
+DATA, FSDP, MODEL = AXES = ("data", "fsdp", "model")
 
 # logical axis name -> mesh axes (None: every device holds the whole axis)
 LOGICAL_AXES: dict[str, str | tuple[str, ...] | None] = {
     "batch": AXES,
-    "items": "model",  # rows of an item table
+    "items": MODEL,  # rows of an item table
     "width": None,
 }
 
@@ -97,8 +97,8 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def fsdp_dimension(shape: Sequence[int], devices: int) -> int | None:
     """The dimension of a dense parameter that `mesh.fsdp` splits; None: it is replicated.
 
-    The longer of the last two that `devices` divides; an earlier dimension counts the layers of a
-    scan, which every device needs one by one.
+    The longest of the last two that the devices divide; an earlier dimension counts the layers of
+    a scan, which every device needs one by one.
     """
     if devices == 1 or len(shape) < 2 or math.prod(shape) < FSDP_MINIMUM:
         return None
@@ -108,7 +108,7 @@ def fsdp_dimension(shape: Sequence[int], devices: int) -> int | None:
 
 def splits_weights() -> bool:
     """Whether the mesh of `jax.set_mesh` splits dense parameters."""
-    return jax.sharding.get_abstract_mesh().shape.get("fsdp", 1) > 1
+    return jax.sharding.get_abstract_mesh().shape.get(FSDP, 1) > 1
 
 
 def whole(params: Tree, layers: int, dtype: DTypeLike) -> Tree:
@@ -119,13 +119,13 @@ def whole(params: Tree, layers: int, dtype: DTypeLike) -> Tree:
     the compiler, left alone, moves activations of the whole batch instead of weights. Only needed
     where `splits_weights()`.
     """
-    devices = jax.sharding.get_abstract_mesh().shape["fsdp"]
+    devices = jax.sharding.get_abstract_mesh().shape[FSDP]
 
     def gather(leaf: jax.Array) -> jax.Array:
         dimension = fsdp_dimension((layers, *leaf.shape), devices)
         if not dimension:  # None: not split; 0: by layers, of leaves with a single dimension
             return leaf
-        return _gathered(leaf, PartitionSpec(*[None] * (dimension - 1), "fsdp"), dtype)
+        return _gathered(leaf, PartitionSpec(*[None] * (dimension - 1), FSDP), dtype)
 
     return jax.tree.map(gather, params)
 
@@ -191,23 +191,23 @@ def shardings(mesh: Mesh, tree: Tree, has_item_rows: Callable[[str], bool]) -> T
     def place(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> NamedSharding:
         name = leaves.path_name(path)
         if has_item_rows(name):
-            split.add("model")
+            split.add(MODEL)
             return _by_item_rows(mesh, name, tuple(leaf.shape))
-        dimension = fsdp_dimension(leaf.shape, mesh.shape["fsdp"])
+        dimension = fsdp_dimension(leaf.shape, mesh.shape[FSDP])
         if dimension is None:
             return replicated(mesh)
-        split.add("fsdp")
-        return NamedSharding(mesh, PartitionSpec(*[None] * dimension, "fsdp"))
+        split.add(FSDP)
+        return NamedSharding(mesh, PartitionSpec(*[None] * dimension, FSDP))
 
     placed = jax.tree_util.tree_map_with_path(place, tree)
-    if mesh.shape["model"] > 1 and "model" not in split:
+    if mesh.shape[MODEL] > 1 and MODEL not in split:
         raise ConfigError(
-            f"mesh.model={mesh.shape['model']}: splits nothing, no parameter has a row per item; "
+            f"mesh.model={mesh.shape[MODEL]}: splits nothing, no parameter has a row per item; "
             "use mesh.model=1"
         )
-    if mesh.shape["fsdp"] > 1 and "fsdp" not in split:
+    if mesh.shape[FSDP] > 1 and FSDP not in split:
         raise ConfigError(
-            f"mesh.fsdp={mesh.shape['fsdp']}: splits nothing, no dense parameter has "
+            f"mesh.fsdp={mesh.shape[FSDP]}: splits nothing, no dense parameter has "
             f"{FSDP_MINIMUM} elements and a dimension that it divides; use mesh.fsdp=1"
         )
     return placed
@@ -217,16 +217,16 @@ def _by_item_rows(mesh: Mesh, name: str, shape: tuple[int, ...]) -> NamedShardin
     """The sharding of an array [R] or [R, W] with a row per item."""
     if not 1 <= len(shape) <= len(ITEM_ROWS):
         raise ValueError(f"{name} has shape {shape}, its rule {ITEM_ROWS}")
-    if shape[0] % mesh.shape["model"]:
+    if shape[0] % mesh.shape[MODEL]:
         raise ConfigError(
-            f"mesh.model={mesh.shape['model']}: must divide dimension 0 of {name}, which has "
+            f"mesh.model={mesh.shape[MODEL]}: must divide dimension 0 of {name}, which has "
             f"{shape[0]} rows (shape {shape})"
         )
     return NamedSharding(mesh, spec(*ITEM_ROWS[: len(shape)]))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The sharding of every field of a Batch: its users split over all mesh axes."""
+    """The sharding of every field of a Batch: its users are split over all devices."""
     return NamedSharding(mesh, spec("batch"))
 
 
@@ -241,8 +241,8 @@ def check_batch_size(mesh: Mesh, batch_size: int, key: str) -> None:
 
 
 def put_batch(mesh: Mesh, batch: Batch) -> Batch:
-    """A process's rows of a NumPy batch as global arrays split over all mesh axes."""
-    sharding = NamedSharding(mesh, spec("batch"))
+    """A process's rows of a NumPy batch, as global arrays split over all devices."""
+    sharding = batch_sharding(mesh)
     return Batch(*(jax.make_array_from_process_local_data(sharding, np.asarray(x)) for x in batch))
 
 

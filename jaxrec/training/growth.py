@@ -1,8 +1,8 @@
-"""A restored state made to fit data that was appended to: rows for the new items.
+"""Growing a restored state after data was appended: rows for the new items.
 
-Items keep their numbers when files are appended (`jaxrec.data.append`), new ones come behind them.
-So whatever has a row per item (the table, its moments, its average) keeps the rows it has and
-gets the rows of a new state behind them; everything else is as it was.
+Items keep their ids when files are appended (`jaxrec.data.append`); new items get the ids behind
+them. So whatever has a row per item (the table, its moments, its average) keeps its rows and gets
+the rows of a new state behind them; everything else stays as it was.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -35,7 +35,7 @@ def as_stored(
         if not (has_item_rows(name) and fits and shape[0] < leaf.shape[0]):
             return leaf
         # the old table may not divide as the new one does; it is whole for a moment then
-        divides = shape[0] % mesh.shape["model"] == 0
+        divides = shape[0] % mesh.shape[mesh_lib.MODEL] == 0
         sharding = leaf.sharding if divides else mesh_lib.replicated(mesh)
         return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=sharding)
 

@@ -1,4 +1,4 @@
-"""What happens around the steps of a run beside training: logged lines, a profiler's trace."""
+"""What happens around the steps of a run besides training: log lines, a profiler trace."""
 
 import pathlib
 from collections.abc import Callable, Mapping
@@ -60,7 +60,7 @@ class Profiler(Hook):
 
 
 class MetricsLog:
-    """Lines of metrics, to metrics.jsonl and to the progress shown.
+    """Lines of metrics, to metrics.jsonl and to the progress bar.
 
     A line is written one step late: its metrics are fetched while the next step runs. writer:
     None on all processes but the first.

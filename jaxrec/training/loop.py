@@ -10,7 +10,7 @@ import dataclasses
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import jax
 from jax.sharding import Mesh
@@ -18,7 +18,7 @@ from jax.stages import Wrapped
 
 from jaxrec.config import Config
 from jaxrec.items import hashed
-from jaxrec.nn.item_tower import TOWER
+from jaxrec.nn.item_tower import without_tower
 from jaxrec.runtime import distributed, environment, workdir
 from jaxrec.runtime import mesh as mesh_lib
 from jaxrec.runtime.metrics_writer import MetricsWriter
@@ -34,12 +34,15 @@ from jaxrec.training.validation import Evaluate, ValidationState, metric_of
 from jaxrec.training.window import StepCost, Window
 from jaxrec.types import Batch, Tree
 
+# why a run stops: at train.steps, by train.patience, by SIGTERM
+Stopped: TypeAlias = Literal["finished", "early", "preempted"]
+
 
 class Result(NamedTuple):
-    """step: updates done; stopped: `finished`, `early` (patience) or `preempted` (SIGTERM)."""
+    """step: updates done; best, best_step: highest `train.metric` and where, None if unknown."""
 
     step: int
-    stopped: str
+    stopped: Stopped
     best: float | None
     best_step: int | None
 
@@ -59,16 +62,16 @@ def fit(
 ) -> Result:
     """Trains until `train.steps`, from the last checkpoint in `folder` if there is one.
 
-    batches: endless NumPy batches (a process's rows) from a step on; batch number N must be a
-    function of N alone. evaluate: validation metrics of parameters (the averaged ones with
-    train.ema), `train.metric` among them; it may be interrupted by an exception and called again.
+    batches: step -> endless NumPy batches (a process's rows) from that step on; batch number N must
+    be a function of N alone. evaluate: parameters (the averaged ones with train.ema) -> validation
+    metrics, `train.metric` among them; it may be interrupted by an exception and called again.
     identity: of the data; a folder of other data or another configuration is refused. mesh:
-    default `config.mesh`. step_cost: for rates. With `task.texts` the item table is made anew
-    before every validation.
+    default `config.mesh`. step_cost: for the logged rates. With `task.texts` the item table is
+    encoded again before every validation.
 
-    Several processes (`runtime.distributed`) call it alike, on one folder that all of them see:
-    the first writes logs, all write their parts of a checkpoint, and SIGTERM to one of them
-    makes all save the same step.
+    With several processes (`runtime.distributed`) all make the same call, on one folder that all
+    of them see: the first writes logs, all write their shards of a checkpoint, and SIGTERM to one
+    of them makes all save the same step.
 
     Raises ConfigError, WorkdirError, CheckpointError, NonFiniteError; PeerError where process 0
     failed to claim the folder.
@@ -78,21 +81,15 @@ def fit(
     microbatch = config.train.batch_size // config.train.grad_accum_steps
     mesh_lib.check_batch_size(mesh, microbatch, "train.batch_size / train.grad_accum_steps")
     identity = identity or DataIdentity()
-    digests, ancestors = identity.digests, identity.ancestors
     with contextlib.ExitStack() as stack:
         if preemption is None:
             preemption = stack.enter_context(Preemption())
-        claim = workdir.Claim([])
-
-        def take() -> None:
-            nonlocal claim
-            stack.enter_context(workdir.lock(folder))
-            claim = workdir.claim(folder, config, digests, ancestors)
-
-        distributed.leader_first(take)
+        claim = _claim(folder, config, identity, stack)
         stack.enter_context(jax.set_mesh(mesh))
         grown = distributed.any_process(claim.grown)
-        heights = {hashed.height(config.model, a.items) for a in ancestors} if grown else set()
+        heights = {
+            hashed.height(config.model, ancestor.items) for ancestor in identity.ancestors if grown
+        }
         assembled = step_lib.assemble(config, task, mesh)
         checkpoints = folder / workdir.CHECKPOINTS
         start = resume.resume(checkpoints, assembled, mesh=mesh, heights=heights)
@@ -115,7 +112,7 @@ def fit(
             run.save()
             log.progress.say(f"data was appended to: {start.new_rows} new rows, all else continues")
         if grown:  # the checkpoint fits the new data: only now the folder may say so
-            distributed.leader_first(lambda: workdir.adopt(folder, config, digests))
+            distributed.leader_first(lambda: workdir.adopt(folder, config, identity.digests))
         if jax.process_index() == 0:
             identity.on_claim()
         for line in claim.changed:
@@ -123,10 +120,28 @@ def fit(
         return run.train(batches)
 
 
+def _claim(
+    folder: pathlib.Path, config: Config, identity: DataIdentity, stack: contextlib.ExitStack
+) -> workdir.Claim:
+    """Locks the folder until `stack` closes and claims it, on the first process alone.
+
+    The other processes get an empty claim. Raises WorkdirError, PeerError.
+    """
+    claim = workdir.Claim([])
+
+    def lock_and_claim() -> None:
+        nonlocal claim
+        stack.enter_context(workdir.lock(folder))
+        claim = workdir.claim(folder, config, identity.digests, identity.ancestors)
+
+    distributed.leader_first(lock_and_claim)
+    return claim
+
+
 def _open_log(
     config: Config, folder: pathlib.Path, start: Resumed, step_cost: StepCost | None
 ) -> MetricsLog:
-    """What the run reports to, and a record of where it runs; only the first process writes."""
+    """The run's log; the first process alone writes it and records the environment."""
     leader, step = distributed.leader(), int(start.state.step)
     progress = Progress(config.train.steps, step, quiet=not leader)
     writer = MetricsWriter(folder, step, start.validation.evaluated) if leader else None
@@ -144,10 +159,10 @@ def _profiler(config: Config, folder: pathlib.Path, say: Callable[[str], None]) 
 
 @dataclasses.dataclass(kw_only=True)
 class _Run:
-    """The mutable part of `fit`: the state on the devices, and what is known of the run.
+    """The mutable part of `fit`: the state on the devices, and how far the run has come.
 
-    saved: step of the latest checkpoint. vote: of several processes, how all of them learn of
-    SIGTERM at the same step.
+    step: updates done. saved: step of the latest checkpoint. vote: tells all of several processes
+    about SIGTERM at the same step; None in a run of one. compiled: whether a step has run.
     """
 
     config: Config
@@ -174,14 +189,14 @@ class _Run:
         self.log.close()
 
     def train(self, batches: Callable[[int], Iterator[Batch]]) -> Result:
-        """Steps until something stops the run."""
+        """Runs steps until something stops the run."""
         if self.step:
             self.log.progress.say(f"continuing from step {self.step}")
         stopped = self._between_steps()
-        if not stopped:
+        if stopped is None:
             source = batches(self.step)
             try:
-                while not stopped:
+                while stopped is None:
                     self._one_step(source)
                     stopped = self._between_steps()
             finally:
@@ -212,8 +227,8 @@ class _Run:
         for hook in self.hooks:
             hook.after_step(self.step, self.state, metrics)
 
-    def _between_steps(self) -> str:
-        """Validates and saves when it is time; returns why the run stops, or nothing."""
+    def _between_steps(self) -> Stopped | None:
+        """Validates and saves when it is time; returns why the run stops, None: it goes on."""
         train, step = self.config.train, self.step
         last = step >= train.steps
         due = self.evaluate is not None and self.validation.due(
@@ -223,7 +238,7 @@ class _Run:
         early = self.validation.exhausted(train.patience)
         preempted = self._preemption_requested()
         if not (due or save or last or early or preempted):
-            return ""
+            return None
         self.log.flush(step, self.state.params)  # nothing that is not finite is saved
         start = time.monotonic()  # steps still under way until here are no part of the pause
         if due and not preempted:
@@ -231,10 +246,9 @@ class _Run:
             due = self.validation.evaluated < step
             early = self.validation.exhausted(train.patience)
             preempted = distributed.any_process(self.preemption.requested)
-        if preempted and (due or not (last or early)):
+        stopped: Stopped | None = "finished" if last else "early" if early else None
+        if preempted and (due or stopped is None):  # due: SIGTERM cut the validation short
             stopped = "preempted"
-        else:
-            stopped = "finished" if last else "early" if early else ""
         if save or (stopped and step > self.saved):
             self.save()
         self.log.window.paused(time.monotonic() - start)
@@ -242,12 +256,11 @@ class _Run:
 
     def _preemption_requested(self) -> bool:
         """Whether SIGTERM arrived; of several processes all learn of it at the same step."""
-        if self.vote is None:
-            return self.preemption.requested
-        return self.vote(self.preemption.requested)
+        requested = self.preemption.requested
+        return requested if self.vote is None else self.vote(requested)
 
     def _validate(self) -> bool:
-        """Returns whether a checkpoint must be written: this one is the best so far."""
+        """Validates; returns whether these parameters are the best so far, so must be saved."""
         assert self.evaluate is not None
         params = self.state.params if self.state.ema is None else self.state.ema
         try:
@@ -257,7 +270,7 @@ class _Run:
                     field = "params" if self.state.ema is None else "ema"
                     evaluated: Tree = {field: params}
                     self.state = self.state._replace(**evaluated)
-                values = self.evaluate({k: v for k, v in params.items() if k != TOWER})
+                values = self.evaluate(without_tower(params))
         except Preempted:
             return False  # the checkpoint says so: the resumed run validates first
         metric = self.config.train.metric

@@ -20,7 +20,9 @@ def schedule(config: TrainConfig) -> optax.Schedule:
     (Loshchilov and Hutter, "SGDR", 2017, eq. 5). Raises ValueError for an unknown schedule.
     """
     if config.schedule not in ("cosine", "linear", "constant"):
-        raise ValueError(f"train.schedule={config.schedule!r}")
+        raise ValueError(
+            f"train.schedule={config.schedule!r}: allowed are cosine, linear, constant"
+        )
 
     def rate(count: Array | int) -> jax.Array:
         count = jnp.asarray(count, jnp.float32)
@@ -62,7 +64,7 @@ def adamw(config: TrainConfig, frozen: Collection[str] = ()) -> optax.GradientTr
 
 
 def decayed(params: Params) -> Tree:
-    """Tree of bools: which leaves weight decay applies to (`model.parameters.is_decayed`)."""
+    """Tree of bools: the leaves that weight decay applies to (`model.parameters.is_decayed`)."""
     return jax.tree_util.tree_map_with_path(
         lambda path, _: parameters.is_decayed(leaves.path_name(path)), params
     )

@@ -1,4 +1,4 @@
-"""Where the parameters of a run start: drawn, or read from pretrained models and popularity."""
+"""The initial parameters of a run: random, from pretrained models and from popularity."""
 
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +20,7 @@ from jaxrec.types import Params
 
 
 def fresh_init(model: Model, tower: ItemTower | None) -> Callable[[jax.Array], Params]:
-    """Parameters drawn from a key: of the model, and of the item tower where it is trained."""
+    """Key -> random parameters of the model, and of the item tower where it is trained."""
     return model.init if tower is None else text_batches.with_tower(model.init, tower)
 
 
@@ -61,7 +61,7 @@ def _item_leaves(
     mesh: Mesh | None,
     say: Callable[[str], None],
 ) -> dict[str, np.ndarray]:
-    """Path -> value of what comes from the folder of the item tower."""
+    """Path -> value of the parameters that come from the folder of the item tower."""
     loaded: dict[str, np.ndarray] = {}
     if config.loss.similarity == "cosine" and not config.loss.temperature:
         loaded |= item_towers.scale_leaf(config.model.texts.model)

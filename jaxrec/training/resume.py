@@ -1,4 +1,4 @@
-"""The state of a run in its checkpoints: saved, and restored to where it was."""
+"""A run's state in checkpoints: saving it, and restoring it to continue the run."""
 
 import dataclasses
 import functools
@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxrec.nn.item_tower import TOWER
+from jaxrec.nn.item_tower import TOWER, without_tower
 from jaxrec.runtime import checkpoint, distributed
 from jaxrec.runtime import mesh as mesh_lib
 from jaxrec.training import growth
@@ -22,8 +22,8 @@ from jaxrec.types import Tree
 class Resumed(NamedTuple):
     """Where a run starts.
 
-    values: metrics of steps that no line has reported yet (`window.Window`). new_rows: rows that
-    the item table got because data was appended to; None: it was not.
+    values: metrics of steps that no line has reported yet (`window.Window`). new_rows: rows added
+    to the item table because data was appended; None: no data was.
     """
 
     state: TrainState
@@ -37,8 +37,8 @@ def resume(
 ) -> Resumed:
     """The latest checkpoint in `folder`, or a new state where there is none.
 
-    heights: rows of the item tables before data was appended to; empty: it was not. Raises
-    CheckpointError.
+    heights: rows that the item table may have had before data was appended; empty: no data was.
+    Raises CheckpointError.
     """
     distributed.leader_first(lambda: checkpoint.clean(folder))
     like = to_trees(assembled.like)
@@ -53,7 +53,7 @@ def resume(
         new_rows = growth.new_rows(trees, like)
         if new_rows:
             trees = growth.grow(trees, lambda: to_trees(assembled.new()), like)
-        # validations on other users and targets are no measure for those to come
+        # values on other users and targets cannot be compared with those to come
         validation = ValidationState(evaluated=validation.evaluated)
     step = jax.device_put(np.int32(restored.step), assembled.like.step.sharding)
     return Resumed(from_trees(step, trees), validation, restored.meta["window"], new_rows)
@@ -75,12 +75,12 @@ def save(
     """
     meta = {"validation": dataclasses.asdict(validation), "window": values, "seed": seed}
     trees, best = to_trees(state), validation.best_step
-    checkpoint.save(folder, step, trees, meta, best, replace=True)
+    checkpoint.save(folder, step, trees, meta, best=best, replace=True)
     checkpoint.retain(folder, keep)
 
 
 def to_trees(state: TrainState) -> dict[str, Tree]:
-    """What of a state is stored as arrays, by name.
+    """The trees of a state that a checkpoint stores, by name.
 
     Item towers are trees of their own: serving and evaluation do not read them.
     """
@@ -88,7 +88,7 @@ def to_trees(state: TrainState) -> dict[str, Tree]:
     trees |= {} if state.ema is None else {"ema": state.ema}
     towers = {n: tree[TOWER] for n, tree in trees.items() if n != "opt_state" and TOWER in tree}
     for name, tower in towers.items():
-        trees[name] = {k: v for k, v in trees[name].items() if k != TOWER}
+        trees[name] = without_tower(trees[name])
         trees[f"{name}_{TOWER}"] = tower
     return trees
 

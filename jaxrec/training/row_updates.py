@@ -42,37 +42,43 @@ ADAGRAD_EPS, ADAM_EPS = 1e-8, 1e-8
 BETA1, BETA2 = 0.9, 0.999
 
 Rows: TypeAlias = dict[str, Array]  # name of a leaf of the item table -> its rows
-Slots: TypeAlias = dict[str, jax.Array]  # name of an accumulator -> its value for some rows
+# name of an accumulator -> its values for some rows of a leaf
+Accumulators: TypeAlias = dict[str, jax.Array]
 
 
 class Rule(NamedTuple):
-    """How a row moves.
+    """How a row is updated.
 
     init: leaf [R, ...] -> accumulators of all its rows. step: (gradients [N, ...], accumulators of
-    these rows, updates done before) -> (step [N, ...] before the learning rate, accumulators).
+    these rows, number of updates before) -> (step [N, ...] to be multiplied by the learning rate,
+    new accumulators).
     """
 
-    init: Callable[[Array], Slots]
-    step: Callable[[jax.Array, Slots, jax.Array], tuple[jax.Array, Slots]]
+    init: Callable[[Array], Accumulators]
+    step: Callable[[jax.Array, Accumulators, jax.Array], tuple[jax.Array, Accumulators]]
 
 
-def _adagrad_init(leaf: Array) -> Slots:
+def _adagrad_init(leaf: Array) -> Accumulators:
     return {"sum": jnp.zeros(leaf.shape[:1], jnp.float32)}
 
 
-def _adagrad_step(g: jax.Array, slots: Slots, count: jax.Array) -> tuple[jax.Array, Slots]:
+def _adagrad_step(
+    g: jax.Array, accumulators: Accumulators, count: jax.Array
+) -> tuple[jax.Array, Accumulators]:
     del count
-    total = slots["sum"] + jnp.mean(jnp.square(g), axis=_columns(g))
+    total = accumulators["sum"] + jnp.mean(jnp.square(g), axis=_columns(g))
     return g / _per_row(jnp.sqrt(total) + ADAGRAD_EPS, g), {"sum": total}
 
 
-def _adam_init(leaf: Array) -> Slots:
+def _adam_init(leaf: Array) -> Accumulators:
     return {"mu": jnp.zeros_like(leaf), "nu": jnp.zeros_like(leaf)}
 
 
-def _adam_step(g: jax.Array, slots: Slots, count: jax.Array) -> tuple[jax.Array, Slots]:
-    mu = BETA1 * slots["mu"] + (1 - BETA1) * g
-    nu = BETA2 * slots["nu"] + (1 - BETA2) * jnp.square(g)
+def _adam_step(
+    g: jax.Array, accumulators: Accumulators, count: jax.Array
+) -> tuple[jax.Array, Accumulators]:
+    mu = BETA1 * accumulators["mu"] + (1 - BETA1) * g
+    nu = BETA2 * accumulators["nu"] + (1 - BETA2) * jnp.square(g)
     time = (count + 1).astype(jnp.float32)
     step = mu / (1 - BETA1**time)
     step = step / (jnp.sqrt(nu / (1 - BETA2**time)) + ADAM_EPS)
@@ -85,9 +91,10 @@ RULES = {"adagrad": Rule(_adagrad_init, _adagrad_step), "adam": Rule(_adam_init,
 class Touched(NamedTuple):
     """The rows that a step reads and writes.
 
-    ids: int32 [N] distinct rows of the stored table, ascending, behind them rows that do not
-    exist. rows: of every leaf of the table, [N, ...]. places: int32 [M], for every given item id
-    its number among `item_rows(rows)`, whose row 0 is padding.
+    ids: int32 [N] distinct rows of the stored table, ascending, then padding (a row that does not
+    exist). rows: those rows of every leaf of the table, [N, ...]. places: int32 [M], the row of
+    every item id in `item_rows(rows)`. item_rows: rows of the stored table -> rows of the items;
+    row 0 is padding.
     """
 
     ids: jax.Array
@@ -97,7 +104,7 @@ class Touched(NamedTuple):
 
 
 def touch(config: ModelConfig, leaves: Rows, ids: jax.Array, mesh: Mesh) -> Touched:
-    """What the items `ids` int32 [M] need of the item table; row 0 (padding) is always first."""
+    """The rows of the item table that items `ids` int32 [M] need; row 0 (padding) comes first."""
     chex.assert_rank(ids, 1)
     if config.item_hash == "none":
         height = leaves[table.EMBEDDING].shape[0]
@@ -150,7 +157,7 @@ class RowUpdate:
 
     @property
     def batch_shardings(self) -> Tree:
-        """Where every field of a batch lies."""
+        """The shardings of the batches that `gradient` takes."""
         return mesh_lib.batch_sharding(self.mesh)
 
     @property
@@ -159,9 +166,9 @@ class RowUpdate:
         return RULES[self.config.table_update]
 
     def init(self, params: Params) -> Tree:
-        """The optimizer state of new parameters."""
+        """The optimizer's state before the first step."""
         leaves, rest = table.split(params)
-        rows = _by_slot({name: self.rule.init(leaf) for name, leaf in leaves.items()})
+        rows = _by_accumulator({name: self.rule.init(leaf) for name, leaf in leaves.items()})
         return {"dense": self.optimizer.init(rest), "rows": rows}
 
     def gradient(
@@ -178,15 +185,17 @@ class RowUpdate:
         items = jax.lax.with_sharding_constraint(items, mesh_lib.batch_sharding(self.mesh))
         negatives = drawn._replace(ids=touched.places[count:])
 
-        def total(
-            params: Params, part: Batch, key: jax.Array
+        def summed_loss(
+            params: Params, microbatch: Batch, key: jax.Array
         ) -> tuple[jax.Array, jax.Array, Metrics]:
             rows, rest = table.split(params)
             item_rows = touched.item_rows(rows)
-            return self.loss(rest, part, rng=key, train=True, negatives=negatives, rows=item_rows)
+            return self.loss(
+                rest, microbatch, rng=key, train=True, negatives=negatives, rows=item_rows
+            )
 
         value, metrics, gradients = mean_gradient(
-            total,
+            summed_loss,
             table.join(touched.rows, rest),
             batch._replace(items=items),
             rng,
@@ -210,55 +219,65 @@ class RowUpdate:
         rest, dense = apply_optimizer(
             self.optimizer, rest_gradients, rest, opt_state["dense"], finite=finite
         )
-        slots = _by_leaf(opt_state["rows"])
+        accumulators = _by_leaf(opt_state["rows"])
         for name, g in row_gradients.items():
-            leaves[name], slots[name] = self._updated(
-                name, leaves[name], slots[name], gradient.touched, g, step=step, finite=finite
+            leaves[name], accumulators[name] = self._updated(
+                name,
+                leaves[name],
+                accumulators[name],
+                touched=gradient.touched,
+                gradients=g,
+                step=step,
+                finite=finite,
             )
-        return table.join(leaves, rest), {"dense": dense, "rows": _by_slot(slots)}
+        return table.join(leaves, rest), {"dense": dense, "rows": _by_accumulator(accumulators)}
 
     def _updated(
         self,
         name: str,
         leaf: Array,
-        slots: Slots,
+        accumulators: Accumulators,
+        *,
         touched: Touched,
         gradients: Array,
-        *,
         step: jax.Array,
         finite: jax.Array,
-    ) -> tuple[jax.Array, Slots]:
-        """A leaf and its accumulators; a row that no gradient reached (all zeros) stays too."""
+    ) -> tuple[jax.Array, Accumulators]:
+        """A leaf [R, ...] and its accumulators after the step.
+
+        gradients: [N, ...]. A touched row whose gradient is zero is not changed, not even decayed.
+        """
         rows = jnp.asarray(touched.rows[name], jnp.float32)
         chex.assert_equal_shape([rows, gradients])
         g = jnp.asarray(gradients, jnp.float32)
         changed = finite & jnp.any(g != 0, axis=_columns(g))
-        old = {slot: take(value, touched.ids, self.mesh) for slot, value in slots.items()}
-        move, new = self.rule.step(g, old, step)
+        old = {key: take(value, touched.ids, self.mesh) for key, value in accumulators.items()}
+        update, new = self.rule.step(g, old, step)
         decayed = parameters.is_decayed(f"{table.ITEM}/{name}")
         decay = self.config.weight_decay if decayed else 0.0
-        moved = rows - optimizer_lib.schedule(self.config)(step) * (move + decay * rows)
+        moved = rows - optimizer_lib.schedule(self.config)(step) * (update + decay * rows)
 
         def written(stored: Array, after: jax.Array, before: jax.Array) -> jax.Array:
             values = jnp.where(_per_row(changed, after), after, before)
             return put(stored, touched.ids, values, self.mesh)
 
-        slots = {slot: written(slots[slot], new[slot], old[slot]) for slot in slots}
-        return written(leaf, moved, rows), slots
+        accumulators = {key: written(accumulators[key], new[key], old[key]) for key in accumulators}
+        return written(leaf, moved, rows), accumulators
 
 
-def _by_slot(leaves: dict[str, Slots]) -> Tree:
+def _by_accumulator(leaves: dict[str, Accumulators]) -> Tree:
     """Accumulators of leaves as a tree whose paths end in the paths of the leaves."""
     names = next(iter(leaves.values()))
     return {
-        slot: {table.ITEM: {leaf: slots[slot] for leaf, slots in leaves.items()}} for slot in names
+        name: {table.ITEM: {leaf: accumulators[name] for leaf, accumulators in leaves.items()}}
+        for name in names
     }
 
 
-def _by_leaf(tree: Tree) -> dict[str, Slots]:
-    """The inverse of `_by_slot`."""
+def _by_leaf(tree: Tree) -> dict[str, Accumulators]:
+    """The inverse of `_by_accumulator`."""
     names = next(iter(tree.values()))[table.ITEM]
-    return {leaf: {slot: tree[slot][table.ITEM][leaf] for slot in tree} for leaf in names}
+    return {leaf: {name: tree[name][table.ITEM][leaf] for name in tree} for leaf in names}
 
 
 def _columns(x: jax.Array) -> tuple[int, ...]:

@@ -40,8 +40,8 @@ class StepMetrics(NamedTuple):
 class Assembled(NamedTuple):
     """State and step of a run.
 
-    new: makes the state. like: its shapes, dtypes and shardings. step: the jitted update, see
-    `make_step`.
+    new: makes the state before the first step. like: its shapes, dtypes and shardings. step: the
+    jitted update, see `make_step`.
     """
 
     new: Callable[[], TrainState]
@@ -76,12 +76,26 @@ def make_update(
     train = config.train
     optimizer = optimizer_lib.adamw(train, frozen)
     if task.texts is not None:
-        return TextUpdate(task.loss, task.texts.tower, optimizer, frozen, train, mesh)
+        return TextUpdate(
+            loss=task.loss,
+            tower=task.texts.tower,
+            optimizer=optimizer,
+            frozen=frozen,
+            config=train,
+            mesh=mesh,
+        )
     if train.table_update == "adamw":
         return DenseUpdate(task.loss, optimizer, train, mesh)
     if task.negatives is None:
         raise ValueError(f"train.table_update={train.table_update!r}: pass negatives")
-    return RowUpdate(task.loss, task.negatives, optimizer, config.model, train, mesh)
+    return RowUpdate(
+        loss=task.loss,
+        negatives=task.negatives,
+        optimizer=optimizer,
+        model_config=config.model,
+        config=train,
+        mesh=mesh,
+    )
 
 
 def init_state(
@@ -93,20 +107,25 @@ def init_state(
     return TrainState(jnp.int32(0), params, update.init(params), average)
 
 
+def step_key(seed: int, step: jax.Array | int) -> jax.Array:
+    """The random key of step number `step` (0 is the first)."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), step)
+
+
 def make_step(
     update: Update, config: TrainConfig, *, seed: int, mesh: Mesh, state_shardings: TrainState
 ) -> Wrapped:
     """Compiles on first use: (state, global batch, sampling) -> (state, `StepMetrics`).
 
     The loss is the mean over the *global* batch (loss sum / weight sum). The random key of a
-    step is a function of (seed, step) alone, so a resumed run draws what the uninterrupted
-    one would have drawn. A step whose loss or gradient is not finite changes no parameter: the
-    caller finds it in the metrics (`culprit`) with the parameters as they were.
+    step is a function of (seed, step) alone (`step_key`), so a resumed run draws what the
+    uninterrupted one would have drawn. A step whose loss or gradient is not finite changes no
+    parameter; the caller learns of it from the metrics (`is_finite`, `culprit`).
     """
     rate = optimizer_lib.schedule(config)
 
     def step(state: TrainState, batch: Tree, sampling: Tree) -> tuple[TrainState, StepMetrics]:
-        rng = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), state.step)
+        rng = step_key(seed, state.step)
         gradient = update.gradient(state.params, batch, rng, sampling)
         squares = optimizer_lib.squared_norms(gradient.tree)
         norm = jnp.sqrt(jnp.sum(squares))
@@ -142,7 +161,7 @@ def make_step(
 
 
 def _averaged(ema: Params, params: Params, decay: float, step: jax.Array) -> Params:
-    """The moving average one step on; it forgets the start sooner while it is young."""
+    """The moving average after one more step; early on it decays faster than `decay`."""
     count = step.astype(jnp.float32)
     kept = jnp.minimum(decay, (1 + count) / (10 + count))
     return jax.tree.map(lambda a, p: a + (1 - kept) * (p - a), ema, params)
@@ -154,7 +173,7 @@ def is_finite(metrics: StepMetrics) -> bool:
 
 
 def culprit(metrics: StepMetrics, params: Params) -> str:
-    """What is not finite in a fetched step, in words: parameters, else gradients, else loss."""
+    """Names what is not finite in a fetched step: parameters, else the loss or gradients."""
     finite = jax.device_get(jax.jit(lambda tree: jax.tree.map(_all_finite, tree))(params))
     broken = [name for name, ok in leaves.flatten(finite).items() if not ok]
     if broken:
@@ -172,5 +191,6 @@ def _all_finite(x: jax.Array) -> jax.Array:
 
 
 def _some(names: list[str]) -> str:
+    """The first three names and how many more there are."""
     shown = ", ".join(names[:3]) if names else "none"
     return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown

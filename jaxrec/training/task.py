@@ -18,9 +18,9 @@ class Task:
     """A model as training sees it.
 
     init: parameters from a key. loss: `Model.loss`. negatives: `Model.negatives`, needed by
-    train.table_update other than adamw. sampling: what negatives are drawn by, arrays that every
-    step is given: [V + 1] training events per item, or for row updates a `Sampler` (None: uniform
-    draws). texts: where an item tower is trained; its parameters are among those of `init`.
+    train.table_update other than adamw. sampling: arrays by which every step draws negatives:
+    [V + 1] training events per item, or for row updates a `Sampler` (None: uniform draws). texts:
+    given where an item tower is trained; its parameters are among those of `init`.
     """
 
     init: Callable[[jax.Array], Params]
@@ -36,7 +36,8 @@ class DataIdentity:
 
     digests: of data and vocabulary. ancestors: data that this one was appended to, oldest first,
     which a run may continue from (train.continue_on_new_data). on_claim: called on the leading
-    process once the folder is known to be this run's, to write what lies beside the checkpoints.
+    process once the folder is known to be this run's, to write what is stored next to its
+    checkpoints.
     """
 
     digests: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -48,7 +49,7 @@ class DataIdentity:
         """The identity of prepared data."""
 
         def digests(data_digest: str, items: int) -> dict[str, str]:
-            # of the vocabulary's beginning: an ancestor's numbers are those that items have now
+            # an ancestor's vocabulary is the beginning of this one: items keep their ids
             known = prepared.vocabulary.ids[:items]
             return {"data": data_digest, "vocabulary": digest([str(raw) for raw in known])}
 

@@ -1,4 +1,4 @@
-"""The texts of a catalog for training the item tower: batches with their texts, tables made anew.
+"""The texts of a catalog for training the item tower: batches with texts, the table encoded anew.
 
     texts = make_text_items(config, model, tower, columns=columns, counts=counts, ...)
     fit(config, workdir, Task(init, loss, texts=texts), batches=batches)
@@ -29,6 +29,7 @@ from jaxrec.nn.item_tower import TOWER, ItemTower
 from jaxrec.objective import sampling
 from jaxrec.objective.sampling import Negatives
 from jaxrec.runtime import distributed
+from jaxrec.training import step as step_lib
 from jaxrec.training import text_step
 from jaxrec.training.text_step import TextBatch, TextItems
 from jaxrec.types import PAD, Batch, Params, Tree
@@ -36,7 +37,11 @@ from jaxrec.types import PAD, Batch, Params, Tree
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """rows: of a chunk, over all devices; row_length: positions; longest: tokens of a text."""
+    """Sizes of packed texts.
+
+    rows: of a chunk, over all devices. row_length: positions of a row. longest: tokens of the
+    longest text, the embedding token included.
+    """
 
     rows: int
     row_length: int
@@ -44,7 +49,10 @@ class Shape:
 
     @classmethod
     def of(cls, texts: TextsConfig, tower: ItemTower, devices: int, longest: int = 0) -> "Shape":
-        """longest: tokens of the catalog's longest text (default: `texts.max_tokens`)."""
+        """The sizes of a configuration.
+
+        longest: tokens of the catalog's longest text (default: `texts.max_tokens`).
+        """
         row_length = max(256, texts.max_tokens + 1)
         embedding_token = int(tower.end is not None)
         return cls(
@@ -52,7 +60,7 @@ class Shape:
         )
 
     def chunks(self, texts: int) -> int:
-        """Enough for any `texts` texts: a row that is not the last holds as many as surely fit."""
+        """Chunks that hold any `texts` texts: every full row holds as many as surely fit."""
         rows = -(-texts // (self.row_length // self.longest))
         return -(-rows // self.rows)
 
@@ -219,14 +227,13 @@ def make_text_items(
 
 
 def _draw(config: Config, model: Model, counts: np.ndarray) -> Callable[[int], Negatives]:
-    """step -> the negatives of a step, as it would draw them itself."""
+    """Step number -> the negatives that the step would draw itself."""
     uniform = config.loss.sampling == "uniform"
     sampler = None if uniform else sampling.make_sampler(counts)
 
     @jax.jit
     def draw(step: int) -> Negatives:
-        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 1), step)
-        return model.negatives(key, sampler)
+        return model.negatives(step_lib.step_key(config.seed, step), sampler)
 
     return draw
 
@@ -241,7 +248,7 @@ def _remove_others(folder: Path) -> None:
 def with_tower(
     init: Callable[[jax.Array], Params], tower: ItemTower
 ) -> Callable[[jax.Array], Params]:
-    """`init` with the tower's parameters beside those of the model."""
+    """`init` with the tower's parameters next to those of the model."""
 
     def init_both(rng: jax.Array) -> Params:
         return {**init(rng), TOWER: tower.init(jax.random.fold_in(rng, 1))}

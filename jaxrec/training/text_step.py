@@ -1,10 +1,10 @@
 """Steps that train an item tower: the items of a batch are encoded inside the step.
 
-The host names the distinct items of a batch and of its negatives and packs their distinct texts
+The host finds the distinct items of a batch and of its negatives and packs their distinct texts
 into rows (`jaxrec.training.text_batches`). The step encodes the rows, a chunk at a time, and the
-loss is given the rows of these items alone, as in `row_updates`. The gradient of their vectors goes
-back through the tower, chunk by chunk again and recomputed: memory is that of one chunk, whatever
-the batch. Chunks that hold no text are not computed.
+loss is given the vectors of these items alone, as in `row_updates`. Their gradient goes back
+through the tower chunk by chunk, with activations recomputed: memory is that of one chunk, whatever
+the batch. Chunks without texts are not computed.
 
 Dimension letters: S chunks, C rows of a chunk, T positions of a row, I item rows, D width.
 """
@@ -22,7 +22,7 @@ from jax.sharding import Mesh, NamedSharding
 from jaxrec.config import TrainConfig
 from jaxrec.items import table
 from jaxrec.items.table import ItemRows
-from jaxrec.nn.item_tower import TOWER, ItemTower
+from jaxrec.nn.item_tower import TOWER, ItemTower, without_tower
 from jaxrec.objective.sampling import Negatives
 from jaxrec.runtime import leaves
 from jaxrec.runtime import mesh as mesh_lib
@@ -49,10 +49,10 @@ class TextBatch(NamedTuple):
 
 
 class TextItems(NamedTuple):
-    """What training an item tower needs beside a loss.
+    """What training an item tower needs besides a loss.
 
     put: (step, a process's rows of its batch) -> the batch with its texts, on the mesh.
-    refresh: parameters -> the same with the item table that their tower makes now; it may be
+    refresh: parameters -> the same with the item table encoded again by their tower; it may be
     interrupted by an exception and called again.
     """
 
@@ -62,7 +62,7 @@ class TextItems(NamedTuple):
 
 
 def shardings(mesh: Mesh) -> TextBatch:
-    """NamedShardings: users, and the rows of every chunk, over all devices."""
+    """The NamedSharding of every field: users, and the rows of every chunk, over all devices."""
     everywhere: Tree = mesh_lib.replicated(mesh)
     users: Tree = mesh_lib.batch_sharding(mesh)
     chunk: Tree = NamedSharding(mesh, mesh_lib.spec(None, "batch"))
@@ -96,11 +96,13 @@ def pull_back(
     params: Params,
     batch: TextBatch,
     cotangent: jax.Array,
+    *,
     is_trained: Callable[[str], bool],
 ) -> Params:
-    """Gradients for the tower's parameters from those [I, D] of `encode`.
+    """Gradients for the tower's parameters.
 
-    is_trained: whether the leaf of a path below the tower has a gradient, others get zeros.
+    cotangent: float32 [I, D], the gradient for the vectors that `encode` returns. is_trained:
+    whether the leaf of a path below the tower has a gradient; others get zeros.
     """
     flat, structure = jax.tree.flatten(params)
     trained = [place for place, name in enumerate(leaves.flatten(params)) if is_trained(name)]
@@ -125,6 +127,7 @@ def pull_back(
 
 
 def _chunk(batch: TextBatch, number: jax.Array) -> tuple[Array, Array, Array]:
+    """(tokens, owner, positions) int32 [C, T] of chunk number `number`."""
     return batch.tokens[number], batch.owner[number], batch.positions[number]
 
 
@@ -132,8 +135,8 @@ def _chunk(batch: TextBatch, number: jax.Array) -> tuple[Array, Array, Array]:
 class TextUpdate:
     """An `Update` for a `TextBatch`: texts are encoded once, for all microbatches.
 
-    The loss is given the rows of the batch's items and its negatives. An item without text stands
-    at the mean of the item table. optimizer: of all parameters; frozen: paths that stay as they
+    The loss is given the vectors of the batch's items and its negatives. An item without text has
+    the mean vector of the item table. optimizer: of all parameters; frozen: paths that stay as they
     are, the catalog's item table among them.
     """
 
@@ -146,11 +149,11 @@ class TextUpdate:
 
     @property
     def batch_shardings(self) -> Tree:
-        """Where every field of a batch lies."""
+        """The shardings of the batches that `gradient` takes."""
         return shardings(self.mesh)
 
     def init(self, params: Params) -> Tree:
-        """The optimizer state of new parameters."""
+        """The optimizer's state before the first step."""
         return self.optimizer.init(params)
 
     def gradient(
@@ -158,7 +161,7 @@ class TextUpdate:
     ) -> Gradient:
         """The mean gradient over the global batch."""
         del sampling  # negatives are part of the batch
-        catalog, rest = table.split({k: v for k, v in params.items() if k != TOWER})
+        catalog, rest = table.split(without_tower(params))
         mean, everywhere = rest[table.ITEM][table.MEAN], mesh_lib.replicated(self.mesh)
         without_text = (batch.text_of_row == 0)[:, None]
 
@@ -168,34 +171,36 @@ class TextUpdate:
         vectors = encode(self.tower, params[TOWER], batch)
         embedding, back = jax.vjp(rows_of, jax.lax.with_sharding_constraint(vectors, everywhere))
 
-        def total(
-            trained: tuple[Params, jax.Array], part: Batch, key: jax.Array
+        def summed_loss(
+            trained: tuple[Params, jax.Array], microbatch: Batch, key: jax.Array
         ) -> tuple[jax.Array, jax.Array, Metrics]:
             params, embedding = trained
             rows = ItemRows(embedding)
             return self.loss(
-                params, part, rng=key, train=True, negatives=batch.negatives, rows=rows
+                params, microbatch, rng=key, train=True, negatives=batch.negatives, rows=rows
             )
 
-        value, metrics, (gradients, of_rows) = mean_gradient(
-            total,
+        value, metrics, (gradients, row_gradients) = mean_gradient(
+            summed_loss,
             (rest, embedding),
             batch.batch,
             rng,
             microbatches=self.config.grad_accum_steps,
             mesh=self.mesh,
         )
-        (cotangent,) = back(of_rows)
+        (cotangent,) = back(row_gradients)
         cotangent = jax.lax.with_sharding_constraint(cotangent, everywhere)
-        of_tower = pull_back(self.tower, params[TOWER], batch, cotangent, self._is_trained)
+        tower_gradients = pull_back(
+            self.tower, params[TOWER], batch, cotangent, is_trained=self._is_trained
+        )
         computed = jnp.asarray(batch.used) * batch.tokens[0].size
         present = jnp.maximum(jnp.sum(batch.owner > 0), 1)
         metrics = {**metrics, "positions_per_word": computed / present}
         zeros: dict[str, Array] = {k: jnp.zeros_like(leaf) for k, leaf in catalog.items()}
-        return Gradient(value, metrics, {**table.join(zeros, gradients), TOWER: of_tower})
+        return Gradient(value, metrics, {**table.join(zeros, gradients), TOWER: tower_gradients})
 
     def _is_trained(self, path: str) -> bool:
-        """path: below the tower."""
+        """Whether training moves the parameter of a path below the tower."""
         return f"{TOWER}/{path}" not in self.frozen
 
     def apply(

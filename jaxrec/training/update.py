@@ -1,6 +1,6 @@
-"""How the gradient of a step is computed and applied: what kinds of training differ in.
+"""How the gradient of a step is computed and applied.
 
-`step.make_step` does what they share. Three updates exist:
+Kinds of training differ in their `Update`; `step.make_step` is common to all. There are three:
 
     DenseUpdate               every parameter by AdamW, in every step
     row_updates.RowUpdate     of the item table only the rows that a step touches
@@ -49,8 +49,8 @@ class Gradient(NamedTuple):
     """The gradient of a step.
 
     loss: float32 [], mean over the global batch. tree: structured as the parameters; leaves with
-    a row per item may hold the rows that the step touches alone. touched: what
-    `Update.apply` needs to know of those rows, None where the leaves are whole.
+    a row per item may hold only the rows that the step touches. touched: what `Update.apply`
+    needs to know about those rows, None where the leaves are whole.
     """
 
     loss: jax.Array
@@ -64,7 +64,7 @@ class Update(Protocol):
 
     @property
     def batch_shardings(self) -> Tree:
-        """Of the batches that `gradient` takes."""
+        """The shardings of the batches that `gradient` takes."""
         ...
 
     def init(self, params: Params) -> Tree:
@@ -121,11 +121,11 @@ class DenseUpdate:
 
     @property
     def batch_shardings(self) -> Tree:
-        """Where every field of a batch lies."""
+        """The shardings of the batches that `gradient` takes."""
         return mesh_lib.batch_sharding(self.mesh)
 
     def init(self, params: Params) -> Tree:
-        """The optimizer state of new parameters."""
+        """The optimizer's state before the first step."""
         return self.optimizer.init(params)
 
     def gradient(
@@ -133,14 +133,14 @@ class DenseUpdate:
     ) -> Gradient:
         """The mean gradient over the global batch."""
 
-        def total(
-            params: Params, part: Batch, key: jax.Array
+        def summed_loss(
+            params: Params, microbatch: Batch, key: jax.Array
         ) -> tuple[jax.Array, jax.Array, Metrics]:
-            return self.loss(params, part, rng=key, train=True, item_counts=sampling)
+            return self.loss(params, microbatch, rng=key, train=True, item_counts=sampling)
 
         return Gradient(
             *mean_gradient(
-                total,
+                summed_loss,
                 params,
                 batch,
                 rng,

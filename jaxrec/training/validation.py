@@ -1,4 +1,4 @@
-"""What a run knows of its validations: the best so far, and for how long nothing was better."""
+"""The validations of a run: the best so far, and how many since brought nothing better."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ Evaluate: TypeAlias = Callable[[Params], Mapping[str, float]]  # parameters -> m
 
 @dataclasses.dataclass
 class ValidationState:
-    """Part of a checkpoint.
+    """The validations of a run so far; part of a checkpoint.
 
     best, best_step: highest train.metric so far and where; stale: validations since;
     evaluated: step of the last validation.
@@ -24,7 +24,7 @@ class ValidationState:
     evaluated: int = 0
 
     def record(self, step: int, value: float) -> bool:
-        """Takes in a validation; returns whether it is the best so far (NaN never is)."""
+        """Records a validation; returns whether it is the best so far (NaN never is)."""
         self.evaluated = step
         better = value == value and (self.best is None or value > self.best)
         if better:

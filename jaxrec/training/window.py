@@ -14,8 +14,8 @@ from jaxrec.types import Params
 class StepCost(NamedTuple):
     """What one example costs a step.
 
-    positions: of the layout. flops: of forward and backward pass. peak: FLOP/s of all devices
-    together, None where it is not known.
+    positions: of the layout. flops: FLOPs of forward and backward pass. peak: FLOP/s of all
+    devices together, None where unknown.
     """
 
     positions: int
@@ -36,7 +36,7 @@ class Window:
     """Collects the metrics of steps and turns them into one line per `log_every` steps.
 
     values: scalars of fetched steps that no line has reported yet. They are part of a
-    checkpoint, so a line whose steps lie on both sides of a kill is the same to the last bit.
+    checkpoint, so a line that covers steps before and after a kill is the same to the last bit.
     """
 
     def __init__(

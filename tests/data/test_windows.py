@@ -20,7 +20,7 @@ def lay_out(cut, config, lengths, num_segments=None, sizes=None):
         layout = layout.with_segments(num_segments)
     items = np.concatenate([100 * (u + 1) + np.arange(n) for u, n in enumerate(lengths)])
     base = np.concatenate([[0], np.cumsum(lengths)])[:-1]
-    return windows.lay_out(cut, layout, items, 10 * items, base[cut.user], sizes)
+    return windows.lay_out(cut, layout, items, 10 * items, base=base[cut.user], sizes=sizes)
 
 
 def rows(cut):
@@ -120,7 +120,7 @@ configs = st.builds(
 def test_every_target_once_inputs_before_it(config, users, recent_only):
     lengths = np.asarray([first + count for first, count in users], np.int64)
     first = np.asarray([first for first, _ in users], np.int64)
-    cut = windows.eval_cuts(np.arange(len(users)), first, lengths, config, recent_only)
+    cut = windows.eval_cuts(np.arange(len(users)), first, lengths, config, recent_only=recent_only)
     wanted = [100 * (u + 1) + t for u in range(len(users)) for t in range(first[u], lengths[u])]
     if not wanted:
         assert rows(cut) == []
@@ -167,7 +167,7 @@ def test_training_windows(config, train_end, vary, seed):
     count = 40
     chance = np.random.default_rng(seed).random((count, 5))
     user, ends = np.zeros(count, np.int64), np.full(count, train_end)
-    cut = windows.train_cuts(user, ends, config, chance, vary)
+    cut = windows.train_cuts(user, ends, config, chance, vary_recent=vary)
     batch = lay_out(cut, config, [train_end + 20])  # events behind train_end must stay unseen
     layout = SegmentLayout.from_config(config)
     for row in range(count):
@@ -200,7 +200,7 @@ def test_segments_of_random_length():
     sizes = windows.segment_sizes(config, chance[:, 5])
     assert set(sizes.tolist()) == {3, 4, 5}
     user, ends = np.zeros(400, np.int64), np.full(400, 60)
-    cut = windows.train_cuts(user, ends, config, chance, True, sizes)
+    cut = windows.train_cuts(user, ends, config, chance, vary_recent=True, sizes=sizes)
     batch = lay_out(cut, config, [80], sizes=sizes)
     assert (batch.lengths[:, :-1].max(1) <= sizes).all()
     for row in range(400):
@@ -221,7 +221,7 @@ def test_segments_of_random_length():
 def test_short_histories_are_taken_whole_without_vary():
     chance = np.random.default_rng(0).random((50, 5))
     ends = np.arange(2, 11).repeat(6)[:50]
-    cut = windows.train_cuts(np.zeros(50, np.int64), ends, SMALL, chance, False)
+    cut = windows.train_cuts(np.zeros(50, np.int64), ends, SMALL, chance, vary_recent=False)
     batch = lay_out(cut, SMALL, [11])
     assert ((batch.items > 0).sum(1) == ends).all()
 
@@ -249,7 +249,7 @@ def test_varied_windows_meet_every_age_and_length():
     config = LayoutConfig(segment_size=4, tokens=1, max_segments=3, recent_min=2)
     chance = np.random.default_rng(0).random((3000, 5))
     user = np.zeros(3000, np.int64)
-    cut = windows.train_cuts(user, np.full(3000, 100), config, chance, True)
+    cut = windows.train_cuts(user, np.full(3000, 100), config, chance, vary_recent=True)
     met = {(int(c), int(r)) for c, r in zip(cut.segments, cut.recent, strict=True)}
     assert {r for c, r in met if c == 3} == {2, 3, 4, 5}
     assert {c for c, _ in met} == {0, 1, 2, 3}

@@ -27,7 +27,7 @@ def tower_of(pooling, **more):
     return tower, params
 
 
-def tokens_of():
+def tokenized_texts():
     rng = np.random.default_rng(1)
     offsets = np.concatenate([[0], np.cumsum(LENGTHS)])
     return texts.TokenizedTexts(rng.integers(0, 20, offsets[-1]).astype(np.int32), offsets, 0)
@@ -49,7 +49,7 @@ def alone(tower, params, tokenized, text):
 @pytest.mark.parametrize("backend", ["blocked", "dense"])
 def test_packed_vectors_are_those_of_texts_alone(pooling, backend):
     tower, params = tower_of(pooling, attention=backend)
-    tokenized = tokens_of()
+    tokenized = tokenized_texts()
     ((packed, order),) = texts.pack(tokenized, range(5), 4, 8, end=tower.end, devices=4)
     vectors = tower.vectors(params, *packed, 7)
     assert vectors.dtype == jnp.float32
@@ -61,7 +61,7 @@ def test_packed_vectors_are_those_of_texts_alone(pooling, backend):
 
 def test_chunks_change_no_gradient():
     tower, params = tower_of("token", remat=True)
-    ((packed, _),) = texts.pack(tokens_of(), range(5), 4, 8, end=tower.end, devices=4)
+    ((packed, _),) = texts.pack(tokenized_texts(), range(5), 4, 8, end=tower.end, devices=4)
 
     def loss(params, rows):
         return jnp.square(tower.vectors(params, *packed, 5, rows=rows)).sum()

@@ -35,7 +35,7 @@ def make_batch(config):
     chance = rng.random((USERS, 5))
     cut = windows.train_cuts(user, ends, config.layout, chance, vary_recent=False)
     layout = SegmentLayout.from_config(config.layout)
-    return windows.lay_out(cut, layout, items.ravel(), times.ravel(), EVENTS * user)
+    return windows.lay_out(cut, layout, items.ravel(), times.ravel(), base=EVENTS * user)
 
 
 @pytest.mark.parametrize("mode", [pytest.param("compressed", marks=pytest.mark.slow), "full"])

@@ -2,7 +2,7 @@
 
 `dense` computes every query-key pair and masks: the readable reference, for any layout. `blocked`
 computes only blocks that hold visible pairs, exactly (docs/method.md). Where they lie is for the
-layout to say: causal blocks and rectangles of earlier tokens (`blocked.attend`) or a band
+layout to decide: causal blocks and rectangles of earlier tokens (`blocked.attend`) or a band
 (`banded.attend`). Neither builds a mask per head or per user.
 
 Kinds: `softmax` (scaled dot product, arXiv 1706.03762 eq. 1) and `pointwise` (HSTU, arXiv
@@ -65,8 +65,9 @@ def attend(
         chex.assert_shape(cached.k, (users, have, heads, k.shape[-1]))
         chex.assert_shape(cached.v, (users, have, heads, v.shape[-1]))
         chex.assert_shape(cached.valid, (users, have))
+    inputs = Inputs(q=q * scale, k=k, v=v, valid=valid, cached=cached, bias=bias)
     weigh = softmax if kind == "softmax" else functools.partial(pointwise, normalizer=normalizer)
-    return BACKENDS[backend](Inputs(q * scale, k, v, valid, cached, bias), layout, weigh)
+    return BACKENDS[backend](inputs, layout, weigh)
 
 
 def _by_structure(inputs: Inputs, layout: SegmentLayout, weigh: Weigh) -> jax.Array:

@@ -79,7 +79,7 @@ def _segment(shared: _Shared, segment: _Segments) -> jax.Array:
     outputs = []
     for start, stop in row_chunks(shared.run.length):
         rows = functools.partial(_rows, start, stop, shared)
-        # weights are cheaper to compute again than to write out and read back
+        # weights are cheaper to compute again in the backward pass than to write out and read back
         outputs.append(jax.checkpoint(rows)(segment))
     return outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, axis=2)
 
@@ -107,7 +107,7 @@ def _rows(start: int, stop: int, shared: _Shared, segment: _Segments) -> jax.Arr
 def _over_segments(
     segment: Callable[[_Segments], jax.Array], segments: _Segments, count: int
 ) -> jax.Array:
-    """`segment` of every leading index: all at once where there are cores enough, else in turn.
+    """`segment` of every leading index: all at once or, on CPU, one after the other.
 
     One segment's weights fit a CPU's cache, those of all do not: in turn is several times faster
     there. The choice is made when the program is compiled for its platform.

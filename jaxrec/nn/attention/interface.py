@@ -31,12 +31,13 @@ class Bias(Protocol):
     def block(self, segment: Tree, run: Run, start: int, stop: int) -> tuple[jax.Array, jax.Array]:
         """Rows start..stop of one segment against its own keys 0..stop and earlier tokens.
 
-        segment: an entry of `segments`. [B|1, N|1, rows|1, stop|1], [B|1, N|1, rows|1, K|1].
+        segment: an entry of `segments`. Returns two arrays, of the own keys and of the earlier
+        tokens: [B|1, N|1, rows|1, stop|1] and [B|1, N|1, rows|1, K|1].
         """
         ...
 
     def dense(self) -> jax.Array:
-        """[B|1, N|1, T, C + T]: every pair."""
+        """The bias of every pair, [B|1, N|1, T, C + T]."""
         ...
 
 
@@ -55,5 +56,5 @@ class Backend(Protocol):
     """Computes the output [B, T, N, H]."""
 
     def __call__(self, inputs: Inputs, layout: SegmentLayout, weigh: Weigh, /) -> jax.Array:
-        """[B, T, N, H]."""
+        """The output [B, T, N, H]; see `attention.attend`."""
         ...

@@ -31,6 +31,7 @@ def save(
     step: int,
     trees: Mapping[str, Tree],
     meta: Json,
+    *,
     best: int | None = None,
     replace: bool = False,
 ) -> None:
@@ -137,6 +138,7 @@ def _delete(path: pathlib.Path, between: Callable[[], object] | None = None) -> 
 
 
 def _save_failure(folder: pathlib.Path, step: int, error: Exception) -> str:
+    """The message of a failed save, with the space that is left."""
     # TensorStore reports the operating system's error in its message alone
     number = getattr(error, "errno", None)
     text = str(error)
