@@ -10,14 +10,15 @@ are encoded once, and new items cost only their own texts.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
 import time
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -123,33 +124,32 @@ def encode(
     distributed.leader_first(read_known)
     is_missing = distributed.from_leader(np.asarray([k not in known for k in keys]))
     missing = np.flatnonzero(is_missing).tolist()
-    counts = {"cut": 0, "tokens": 0, "positions": 0}
-    run = run or encoder(tower, mesh)
+    cut = tokens = positions = done = 0
     if missing:
         params = params if mesh is None else _on(mesh, params)
+        run_batch = functools.partial(run or encoder(tower, mesh), params)
         tokenized = tokenizer.tokenize([texts[i] for i in missing], longest)
-        counts["cut"] = tokenized.cut
-        # shuffled: rows are packed tightly when every part has texts of all lengths
-        order = np.random.default_rng(0).permutation(len(missing))
-        for first in range(0, len(missing), part):
-            chosen = np.sort(order[first : first + part])
-            encoded = np.zeros((len(missing), tower.text.config.width), np.float32)
-            for packed, numbers in item_tokens.pack(
-                tokenized, chosen, rows, row_length, end=tower.end, devices=devices
-            ):
-                vectors = run(params, packed)
-                encoded[numbers] = np.asarray(vectors)[: len(numbers)]
-                counts["tokens"] += int((packed.owner > 0).sum())
-                counts["positions"] += packed.owner.size
-            new_vectors = {keys[missing[i]]: encoded[i] for i in chosen}
+        cut = tokenized.cut
+        pack = functools.partial(
+            item_tokens.pack,
+            tokenized,
+            rows=rows,
+            row_length=row_length,
+            end=tower.end,
+            devices=devices,
+        )
+        for chunk in _encode_in_parts(
+            run_batch, pack, count=len(missing), part=part, width=tower.text.config.width
+        ):
+            new_vectors = {keys[missing[n]]: vector for n, vector in chunk.vectors.items()}
             if distributed.leader():
                 _write(place, new_vectors)
             known |= new_vectors
-            done, seconds = min(first + part, len(missing)), time.monotonic() - start
-            say(
-                f"item texts: {done:,} of {len(missing):,} encoded, "
-                f"{counts['tokens'] / seconds:,.0f} tokens/s"
-            )
+            done += len(new_vectors)
+            tokens += chunk.tokens
+            positions += chunk.positions
+            rate = tokens / (time.monotonic() - start)
+            say(f"item texts: {done:,} of {len(missing):,} encoded, {rate:,.0f} tokens/s")
     vectors = np.zeros((len(text_of_item), tower.text.config.width), np.float32)
     table = distributed.from_leader(np.stack([known.get(k, vectors[0]) for k in keys]))
     has_text = text_of_item >= 0
@@ -161,8 +161,47 @@ def encode(
         new=len(missing),
         without_text=int((~has_text).sum()),
         seconds=time.monotonic() - start,
-        **counts,
+        cut=cut,
+        tokens=tokens,
+        positions=positions,
     )
+
+
+class _Part(NamedTuple):
+    """vectors: number of a text -> its vector [W]. tokens, positions: as in `Encoded`."""
+
+    vectors: dict[int, np.ndarray]
+    tokens: int
+    positions: int
+
+
+def _encode_in_parts(
+    run: Callable[[item_tokens.PackedTexts], Array],
+    pack: Callable[[np.ndarray], Iterable[tuple[item_tokens.PackedTexts, list[int]]]],
+    *,
+    count: int,
+    part: int,
+    width: int,
+) -> Iterator[_Part]:
+    """Vectors [width] of the texts 0..count - 1, `part` of them at a time.
+
+    pack: batches of some texts, each with the numbers of the texts in it. A text without tokens
+    has a vector of zeros.
+    """
+    # shuffled: rows are packed tightly when every part has texts of all lengths
+    order = np.random.default_rng(0).permutation(count)
+    for first in range(0, count, part):
+        chosen = np.sort(order[first : first + part])
+        vectors: dict[int, np.ndarray] = {}
+        tokens = positions = 0
+        for packed, numbers in pack(chosen):
+            rows = np.asarray(run(packed), np.float32)
+            vectors |= dict(zip(numbers, rows[: len(numbers)], strict=True))
+            tokens += int((packed.owner > 0).sum())
+            positions += packed.owner.size
+        zeros = np.zeros(width, np.float32)
+        in_order = {number: vectors.get(number, zeros) for number in chosen.tolist()}
+        yield _Part(in_order, tokens, positions)
 
 
 Encoder = Callable[[Params, item_tokens.PackedTexts], Any]
