@@ -45,7 +45,7 @@ def main(flags: Any) -> None:
     report["command"] = "python " + " ".join(sys.argv)
     output = pathlib.Path(flags.output or folder / "results.json")
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(report, indent=2) + "\n")
+    workdir.write_text(output, json.dumps(report, indent=2) + "\n")
     print(rendering.format_table(report))
 
 

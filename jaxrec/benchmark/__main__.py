@@ -14,6 +14,7 @@ import sys
 
 from jaxrec.benchmark import grid, grid_config, grid_report, timing
 from jaxrec.errors import ConfigError
+from jaxrec.runtime import workdir
 
 
 def main() -> None:
@@ -40,7 +41,7 @@ def main() -> None:
     names = ("jax", "jaxlib", "flax", "optax", "numpy")
     facts["versions"] = {name: importlib.metadata.version(name) for name in names}
     grid.write_json(folder / "report.json", facts)
-    (folder / "report.md").write_text(grid_report.markdown(facts))
+    workdir.write_text(folder / "report.md", grid_report.markdown(facts))
     try:
         grid_report.plot(rows, folder)
     except ConfigError as error:  # the figures are useful without plots

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxrec.errors import DataError
+from jaxrec.runtime import workdir
 from jaxrec.types import Json
 
 CELL = ("method", "history", "segments", "tokens", "batch")
@@ -124,7 +125,7 @@ def main() -> None:
         parser.error(str(error))
     print(markdown(lines))
     if args.output:
-        pathlib.Path(args.output).write_text(json.dumps(lines, indent=1) + "\n")
+        workdir.write_text(pathlib.Path(args.output), json.dumps(lines, indent=1) + "\n")
     sys.exit(0)
 
 

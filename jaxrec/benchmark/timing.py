@@ -11,6 +11,7 @@ from pathlib import Path
 
 import jax
 
+from jaxrec.runtime import workdir
 from jaxrec.types import Json
 
 
@@ -115,7 +116,7 @@ def save(result: Json, path: str) -> None:
     if path:
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(json.dumps(result, indent=2) + "\n")
+        workdir.write_text(target, json.dumps(result, indent=2) + "\n")
 
 
 def _cpus() -> int:

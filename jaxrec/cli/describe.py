@@ -18,6 +18,7 @@ from typing import Any
 
 from jaxrec.cli import flags
 from jaxrec.errors import ConfigError
+from jaxrec.runtime import workdir
 
 
 def main(flags: Any) -> None:
@@ -36,7 +37,9 @@ def main(flags: Any) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     command = " ".join(["python -m jaxrec.cli.describe", *sys.argv[1:]])
     facts = {"command": command, "dataset": flags.config.data.dataset, "digest": prepared.digest}
-    output.write_text(json.dumps({**facts, **statistics}, indent=2, ensure_ascii=False) + "\n")
+    workdir.write_text(
+        output, json.dumps({**facts, **statistics}, indent=2, ensure_ascii=False) + "\n"
+    )
     try:
         description.plot(prepared, str(output.with_suffix(".png")))
     except ModuleNotFoundError as error:

@@ -22,6 +22,7 @@ from jaxrec.config import LlamaConfig, ModelConfig
 from jaxrec.errors import WeightsError
 from jaxrec.interop import huggingface
 from jaxrec.nn.text_model import TextModel
+from jaxrec.runtime import workdir
 from jaxrec.types import Json
 
 if TYPE_CHECKING:
@@ -164,7 +165,8 @@ def convert(path: str, output: str, dtype: str = "bfloat16") -> TextModel:
     huggingface.save(folder, model, params, dtype=dtype)
     tokenizer_of(fields).save(str(folder / "tokenizer.json"))
     source = {key: fields[key] for key in ("general.name", "general.license") if key in fields}
-    (folder / "source.json").write_text(json.dumps(source | {"file": Path(path).name}, indent=2))
+    text = json.dumps(source | {"file": Path(path).name}, indent=2)
+    workdir.write_text(folder / "source.json", text)
     return model
 
 

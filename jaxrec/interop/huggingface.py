@@ -27,7 +27,7 @@ from jaxrec.errors import ConfigError, WeightsError
 from jaxrec.interop import llama_config
 from jaxrec.model import parameters
 from jaxrec.nn.text_model import TextModel
-from jaxrec.runtime import leaves
+from jaxrec.runtime import leaves, workdir
 from jaxrec.types import Array, Params, Tree
 
 if TYPE_CHECKING:
@@ -288,9 +288,10 @@ def save(
             save_file(shard, folder / file, metadata)
             places |= dict.fromkeys(shard, file)
         index = {"metadata": {"total_size": total}, "weight_map": places}
-        (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True))
+        workdir.write_text(folder / INDEX, json.dumps(index, indent=2, sort_keys=True))
     values = llama_config.config_values(model) | {"dtype": dtype, "torch_dtype": dtype}
-    (folder / llama_config.CONFIG).write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
+    text = json.dumps(values, indent=2, sort_keys=True) + "\n"
+    workdir.write_text(folder / llama_config.CONFIG, text)
 
 
 def encoder_leaves(folder: str | os.PathLike[str]) -> dict[str, np.ndarray]:

@@ -27,7 +27,7 @@ from jax.sharding import Mesh
 from jaxrec.data import item_tokens
 from jaxrec.errors import DataError
 from jaxrec.nn.item_tower import ItemTower
-from jaxrec.runtime import distributed, leaves
+from jaxrec.runtime import distributed, leaves, workdir
 from jaxrec.runtime import mesh as mesh_lib
 from jaxrec.types import Array, Params
 
@@ -118,7 +118,7 @@ def encode(
     def read_known() -> None:
         place.mkdir(parents=True, exist_ok=True)
         settings = json.dumps(_settings(tower, longest), indent=1, sort_keys=True)
-        (place / "settings.json").write_text(settings)
+        workdir.write_text(place / "settings.json", settings)
         known.update(read(place, tower.text.config.width))
 
     distributed.leader_first(read_known)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tensorboardX import SummaryWriter
 
 VALIDATION = "validation/"  # prefix of keys
+DAMAGED = ".damaged"  # suffix of the file that keeps unreadable lines
 
 log = logging.getLogger(__name__)
 
@@ -25,12 +26,13 @@ class MetricsWriter:
 
     folder: the run's. start: the step that the run continues from. validated: the last step whose
     validation is known (default: `start`). Later lines are dropped first, since they will be
-    written again: the file is the trace of one run.
+    written again: the file is the trace of one run. `damaged` is the number of lines that could
+    not be read; they are kept in `metrics.jsonl.damaged`.
     """
 
     def __init__(self, folder: pathlib.Path, start: int = 0, validated: int | None = None):
         path = folder / workdir.METRICS
-        rewind(path, start, start if validated is None else validated)
+        self.damaged = rewind(path, start, start if validated is None else validated)
         self._file = open(path, "a")  # noqa: SIM115 (closed in `close`)
         self._board = _board(folder / "events", start + 1)
 
@@ -61,29 +63,49 @@ def _board(folder: pathlib.Path, first_step: int) -> "SummaryWriter | None":
 
 
 def read_metrics(path: pathlib.Path) -> list[Json]:
-    """The lines of a metrics file; a torn last line (a killed process) is left out."""
-    if not path.exists():
-        return []
-    rows = []
-    lines = path.read_text().splitlines()
-    for number, line in enumerate(lines, 1):
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            if number < len(lines):
-                log.warning("%s: line %d is not JSON and is dropped", path, number)
+    """The lines of a metrics file; unreadable ones are left out.
+
+    A warning names them, but for a torn last line (a killed process).
+    """
+    rows, damaged = _read(path)
+    for number in damaged:
+        log.warning("%s: line %d cannot be read and is dropped", path, number)
     return rows
 
 
-def rewind(path: pathlib.Path, step: int, validated: int) -> None:
-    """Drops the lines of steps after `step`, validations after step `validated`."""
+def rewind(path: pathlib.Path, step: int, validated: int) -> int:
+    """Drops the lines of steps after `step`, validations after step `validated`.
+
+    Unreadable lines go to `<name>.damaged`; returns how many. A torn last line is dropped.
+    """
     if not path.exists():
-        return
+        return 0
 
     def keep(row: Json) -> bool:
         validation = any(key.startswith(VALIDATION) for key in row)
-        return row.get("step", 0) <= (validated if validation else step)
+        return bool(row["step"] <= (validated if validation else step))
 
-    text = "".join(json.dumps(row) + "\n" for row in read_metrics(path) if keep(row))
-    if text != path.read_text():
+    rows, damaged = _read(path)
+    if damaged:
+        with open(path.with_name(path.name + DAMAGED), "ab") as file:
+            file.writelines(line + b"\n" for line in damaged.values())
+    text = "".join(json.dumps(row) + "\n" for row in rows if keep(row))
+    if text.encode() != path.read_bytes():
         workdir.write_text(path, text)
+    return len(damaged)
+
+
+def _read(path: pathlib.Path) -> tuple[list[Json], dict[int, bytes]]:
+    """(rows, number -> unreadable line); a torn last line is in neither."""
+    rows, damaged = [], {}
+    *lines, torn = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    for number, line in enumerate([*lines, torn] if torn else lines, 1):
+        try:
+            row = json.loads(line)
+            if not isinstance(row, dict) or type(row.get("step")) is not int:
+                raise ValueError("not a line of metrics")
+            rows.append(row)
+        except (ValueError, RecursionError):
+            if number <= len(lines):
+                damaged[number] = line
+    return rows, damaged

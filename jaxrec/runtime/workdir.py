@@ -84,7 +84,11 @@ def lock(folder: pathlib.Path) -> Iterator[None]:
     Raises WorkdirError when another process trains there.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as file:
+    try:
+        descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+    except OSError as error:
+        raise WorkdirError(f"{folder / '.lock'}: cannot be opened: {error}") from error
+    with open(descriptor, "rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -224,13 +228,24 @@ def is_free(key: str) -> bool:
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-    """Replaces a file as a whole: a killed process leaves the old or the new one."""
+    """Replaces a file as a whole: a killed process or a full disk leaves the old or the new one.
+
+    The target of a link is replaced. Devices and pipes are written to.
+    """
+    path = pathlib.Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():
+        path.write_text(text)
+        return
     temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _stored(folder: pathlib.Path) -> Json:

@@ -23,13 +23,13 @@ class WriterLock:
     def __init__(self, directory: str, what: str = "the shard is open for writing") -> None:
         path = os.path.join(directory, LOCK_FILE)
         try:
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         except OSError as error:
             raise StoreError(f"{path}: cannot be opened for writing: {error}") from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            holder = os.read(self._file, 200).decode(errors="replace").strip()
+            holder = os.read(self._file, 200).decode(errors="replace").partition("\n")[0]
             os.close(self._file)
             raise StoreError(
                 f"{path}: {what} by {holder or 'another process'}; "
@@ -40,8 +40,7 @@ class WriterLock:
             raise StoreError(f"{path}: the file system has no locks: {error}") from error
         # The name is only for messages: on a full disk deleting and compacting must still work.
         with contextlib.suppress(OSError):
-            os.ftruncate(self._file, 0)
-            os.write(self._file, f"{owner()}\n".encode())
+            os.pwrite(self._file, f"{owner()}\n".encode(), 0)
 
     def release(self) -> None:
         """Ends the lock."""

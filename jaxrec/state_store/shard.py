@@ -18,6 +18,7 @@ with every access.
 - Its idempotency keys change in the transaction that writes the rows of their updates.
 """
 
+import re
 import shutil
 import uuid
 from collections.abc import Callable
@@ -30,9 +31,11 @@ from jaxrec.state_store import database as db
 from jaxrec.state_store.idempotency import Seal, ShardStatus
 from jaxrec.state_store.lock import WriterLock
 from jaxrec.state_store.metadata import display, local_path, read_json, write_json
+from jaxrec.types import Json
 
 POINTER_FILE = "current"
 STATUS_KEY = b"\x00"
+_GENERATION = re.compile(r"gen-[0-9a-f]{16}")  # see `new_generation_name`
 # How often a reader follows a moving pointer before it gives up: compactions of one shard are
 # seconds apart, reads take milliseconds.
 READ_ATTEMPTS = 10
@@ -68,14 +71,17 @@ class Shard:
     # -- generations -----------------------------------------------------------------------
 
     def pointer(self) -> tuple[Pointer, bytes]:
-        """The pointer and the version of its file; raises StoreError when it is missing."""
+        """The pointer and the version of its file.
+
+        Raises StoreError when the file is missing or names anything but generations.
+        """
         content, version = read_json(self.root, POINTER_FILE)
         if content is None:
             raise StoreError(
                 f"{self.where}{POINTER_FILE}: missing; restore it from a snapshot or rebuild the "
                 "store"
             )
-        return Pointer(**content), version
+        return _parse_pointer(content, f"{self.where}{POINTER_FILE}"), version
 
     def move_pointer(self, pointer: Pointer, version: bytes) -> bool:
         """Writes the pointer; False when its file is not of this version any more."""
@@ -124,10 +130,17 @@ class Shard:
         return Generation(name, db.open_database(self.root / f"{name}/", self._context))
 
     def remove_generation(self, name: str) -> None:
-        """Deletes a generation that nothing points to."""
+        """Deletes a generation that nothing points to.
+
+        Raises StoreError, with nothing deleted, when the name is not that of a generation, is that
+        of the current one, or is a symbolic link.
+        """
+        if not _GENERATION.fullmatch(name) or name == self.pointer()[0].generation:
+            raise StoreError(f"{self.where}: {name!r} is not a generation that may be deleted")
         directory = local_path(self.root)
         try:
-            if directory is not None:  # also what an interrupted write left, which list() hides
+            # rmtree refuses links, and deletes what an interrupted write left, which list() hides
+            if directory is not None:
                 shutil.rmtree(f"{directory}{name}")
             else:
                 end = f"{name}0"  # "0" follows "/"
@@ -228,6 +241,19 @@ def new_generation_name() -> str:
     return f"gen-{uuid.uuid4().hex[:16]}"
 
 
+def _parse_pointer(content: Json, where: str) -> Pointer:
+    """The content of a pointer file; raises StoreError unless it names generations alone."""
+    garbage = content.get("garbage") if isinstance(content, dict) else None
+    names = [content.get("generation"), *garbage] if isinstance(garbage, list) else []
+    valid = all(isinstance(name, str) and _GENERATION.fullmatch(name) for name in names)
+    if not names or not valid or names[0] in names[1:]:
+        raise StoreError(
+            f"{where}: not a pointer to generations of this shard ({str(content)[:200]}), nothing "
+            "was deleted; restore it from a snapshot or rebuild the store"
+        )
+    return Pointer(names[0], names[1:])
+
+
 def create_shard(parent: ts.KvStore, index: int, context: ts.Context) -> None:
     """Creates an empty shard; raises StoreError when there already is one with users.
 
@@ -235,8 +261,10 @@ def create_shard(parent: ts.KvStore, index: int, context: ts.Context) -> None:
     """
     root = parent / f"{shard_name(index)}/"
     content, version = read_json(root, POINTER_FILE)
-    if content is not None and _is_empty(root, content["generation"], context):
-        return
+    if content is not None:
+        current = _parse_pointer(content, display(root, POINTER_FILE)).generation
+        if _is_empty(root, current, context):
+            return
     name = new_generation_name()
     if content is None:
         database = db.open_database(root / f"{name}/", context)

@@ -21,7 +21,7 @@ from jaxrec.items import hashed
 from jaxrec.nn.item_tower import without_tower
 from jaxrec.runtime import distributed, environment, workdir
 from jaxrec.runtime import mesh as mesh_lib
-from jaxrec.runtime.metrics_writer import MetricsWriter
+from jaxrec.runtime.metrics_writer import DAMAGED, MetricsWriter
 from jaxrec.runtime.preemption import Preempted, Preemption
 from jaxrec.runtime.progress import Progress
 from jaxrec.training import resume
@@ -147,6 +147,11 @@ def _open_log(
     writer = MetricsWriter(folder, step, start.validation.evaluated) if leader else None
     if leader:
         environment.record(folder, step)
+    if writer is not None and writer.damaged:
+        progress.say(
+            f"{writer.damaged} lines of {workdir.METRICS} cannot be read and were moved to "
+            f"{workdir.METRICS}{DAMAGED}; the run continues"
+        )
     return MetricsLog(config.train, Window(start.values, step_cost), progress, writer)
 
 

@@ -209,3 +209,20 @@ def test_killed_while_adopting(tmp_path, monkeypatch):
             workdir.adopt(tmp_path, config, later)
         monkeypatch.undo()
         assert workdir.claim(tmp_path, config, later, before).grown
+
+
+def test_a_lock_follows_no_link_and_truncates_nothing(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("kept")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").symlink_to(victim)
+    with (
+        pytest.raises(WorkdirError, match=r"\.lock: cannot be opened"),
+        workdir.lock(tmp_path / "run"),
+    ):
+        pass
+    assert victim.read_text() == "kept"
+    (tmp_path / "run" / ".lock").unlink()
+    (tmp_path / "run" / ".lock").write_text("kept")
+    with workdir.lock(tmp_path / "run"):
+        assert (tmp_path / "run" / ".lock").read_text() == "kept"

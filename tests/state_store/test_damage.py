@@ -146,3 +146,70 @@ def test_a_store_of_a_later_version_is_not_called_an_earlier_one(tmp_path):
     metadata.write_json(root, metadata.STORE_FILE, content | {"format": 9})
     with pytest.raises(StoreError, match=r"format 9 found.*open it with the jaxrec that made it"):
         reopen(tmp_path / "s")
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [["../../victim"], ["../shard-00001"], [""], ["current"], "victim", [3], "the current one"],
+)
+def test_only_generations_of_the_shard_are_deleted(tmp_path, garbage):
+    where = tmp_path / "s"
+    with create(where, 2) as store:
+        store.write([1, 2, 3], columns([1, 2, 3], 1))
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "victim" / "file").write_text("kept")
+    root = metadata.open_root(where / "shard-00000")
+    pointer, _ = metadata.read_json(root, "current")
+    before = sorted(tmp_path.rglob("*"))
+    names = [pointer["generation"]] if garbage == "the current one" else garbage
+    metadata.write_json(root, "current", {**pointer, "garbage": names})
+    with pytest.raises(StoreError, match=r"shard-00000/current: not a pointer to generations"):
+        reopen(where, mode="w")
+    assert sorted(tmp_path.rglob("*")) == before
+    metadata.write_json(root, "current", pointer)
+    assert len(everything(where, [1, 2, 3])) > 0
+
+
+def test_a_linked_generation_is_not_deleted(tmp_path):
+    where, name = tmp_path / "s", f"gen-{'a' * 16}"
+    create(where, 1).close()
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "victim" / "file").write_text("kept")
+    (where / "shard-00000" / name).symlink_to(tmp_path / "victim")
+    root = metadata.open_root(where / "shard-00000")
+    pointer, _ = metadata.read_json(root, "current")
+    metadata.write_json(root, "current", {**pointer, "garbage": [name]})
+    with pytest.raises(StoreError, match=rf"{name}: cannot be deleted"):
+        reopen(where, mode="w")
+    assert (tmp_path / "victim" / "file").exists()
+
+
+def test_a_seal_cannot_delete_the_current_generation(tmp_path):
+    create(tmp_path / "s", 1).close()
+    with reopen(tmp_path / "s", mode="w") as store:
+        (shard,) = store._shards
+        for target in (shard.current.name, "../../victim"):
+            with pytest.raises(StoreError, match="not a generation that may be deleted"):
+                shard.remove_generation(target)
+
+
+def test_a_writers_lock_follows_no_link(tmp_path):
+    create(tmp_path / "s", 1).close()
+    victim = tmp_path / "victim"
+    victim.write_text("kept")
+    lock = tmp_path / "s" / "shard-00000" / "writer.lock"
+    lock.unlink()
+    lock.symlink_to(victim)
+    with pytest.raises(StoreError, match=r"writer\.lock: cannot be opened"):
+        reopen(tmp_path / "s", mode="w")
+    assert victim.read_text() == "kept"
+
+
+def test_a_writers_lock_truncates_nothing(tmp_path):
+    create(tmp_path / "s", 1).close()
+    (lock,) = tmp_path.rglob("shard-00000/writer.lock")
+    lock.write_text("x" * 300)
+    with reopen(tmp_path / "s", mode="w"):
+        assert lock.stat().st_size == 300
+        with pytest.raises(StoreError, match=r"open for writing by process \d+ on [^x\n]+; close"):
+            reopen(tmp_path / "s", mode="w")

@@ -301,3 +301,17 @@ def test_plain_lines(whole, tmp_path, capsys):
     assert "steps/s" in text[1]
     assert text[1].endswith(" left")
     assert text[2].startswith("step 8  validation ndcg@10 ")
+
+
+def test_damaged_metrics_do_not_stop_a_run(tmp_path, capsys):
+    standin.fit(tmp_path, standin.make_config(steps=10))
+    path = tmp_path / "metrics.jsonl"
+    first, *others = path.read_bytes().splitlines()
+    flipped = first.replace(b"train", b"\xf4rain", 1)
+    damaged = [flipped, b"[1]", b'{"step": "x"}', b"[" * 200_000]
+    path.write_bytes(b"\n".join([*damaged, *others]) + b"\n")
+    assert standin.fit(tmp_path, standin.make_config(steps=12)).step == 12
+    said = "4 lines of metrics.jsonl cannot be read and were moved to metrics.jsonl.damaged"
+    assert capsys.readouterr().err.count(said) == 1
+    assert (tmp_path / "metrics.jsonl.damaged").read_bytes().splitlines() == damaged
+    assert path.read_bytes().splitlines()[: len(others)] == others
