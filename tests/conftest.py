@@ -4,6 +4,9 @@ Compiling dominates the suite's time. Compiled functions are kept between runs i
 `$JAXREC_TEST_CACHE` (default: a folder of the system's temporary directory, outside the
 clone); its entries are written atomically, so pytest-xdist workers and the programs that tests
 start share it. And the compiler is told to optimize little: tests compute next to nothing.
+
+A test is skipped where something optional is missing. `$JAXREC_SKIPPED` names a file that gets the
+names of skipped tests; `pytest --no-skips @FILE` runs them, and fails when one is skipped again.
 """
 
 import os
@@ -38,6 +41,23 @@ hypothesis.settings.register_profile(
     "ci", hypothesis.settings.get_profile("local"), derandomize=True, database=None
 )
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--no-skips", action="store_true", help="fail when a test is skipped")
+
+
+def pytest_sessionfinish(session):
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None:  # a worker of pytest-xdist: the main process gets its reports
+        return
+    skipped = [report.nodeid for report in reporter.stats.get("skipped", [])]
+    if "JAXREC_SKIPPED" in os.environ:
+        lines = "".join(f"{name}\n" for name in skipped)
+        pathlib.Path(os.environ["JAXREC_SKIPPED"]).write_text(lines)
+    if skipped and session.config.getoption("no_skips"):
+        reporter.write_line(f"\n--no-skips: {len(skipped)} skipped", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -7,9 +7,10 @@ A file holds `config` (JSON), the weights under `param/`, training inputs `items
 padding) with `scores` [B, V], and for plain HSTU `neg` (negatives shared by the batch) with
 `loss` and its gradient `grad_item_embedding` [V, item width].
 
-The reference's float32 outputs differ from its equations by up to 5e-6, as any float32 computation
-does. The model therefore runs in float64 by default: a difference is then the reference's rounding
-or an error, not the sum of two roundings.
+Rounding grows with the numbers: a difference counts relative to the largest recorded number of its
+kind. The reference's float32 outputs differ from its equations by up to 2e-6 of that. The model
+therefore runs in float64 by default: a difference is then the reference's rounding or an error, not
+the sum of two roundings.
 """
 
 import argparse
@@ -55,11 +56,11 @@ def read(path: str) -> dict[str, np.ndarray]:
 
 
 def compare(arrays: Mapping[str, np.ndarray], dtype: str = "float64") -> dict[str, float]:
-    """Largest absolute difference of every recorded quantity, from `read`'s arrays.
+    """Largest difference of every recorded quantity, relative to its largest recorded number.
 
-    Hidden states are compared at valid positions only. dtype: of the model's arithmetic, float64
-    or float32. Raises ValueError when weights, inputs or outputs do not have the shapes of the
-    file's own configuration.
+    arrays: of `read`. Hidden states are compared at valid positions only. dtype: of the model's
+    arithmetic, float64 or float32. Raises ValueError when weights, inputs or outputs do not have
+    the shapes of the file's own configuration.
     """
     state = {k.removeprefix(_WEIGHTS): v for k, v in arrays.items() if k.startswith(_WEIGHTS)}
     try:
@@ -78,13 +79,19 @@ def compare(arrays: Mapping[str, np.ndarray], dtype: str = "float64") -> dict[st
         outputs = jax.jit(lambda p: _outputs(arrays, reference, p))(params)
     differences = {}
     for key in (key for key in _COMPARED if key in outputs):
-        value, recorded = outputs[key], arrays[key]
-        _check_shape(key, recorded.shape, value.shape)
-        gap = np.abs(np.asarray(value, np.float64) - recorded)
+        _check_shape(key, arrays[key].shape, outputs[key].shape)
+        value, recorded = np.asarray(outputs[key], np.float64), arrays[key]
         if key == "hidden":
-            gap = gap[reference.layout.valid(reference.lengths(arrays["mask"]))]
-        differences[key] = float(np.max(gap))
+            valid = reference.layout.valid(reference.lengths(arrays["mask"]))
+            value, recorded = value[valid], recorded[valid]
+        differences[key] = _relative_difference(value, recorded)
     return differences
+
+
+def _relative_difference(value: np.ndarray, recorded: np.ndarray) -> float:
+    """The largest difference over the largest recorded number; absolute where all are zero."""
+    largest = float(np.max(np.abs(recorded)))
+    return float(np.max(np.abs(value - recorded))) / (largest or 1.0)
 
 
 def _check_inputs(arrays: Mapping[str, np.ndarray], reference: ReferenceModel) -> None:
@@ -196,7 +203,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         close = value <= TOLERANCE  # false for NaN
         equal &= close
         verdict = "ok" if close else f"above {TOLERANCE:g}"
-        print(f"{key:<20} largest absolute difference {value:.3e}  {verdict}")
+        print(f"{key:<20} relative difference {value:.3e}  {verdict}")
     return 0 if equal else 1
 
 

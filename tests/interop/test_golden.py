@@ -60,11 +60,19 @@ def test_command():
 @pytest.mark.parametrize("key", ["hidden", "grad_item_embedding"])
 def test_a_difference_is_exit_status_1(key, arrays, save, capsys):
     changed = np.array(arrays[key])
-    changed.flat[-1] += 3e-5  # the last position of the last user is valid
+    # the last position of the last user is valid
+    changed.flat[-1] += 1.4e-5 * np.abs(changed).max()
     assert golden.main([save({**arrays, key: changed})]) == 1
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
     assert lines[key].endswith("above 1e-05")
     assert sum(line.endswith("ok") for line in lines.values()) == 3
+
+
+@pytest.mark.parametrize("key", ["hidden", "grad_item_embedding"])
+def test_rounding_of_large_numbers_is_no_difference(key, arrays, save):
+    changed = np.array(arrays[key])
+    changed.flat[-1] += 0.7e-5 * np.abs(changed).max()
+    assert golden.main([save({**arrays, key: changed})]) == 0
 
 
 def test_nan_is_a_difference(arrays, save, capsys):
