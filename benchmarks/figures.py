@@ -247,7 +247,6 @@ SECTIONS: dict[str, tuple[str, Callable[[Json], str]]] = {
     "parity": ("The decoder against transformers", functools.partial(text_figures.parity, table)),
     "hllm": ("Texts against ids", functools.partial(text_figures.hllm, table)),
     "aot": ("Compiled ahead of time", aot),
-    "traces": ("The same runs before and after a change of the code", _plain),
 }
 HEAD = """# Figures
 

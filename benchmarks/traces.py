@@ -1,6 +1,6 @@
 """Runs before and after a change of the code: is every step the same?
 
-    python -m benchmarks.traces runs/before runs/after --output=results/traces.json
+    python -m benchmarks.traces runs/before runs/after --output=results/restructuring/traces.json
 
 Both folders hold working directories of `train.py`; those of one name belong together. Train them
 from two checkouts with the same settings and `--config.train.log_every=1`. Loss and gradient norm
