@@ -18,13 +18,13 @@ from typing import Any
 
 from jaxrec.cli import flags
 from jaxrec.errors import ConfigError
-from jaxrec.runtime import workdir
 
 
 def main(flags: Any) -> None:
     """Prepares, describes and prints. Raises ConfigError, DataError."""
     from jaxrec.data import description  # --help does without them
     from jaxrec.data.preparation import prepare
+    from jaxrec.runtime import workdir
 
     output = pathlib.Path(flags.output) if flags.output else None
     if output is not None and output.suffix != ".json":

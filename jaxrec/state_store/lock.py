@@ -39,8 +39,11 @@ class WriterLock:
             os.close(self._file)
             raise StoreError(f"{path}: the file system has no locks: {error}") from error
         # The name is only for messages: on a full disk deleting and compacting must still work.
-        with contextlib.suppress(OSError):
+        try:
             os.pwrite(self._file, f"{owner()}\n".encode(), 0)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._file, 0)  # the name of an earlier holder would mislead
 
     def release(self) -> None:
         """Ends the lock."""

@@ -121,7 +121,7 @@ def test_a_full_disk_can_be_opened_for_deleting(store, tmp_path, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("jaxrec.state_store.lock.os.write", full)
+    monkeypatch.setattr("jaxrec.state_store.lock.os.pwrite", full)
     with reopen(tmp_path / "store", mode="w") as held:
         assert held.owned == frozenset(range(3))
         with pytest.raises(StoreError, match="open for writing by another process"):
