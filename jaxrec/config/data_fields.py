@@ -56,6 +56,11 @@ class DataConfig:
     time_unit: str = option(
         "s", "Unit of times that are numbers since 1970 (table).", choices=("s", "ms", "us", "ns")
     )
+    time_format: str = option(
+        "",
+        "How times that are no ISO 8601 are written (table), as for strptime, such as %d/%m/%Y or "
+        "%Y%m%d; empty: numbers, datetimes and ISO 8601 only.",
+    )
     time_zone: str = option(
         "", "Zone of times that name none, such as Europe/Berlin (table); empty: UTC."
     )

@@ -19,6 +19,8 @@ INT32_MAX = 2**31 - 1
 LARGEST_SECOND = 10**11
 # A smaller unit that falls before March 1973 is really a larger one.
 SMALLEST_SECOND = 10**8
+# digits of numbers that are calendar times -> how they are written
+CALENDAR = {8: "%Y%m%d", 10: "%Y%m%d%H", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
 UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}  # ticks per second
 UNIT_NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 
@@ -168,7 +170,8 @@ def seconds(
     array: integers or floats that count `unit` (s, ms, us, ns) since 1970, or datetime64.
     first_row: as in `check_ids`.
 
-    Raises DataError: another type, nulls, negative times, and numbers that cannot count `unit`
+    Raises DataError: another type, nulls, negative times, calendar times such as 20240131, and
+    numbers that cannot count `unit`
     (seconds above 1e11 are smaller units; smaller units that fall before March 1973 are seconds),
     so a column that mixes units is refused whatever `unit` is.
     """
@@ -197,7 +200,7 @@ def seconds(
         whole = array.astype("datetime64[s]")
         rest = (array - whole).astype("timedelta64[ns]").astype(np.int32)
         return whole.astype(np.int64), rest if rest.any() else None
-    _check_unit(array, name, source, unit)
+    _check_unit(array, name, source, unit, first_row)
     ticks = UNITS[unit]
     if array.dtype.kind == "f" and len(array) and np.spacing(array.max()) > ticks:
         raise DataError(
@@ -217,13 +220,41 @@ def seconds(
     return whole, rest if rest.any() else None
 
 
-def _check_unit(array: np.ndarray, name: str, source: str, unit: str) -> None:
+def _calendar(array: np.ndarray) -> str:
+    """The format of numbers that are all calendar times, such as 20240131; else an empty text.
+
+    Years 1900 to 2100, with a month and a day and up to an hour, a minute and a second. Counts of a
+    unit are valid dates by chance in a few rows, not in all.
+    """
+    for digits, pattern in CALENDAR.items():
+        low, high = 1900 * 10 ** (digits - 4), 2101 * 10 ** (digits - 4)
+        if not low <= array.min() <= array.max() < high or (array != np.floor(array)).any():
+            continue
+        whole = array.astype(np.int64)
+        for _ in range((digits - 8) // 2):
+            if (whole % 100 >= (24 if whole.max() < 10**10 else 60)).any():
+                break
+            whole = whole // 100
+        else:
+            month, day = whole // 100 % 100, whole % 100
+            if ((month >= 1) & (month <= 12) & (day >= 1) & (day <= 31)).all():
+                return pattern
+    return ""
+
+
+def _check_unit(array: np.ndarray, name: str, source: str, unit: str, first_row: int = 0) -> None:
     """Raises DataError unless the times can count `unit`.
 
     Compared before any cast: a float or uint64 beyond int64 must not wrap around.
     """
     if not len(array):
         return
+    pattern = _calendar(array)
+    if pattern:
+        raise DataError(
+            f"{source}: column {name!r} holds calendar times such as {int(array[0])}, first in row "
+            f"{first_row}, and no {UNIT_NAMES[unit]} since 1970. Set data.time_format={pattern!r}"
+        )
     if array.max() > LARGEST_SECOND * UNITS[unit]:
         larger = [u for u, ticks in UNITS.items() if array.max() <= LARGEST_SECOND * ticks]
         likely = UNIT_NAMES[larger[0]] if larger else "no unit of time"

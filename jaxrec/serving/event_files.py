@@ -39,7 +39,9 @@ def read_events(pattern: str, config: DataConfig) -> tuple[np.ndarray, np.ndarra
     Raises DataError naming the file and the column.
     """
     names = (config.user_column, config.item_column, config.time_column)
-    table_format = files.Format(times=[config.time_column], zone=config.time_zone)
+    table_format = files.Format(
+        times=[config.time_column], time_format=config.time_format, zone=config.time_zone
+    )
     chunks = []
     for frame, file, row in files.frames(files.find(pattern, "--events"), names, table_format):
         user, item, moment = (to_numpy(frame[name]) for name in names)

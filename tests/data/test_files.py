@@ -201,3 +201,86 @@ def test_fingerprint_follows_content_not_name(tmp_path):
     assert prints[0] == prints[1] != prints[2]
     assert np.asarray(prints[2]).shape == (1, 2)
     assert other.exists()
+
+
+def table(path, *times):
+    rows = "".join(f"1,{item},{time}\n" for item, time in enumerate(times))
+    path.write_text(f"user_id,item_id,timestamp\n{rows}")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("times", "line", "example"),
+    [
+        (("03/02/2024 09:00", "04/02/2024 09:00"), 2, "03/02/2024"),
+        (("2024-02-03 09:00:00", "04-02-2024 09:00:00"), 3, "04-02-2024"),
+        (("2024-02-03", "", "2024/02/04"), 4, "2024/02/04"),
+        (("5.6.2024", "7.6.2024"), 2, "5.6.2024"),
+        (("2024-02-03", "2024-02-30"), 3, "2024-02-30"),
+    ],
+)
+def test_text_that_is_not_iso_is_refused_whatever_its_days_are(tmp_path, times, line, example):
+    match = rf"e\.csv, line {line}: column 'timestamp' .*not an ISO 8601.*'{example}.*time_format="
+    with pytest.raises(DataError, match=match):
+        read(table(tmp_path / "e.csv", *times), incomplete="drop")
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        ("2024-02-03", "2024-02-03 00:00:00"),
+        ("2024-02-03T00:00", "2024-02-03T00:00:00.000"),
+        ("2024-02-03T00:00:00Z", "2024-02-03T01:00:00+0100"),
+        ("2024-02-03 00:00:00 UTC", "2024-02-03 00:00:00 UTC"),
+    ],
+)
+def test_iso_times_are_read(tmp_path, times):
+    assert read(table(tmp_path / "e.csv", *times))[0].time.tolist() == [1706918400] * 2
+
+
+@pytest.mark.parametrize(
+    ("pattern", "times"),
+    [
+        ("%d/%m/%Y", ("03/02/2024", "04/02/2024")),
+        ("%m/%d/%Y %I:%M %p", ("02/03/2024 12:00 AM", "02/04/2024 12:00 AM")),
+        ("%Y%m%d", (20240203, 20240204)),
+        ("%Y%m%d%H", (2024020300, 2024020400)),
+        ("%d.%m.%Y %H:%M %z", ("03.02.2024 02:00 +0200", "04.02.2024 00:00 +0000")),
+    ],
+)
+def test_times_in_a_format(tmp_path, pattern, times):
+    file = table(tmp_path / "e.csv", *times)
+    assert read(file, time_format=pattern)[0].time.tolist() == [1706918400, 1707004800]
+    table(file, *times, "soon")
+    with pytest.raises(DataError, match=r"e\.csv, line 4: .*'soon'.*not written as data\.time_f"):
+        read(file, time_format=pattern)
+
+
+def test_formats_and_zones(tmp_path):
+    file = table(tmp_path / "e.csv", "03/02/2024 01:00")
+    berlin = read(file, time_format="%d/%m/%Y %H:%M", time_zone="Europe/Berlin")[0]
+    assert berlin.time.tolist() == [1706918400]
+    moments = pl.Series(["2024-01-01 00:00:00"] * 3).str.to_datetime()
+    with pytest.raises(DataError, match=r"holds datetimes, which need no data\.time_format"):
+        read(write(tmp_path / "n.parquet", GOOD, timestamp=moments), time_format="%Y")
+
+
+@pytest.mark.parametrize("unit", ["s", "ms"])
+@pytest.mark.parametrize(
+    ("times", "pattern"),
+    [
+        ((20240229, 20240301), "%Y%m%d"),
+        ((2024022923, 2024030100), "%Y%m%d%H"),
+        ((202402292359, 202403010000), "%Y%m%d%H%M"),
+        ((20240229235959, 20240301000000), "%Y%m%d%H%M%S"),
+    ],
+)
+def test_calendar_numbers_are_no_counts(tmp_path, times, pattern, unit):
+    file = table(tmp_path / "e.csv", *times)
+    with pytest.raises(DataError, match=rf"e\.csv: column .*{times[0]}.*time_format='{pattern}'"):
+        read(file, time_unit=unit)
+
+
+def test_counts_that_are_not_all_dates(tmp_path):
+    for times in ((20240131, 20240132), (20241301, 20240131), (2024013124, 2024013123)):
+        assert read(table(tmp_path / "e.csv", *times))[0].time.tolist() == list(times)

@@ -24,6 +24,8 @@ CSV = tuple(kind + packed for kind in (".csv", ".tsv") for packed in COMPRESSED)
 JSONL = tuple(kind + packed for kind in (".jsonl", ".ndjson") for packed in COMPRESSED)
 INFERENCE_ROWS = 10_000  # rows of a JSON-lines file from which columns and types are inferred
 OFFSET = r"(?:Z|[+-]\d{2}:?\d{2})$"  # of an ISO time with a zone
+# texts that are ISO 8601; others, such as 02/01/2024, can be read in more than one way
+ISO = r"^\d{4}-\d{2}-\d{2}(?:[T ]\d{2}:\d{2}(?::\d{2}(?:\.\d+)?)?(?:Z|[+-]\d{2}:?\d{2})?)?$"
 INTEGER = r"^[+-]?\d+$"
 NUMBER = r"(?i)^[+-]?(?:\d+\.?\d*(?:e[+-]?\d+)?|\.\d+(?:e[+-]?\d+)?|nan|inf)$"
 
@@ -34,7 +36,8 @@ class Format(NamedTuple):
     types: column -> polars type name ("Int64", "String", ...); others are inferred. text: the files
     are comma or tab separated, whatever their ending. header: column names of CSV files without a
     header line. separator: of CSV files. times: columns whose text is parsed as ISO datetimes.
-    zone: of times without a zone, empty for UTC. hint: advice about a missing column.
+    time_format: how they are written instead (strptime), numbers included; empty: ISO. zone: of
+    times without a zone, empty for UTC. hint: advice about a missing column.
     """
 
     types: Mapping[str, str] = {}
@@ -42,6 +45,7 @@ class Format(NamedTuple):
     header: Sequence[str] = ()
     separator: str = ""
     times: Sequence[str] = ()
+    time_format: str = ""
     zone: str = ""
     hint: str = ""
 
@@ -124,7 +128,7 @@ def frames(
                 frame = next(batches, None)
             if frame is None:
                 break
-            yield zones.read(frame, file), file, row
+            yield zones.read(frame, file, row), file, row
             row += len(frame)
 
 
@@ -241,14 +245,16 @@ class _Zones:
         self.file_format = file_format
         self.zoned: bool | None = None
 
-    def read(self, frame: "pl.DataFrame", file: Path) -> "pl.DataFrame":
+    def read(self, frame: "pl.DataFrame", file: Path, first_row: int) -> "pl.DataFrame":
         import polars as pl
 
         zone = self.file_format.zone
         for column in self.file_format.times:
             series = frame[column]
-            if series.dtype == pl.String:
-                series = self._parse(series, column, file)
+            if self.file_format.time_format:
+                series = self._parse_format(series, column, file, first_row)
+            elif series.dtype == pl.String:
+                series = self._parse(series, column, file, first_row)
             if series.dtype == pl.Date:
                 series = series.cast(pl.Datetime("ms"))
             if zone and series.dtype == pl.Datetime and series.dtype.time_zone is None:  # type: ignore[attr-defined]
@@ -262,10 +268,42 @@ class _Zones:
             frame = frame.with_columns(series)
         return frame
 
-    def _parse(self, series: "pl.Series", column: str, file: Path) -> "pl.Series":
+    def _parse_format(
+        self, series: "pl.Series", column: str, file: Path, first_row: int
+    ) -> "pl.Series":
+        """Datetimes of numbers or texts that are written as the format says."""
+        import polars as pl
+
+        pattern = self.file_format.time_format
+        if series.dtype.is_temporal():
+            raise DataError(
+                f"{file}: column {column!r} holds datetimes, which need no "
+                f"data.time_format={pattern!r}: leave it empty"
+            )
+        texts = series.cast(pl.String)
+        # polars needs minutes beside hours
+        minute = " 00" if "%H" in pattern and "%M" not in pattern else ""
+        try:
+            times = (texts + minute).str.to_datetime(
+                pattern + (" %M" if minute else ""), time_unit="us", strict=False
+            )
+        except pl.exceptions.PolarsError as error:
+            raise DataError(f"data.time_format={pattern!r}: no format of times: {error}") from error
+        bad = times.is_null() & texts.is_not_null()
+        if bad.any():
+            row = int(bad.arg_max() or 0)
+            raise DataError(
+                f"{file}, {_place(file, first_row + row, self.file_format)}: column {column!r} "
+                f"holds {texts[row]!r}, which is not written as data.time_format={pattern!r}. "
+                "Repair the row or change the format"
+            )
+        return times
+
+    def _parse(self, series: "pl.Series", column: str, file: Path, first_row: int) -> "pl.Series":
         import polars as pl
 
         texts = series.str.replace(r" ?UTC$", "Z")
+        self._refuse(~texts.str.contains(ISO), series, file, first_row)
         zoned = texts.drop_nulls().str.contains(OFFSET)
         if len(zoned):
             mixed = zoned.any() != zoned.all() or self.zoned not in (None, zoned.all())
@@ -275,15 +313,35 @@ class _Zones:
                     "Write all of them one way; data.time_zone is for those without"
                 )
             self.zoned = bool(zoned.all())
+        zone = None if self.file_format.zone and not self.zoned else "UTC"
         try:
-            zone = None if self.file_format.zone and not self.zoned else "UTC"
             return texts.str.to_datetime(strict=True, time_zone=zone)
-        except pl.exceptions.PolarsError as error:
-            raise DataError(
-                f"{file}: column {column!r} is text that is not an ISO datetime, for example "
-                f"{series.drop_nulls()[0]!r}. Give seconds since 1970 or datetimes such as "
-                "2024-01-31T12:00:00"
-            ) from error
+        except pl.exceptions.PolarsError:  # a day or an hour that does not exist
+            dates = texts.str.slice(0, 10).str.to_date("%Y-%m-%d", strict=False)
+            self._refuse(dates.is_null() & texts.is_not_null(), series, file, first_row)
+            self._refuse(texts.is_not_null(), series, file, first_row)
+            raise
+
+    def _refuse(self, bad: "pl.Series", series: "pl.Series", file: Path, first_row: int) -> None:
+        """Raises DataError for the first row that is bad; a null is none."""
+        if not bad.any():
+            return
+        row = int(bad.fill_null(False).arg_max() or 0)
+        raise DataError(
+            f"{file}, {_place(file, first_row + row, self.file_format)}: column {series.name!r} is "
+            f"text that is not an ISO 8601 datetime, for example {series[row]!r}. Give seconds "
+            "since 1970 or datetimes such as 2024-01-31T12:00:00, or say how the times are "
+            "written, such as data.time_format='%d/%m/%Y %H:%M:%S'"
+        )
+
+
+def _place(file: Path, row: int, file_format: Format) -> str:
+    """Where a row stands, for messages; in texts the line, if every row takes one."""
+    name = file.name.lower()
+    if not file_format.text and name.endswith(PARQUET):
+        return f"row {row}"
+    header = not file_format.header and not name.endswith(JSONL)
+    return f"line {row + 1 + header}"
 
 
 def _types(schema: "Mapping[str, pl.DataType]") -> str:

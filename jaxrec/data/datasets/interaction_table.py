@@ -3,9 +3,10 @@
 The reader of `data.dataset=table`. `data.path` names a file or a glob (files are read in sorted
 order; `.gz` and `.zst` are decompressed), `data.user_column`, `data.item_column` and
 `data.time_column` its columns. Ids are integers or text. Times are numbers in `data.time_unit`
-since 1970, datetimes, or ISO text; times without a zone are in `data.time_zone` (default: UTC).
-`data.event_column` may name a column of event types. `data.items_path` may name a table of items
-with the same id column and the text columns `data.text_columns`.
+since 1970, datetimes, ISO 8601 text, or written as `data.time_format` says; times without a zone
+are in `data.time_zone` (default: UTC). `data.event_column` may name a column of event types.
+`data.items_path` may name a table of items with the same id column and the text columns
+`data.text_columns`.
 """
 
 from collections.abc import Iterator
@@ -38,7 +39,9 @@ def read(config: DataConfig, downloads: Path) -> Raw:
     """The table's interactions and, with `data.items_path`, the items' texts."""
     names = Names(config.user_column, config.item_column, config.time_column, config.event_column)
     paths = files.find(config.path, "data.path")
-    file_format = files.Format(times=[config.time_column], zone=config.time_zone)
+    file_format = files.Format(
+        times=[config.time_column], time_format=config.time_format, zone=config.time_zone
+    )
     if config.text_columns and not config.items_path:
         raise DataError(
             f"data.text_columns={config.text_columns!r}: they are columns of the items table. "
