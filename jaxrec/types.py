@@ -105,12 +105,15 @@ class Targets(NamedTuple):
 class KV(NamedTuple):
     """Keys and values of compressed tokens: what a state keeps with `model.state=kv`.
 
-    k, v: [L, B, C, N, H], inside a layer [B, C, N, H]; times: int32 [B, C] seconds; valid: bool
-    [B, C].
+    k, v: [L - 1, B, C, N, H], of every layer but the first, inside a layer [B, C, N, H].
+    inputs: [B, C, D], what the tokens enter the first layer with, from which its keys and values
+        are made again; None where it is the same for all users (`nn.stack.keeps_inputs`).
+    times: int32 [B, C] seconds; valid: bool [B, C].
     """
 
     k: Array
     v: Array
+    inputs: Array | None
     times: Array
     valid: Array
 

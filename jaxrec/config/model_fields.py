@@ -168,6 +168,12 @@ class ModelConfig:
         "What a state keeps of a token; embedding: 2 x layers smaller, segments run in turn.",
         choices=("kv", "embedding"),
     )
+    token_input: str = option(
+        "learned",
+        "What a compressed token starts from: a learned vector; pooled: with a learned softmax "
+        "average of its segment's items.",
+        choices=("learned", "pooled"),
+    )
     repeat_half_lives: tuple[float, ...] = option(
         (),
         "Half-lives, in events, of the decayed counts of history items in scores; 0: no decay.",

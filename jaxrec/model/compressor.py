@@ -16,6 +16,7 @@ import numpy as np
 
 from jaxrec.config import ModelConfig
 from jaxrec.layout import SegmentLayout
+from jaxrec.model.token_inputs import PooledItems
 from jaxrec.model.token_memory import push_segment
 from jaxrec.nn.depth import WeightPlacement
 from jaxrec.nn.hstu import HSTUBlock
@@ -61,8 +62,10 @@ class Compressor(nn.Module):
                 f"layout.positions={self.base.positions!r}: model.backbone=llama rotates by the "
                 "offset inside the segment, layout.positions=segment is needed"
             )
-        if self.config.state == "embedding" and self.base.fixed:
-            raise ValueError("model.state='embedding' needs a stream of equal segments")
+        for key in ("state", "token_input"):
+            value = getattr(self.config, key)
+            if value in ("embedding", "pooled") and self.base.fixed:
+                raise ValueError(f"model.{key}={value!r} needs a stream of equal segments")
         # a stream reuses its k vectors behind every segment, a fixed layout has its own for each
         self.num_vectors = (
             self.base.num_tokens if self.base.fixed else max(k for _, k in self.base.segments)
@@ -72,6 +75,8 @@ class Compressor(nn.Module):
             # positions do: there, tokens start like items)
             token_init = init if self.rotary else nn.initializers.normal(1.0)
             self.tokens = self.param("tokens", token_init, (self.num_vectors, width))
+            if self.config.token_input == "pooled":
+                self.pooled = PooledItems(self.num_vectors, self.config.heads)
         if not self.rotary:
             self.positions = self.param("positions", init, (self.base.num_positions, width))
         self.encoder = Stack(self.config, self.base, ENCODERS[self.config.backbone], self.placement)
@@ -105,7 +110,7 @@ class Compressor(nn.Module):
         chex.assert_shape(lengths, (users, layout.num_segments))
         chex.assert_shape(times, (users, slots + 1))
         layout_times = position_times(layout, times, self.config.request_time)
-        x = self._insert(x, layout)
+        x = self._insert(x, layout, lengths)
         if not self.rotary:
             ids = layout.position_ids(lengths, first)
             position = self.positions[ids]
@@ -117,7 +122,15 @@ class Compressor(nn.Module):
             return self._segment_by_segment(
                 x, layout, lengths, layout_times, memory=kv, train=train
             )
-        return self.encoder(x, layout, lengths, layout_times, kv=kv, train=train)
+        return self.encoder(
+            x,
+            layout,
+            lengths,
+            layout_times,
+            kv=kv,
+            token_inputs=self.tokens if self.num_vectors else None,
+            train=train,
+        )
 
     def _segment_by_segment(
         self,
@@ -179,21 +192,25 @@ class Compressor(nn.Module):
         valid = jnp.asarray(layout.valid(lengths))
         return y, TokenOutputs(y[:, tokens_at], times.key[:, tokens_at], valid[:, tokens_at])
 
-    def _insert(self, x: Array, layout: SegmentLayout) -> Array:
-        """Puts the token vectors behind their segments: [B, E, D] -> [B, T, D]."""
+    def _insert(self, x: Array, layout: SegmentLayout, lengths: Array) -> Array:
+        """Puts what tokens start from behind their segments: [B, E, D] -> [B, T, D]."""
         if not layout.num_tokens:
             return x
-        batch, _, width = x.shape
-        index = (
-            np.arange(layout.num_tokens)
-            if layout.fixed
-            else layout.token_index[layout.token_positions]
-        )
-        source = np.zeros(layout.length, np.int64)
-        source[layout.item_positions] = np.arange(layout.num_items)
-        source[layout.token_positions] = layout.num_items + index
-        tokens = jnp.broadcast_to(self.tokens[None], (batch, self.num_vectors, width))
-        return jnp.concatenate([x, tokens.astype(x.dtype)], axis=1)[:, source]
+        users, slots, width = x.shape
+        index = layout.token_index[layout.token_positions]
+        if layout.fixed:
+            index = np.arange(layout.num_tokens)
+        tokens = jnp.broadcast_to(self.tokens[index], (users, layout.num_tokens, width))
+        if self.config.token_input == "pooled":
+            size, _ = self.base.segments[0]
+            segments = sum(1 for _, k in layout.segments if k)
+            items = jnp.reshape(x[:, : segments * size], (users, segments, size, width))
+            pooled = self.pooled(items, jnp.asarray(lengths)[:, :segments])
+            tokens = tokens + pooled.reshape(tokens.shape)
+        place = np.zeros(layout.length, np.int64)
+        place[layout.item_positions] = np.arange(layout.num_items)
+        place[layout.token_positions] = slots + np.arange(layout.num_tokens)
+        return jnp.concatenate([x, tokens.astype(x.dtype)], axis=1)[:, place]
 
 
 def position_times(layout: SegmentLayout, times: Array, request_time: bool) -> Times:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from jaxrec.config import LossConfig, ModelConfig
 from jaxrec.layout import SegmentLayout
+from jaxrec.nn.stack import keeps_inputs
 
 
 def dense_flops(config: ModelConfig) -> int:
@@ -61,7 +62,8 @@ def training_flops(
 def state_bytes(config: ModelConfig, layout: SegmentLayout, item_bytes: int = 4) -> int:
     """Bytes of what a state keeps of one user's tokens, and of remembered item ids."""
     size, tokens = layout.segments[0]
-    width = 2 * config.layers * config.kv_heads * config.head_width
+    width = 2 * (config.layers - 1) * config.kv_heads * config.head_width
+    width += config.width * keeps_inputs(config, layout)
     if config.state == "embedding":
         width = config.width
     vectors = tokens * layout.max_segments * width * item_bytes

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from jaxrec import ranking
 from jaxrec.model import token_memory
 from jaxrec.model.recommender import Model
-from jaxrec.nn.depth import DTYPES
 from jaxrec.types import Array, Batch, HistoryItems, Params, Queries, UserState
 
 
@@ -21,11 +20,10 @@ def empty(model: Model, batch: int) -> UserState:
         raise ValueError(
             "user states need a layout with compressed tokens (layout.mode=compressed)"
         )
-    tokens = layout.segments[0][1] * layout.max_segments
     recent = layout.segments[-1][0]
     count = jnp.zeros((batch,), jnp.int32)
     return UserState(
-        tokens=token_memory.empty(config, batch, tokens, DTYPES[config.dtype]),
+        tokens=token_memory.empty(config, layout, batch),
         readout=jnp.zeros((batch, config.width), jnp.float32),
         memory=jnp.zeros((batch, _remembered(model)), jnp.int32),
         memory_times=jnp.zeros((batch, _remembered(model)), jnp.int32),

@@ -8,9 +8,11 @@ from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
-from jax.typing import DTypeLike
 
 from jaxrec.config import ModelConfig
+from jaxrec.layout import SegmentLayout
+from jaxrec.nn.depth import DTYPES
+from jaxrec.nn.stack import keeps_inputs
 from jaxrec.types import KV, Array, TokenOutputs, TokenState
 
 T = TypeVar("T", bound=TokenState)
@@ -18,22 +20,42 @@ T = TypeVar("T", bound=TokenState)
 
 def token_axes(tokens: TokenState) -> TokenState:
     """The axis of the tokens in every field, as an int in its place."""
-    return KV._make((2, 2, 1, 1)) if isinstance(tokens, KV) else TokenOutputs._make((1, 1, 1))
+    return (
+        _like(tokens, KV._make((2, 2, 1, 1, 1)))
+        if isinstance(tokens, KV)
+        else TokenOutputs._make((1, 1, 1))
+    )
 
 
 def user_axes(tokens: TokenState) -> TokenState:
     """The axis of the users in every field, as an int in its place."""
-    return KV._make((1, 1, 0, 0)) if isinstance(tokens, KV) else TokenOutputs._make((0, 0, 0))
+    return (
+        _like(tokens, KV._make((1, 1, 0, 0, 0)))
+        if isinstance(tokens, KV)
+        else TokenOutputs._make((0, 0, 0))
+    )
 
 
-def empty(config: ModelConfig, users: int, count: int, dtype: DTypeLike) -> TokenState:
-    """The memory of users without events: `count` tokens that do not exist."""
+def _like(tokens: KV, axes: KV) -> KV:
+    """The axes of the fields that there are."""
+    return axes if tokens.inputs is not None else axes._replace(inputs=None)
+
+
+def empty(config: ModelConfig, layout: SegmentLayout, users: int) -> TokenState:
+    """The memory of users without events: tokens of `max_segments` segments that do not exist.
+
+    layout: the model's.
+    """
+    count, dtype = layout.segments[0][1] * layout.max_segments, DTYPES[config.dtype]
     times = jnp.zeros((users, count), jnp.int32)
     valid = jnp.zeros((users, count), bool)
     if config.state == "embedding":
         return TokenOutputs(jnp.zeros((users, count, config.width), dtype), times, valid)
-    shape = (config.layers, users, count, config.kv_heads, config.head_width)
-    return KV(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), times, valid)
+    shape = (config.layers - 1, users, count, config.kv_heads, config.head_width)
+    inputs = None
+    if keeps_inputs(config, layout):
+        inputs = jnp.zeros((users, count, config.width), dtype)
+    return KV(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), inputs, times, valid)
 
 
 def push(old: Array, new: Array, axis: int) -> jax.Array:

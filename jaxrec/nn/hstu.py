@@ -45,6 +45,8 @@ class HSTUBlock(Block):
             return k, v
 
         u, v, q, k = project(x)
+        if self.keys_only:
+            return x, (k, v)
         mixed = attend(
             q,
             k,

@@ -144,11 +144,12 @@ def decoder_layer(
     cached: Cached | None = None,
     outputs: TurnedOutputs | None = None,
     drop: Callable[[jax.Array], jax.Array] = lambda y: y,
+    keys_only: bool = False,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """One decoder layer inside a compact module: (y [B, T, D], k, v [B, T, kv heads, H]).
 
     k is rotated: it can be stored. cached: rotated K/V of `kv_heads` heads, as returned here;
-    or outputs: earlier tokens as this layer's own input.
+    or outputs: earlier tokens as this layer's own input. keys_only: y is x.
     """
     llama, heads, kv_heads = config.llama, config.heads, config.kv_heads
     shape = (*x.shape[:2], -1, config.head_width)
@@ -170,6 +171,8 @@ def decoder_layer(
     y = norm(x)
     q = rotate(_project(config, "query", y, heads * config.head_width).reshape(shape), turn)
     k, v = keys_values(y, turn)
+    if keys_only:
+        return x, k, v
     if outputs is not None:
         tokens = norm(jnp.asarray(outputs.tokens.outputs, x.dtype))
         cached = Cached(*keys_values(tokens, outputs.turn), outputs.tokens.valid)
@@ -223,22 +226,29 @@ class LlamaBlock(Block):
         cached, outputs = None, None
         if isinstance(past, KV):
             cached = Cached(past.k, past.v, past.valid)
-        elif past is not None:  # a token stands behind the items of its segment
-            place = self.base.segments[0][0] + self.layout.key_token_index
-            turn = rotation(place[: self.layout.num_cached], rates, wide)
-            outputs = TurnedOutputs(past, turn)
+        elif past is not None:
+            outputs = TurnedOutputs(past, rotation(self._cached_offset(), rates, wide))
+        offset = self.layout.offset
+        if self.keys_only:
+            offset = self._cached_offset()
         y, k, v = decoder_layer(
             config,
             x,
-            rotation(self.layout.offset, rates, wide),
+            rotation(offset, rates, wide),
             self.layout,
             valid,
             bias=self.bias(False, config.llama.time_bias, times, past),
             cached=cached,
             outputs=outputs,
             drop=self.drop,
+            keys_only=self.keys_only,
         )
-        return y, self.of_tokens(k, v)
+        return y, (k, v) if self.keys_only else self.of_tokens(k, v)
+
+    def _cached_offset(self) -> np.ndarray:
+        """[C] offsets of the cached tokens: they stand behind the items of their segment."""
+        layout = self.layout
+        return self.base.segments[0][0] + layout.key_token_index[: layout.num_cached]
 
     @staticmethod
     def finish(config: ModelConfig, x: jax.Array) -> jax.Array:

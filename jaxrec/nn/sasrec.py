@@ -44,6 +44,8 @@ class SASRecBlock(Block):
         inner = first_norm(x) if modern else x
         q = self.split_heads(dense("query", inner))
         k, v = keys_values(x)
+        if self.keys_only:
+            return x, (k, v)
         mixed = attend(
             q,
             k,

@@ -2,9 +2,12 @@
 
 Encoder contract: `(x [B, T, D], layout, lengths [B, S], times, *, kv=None, train) -> (y [B, T, D],
 kv)`; `kv` in is what a state keeps of `layout.num_cached` earlier tokens, `kv` out the same of the
-layout's own tokens: their keys and values in every layer (`types.KV`), or with
+layout's own tokens: their keys and values in every stored layer (`types.KV`), or with
 `model.state=embedding` (Rec2PM, arXiv 2602.11605) their outputs (`types.TokenOutputs`), which
 every layer projects as it projects its own input.
+
+K/V of the first layer are in no state: they are made again from what the tokens entered it with,
+which costs half as much to keep, or nothing where it is the same for every user and segment.
 """
 
 from collections.abc import Callable
@@ -34,6 +37,7 @@ class Block(nn.Module):
     base: SegmentLayout  # the model's layout: sizes of the bias tables
     layout: SegmentLayout  # of this forward
     train: bool
+    keys_only: bool = False  # x are inputs of tokens; returns their K/V, and x as it is
 
     def __call__(
         self, x: jax.Array, past: TokenState | None, valid: jax.Array, times: Times
@@ -92,6 +96,14 @@ class Block(nn.Module):
         return k[:, self.layout.token_positions], v[:, self.layout.token_positions]
 
 
+def keeps_inputs(config: ModelConfig, base: SegmentLayout) -> bool:
+    """Whether tokens enter the first layer with something of their own, which a state must keep.
+
+    A learned vector alone is the same for every user and segment.
+    """
+    return config.token_input != "learned" or base.positions != "segment"
+
+
 class Stack(nn.Module):
     """`config.layers` blocks under `nn.scan`, optionally rematerialised."""
 
@@ -109,13 +121,20 @@ class Stack(nn.Module):
         times: Times,
         *,
         kv: TokenState | None = None,
+        token_inputs: Array | None = None,
         train: bool = False,
     ) -> tuple[jax.Array, TokenState]:
-        """See the module docstring; raises ValueError when `kv` does not fit the layout."""
+        """See the module docstring; raises ValueError when `kv` does not fit the layout.
+
+        token_inputs: [k, D], what the tokens of any segment enter the first layer with, where `kv` does
+        not have it (`keeps_inputs`).
+        """
         dtype = DTYPES[self.config.dtype]
         valid = jnp.asarray(layout.valid(lengths))
         if kv is None and layout.num_cached:
             raise ValueError(f"the layout has {layout.num_cached} cached tokens but kv is None")
+        if isinstance(kv, KV):
+            kv = self._with_first_layer(kv, layout, token_inputs)
         past, past_axes = _per_layer(kv, dtype)
         layers = stack_layers(
             self.block,
@@ -131,13 +150,37 @@ class Stack(nn.Module):
         y = self.block.finish(self.config, y)
         tokens = layout.token_positions
         if self.config.state == "kv":
-            return y, KV(k, v, times.key[:, tokens], valid[:, tokens])
+            own = inputs[:, tokens] if keeps_inputs(self.config, self.base) else None
+            return y, KV(k[1:], v[1:], own, times.key[:, tokens], valid[:, tokens])
         return y, TokenOutputs(y[:, tokens], times.key[:, tokens], valid[:, tokens])
+
+    def _with_first_layer(self, kv: KV, layout: SegmentLayout, token_inputs: Array | None) -> KV:
+        """`kv` with the K/V of the first layer in front; arguments as of the call."""
+        dtype = DTYPES[self.config.dtype]
+        inputs = kv.inputs
+        if inputs is None:
+            if token_inputs is None:
+                raise ValueError("kv has no inputs of the first layer: pass those of any segment")
+            inputs = jnp.asarray(token_inputs)[None, layout.key_token_index[: layout.num_cached]]
+        inputs = jnp.asarray(inputs, dtype)
+        params = jax.tree.map(lambda leaf: leaf[0], self.variables["params"]["layers"])
+        if self.placement is not None and self.placement.splits_weights():
+            params = self.placement.gather(params, self.config.layers, dtype)
+        # parent=None: no module of this stack, the parameters are there already
+        block = self.block(self.config, self.base, layout, False, keys_only=True, parent=None)
+        nothing = jnp.zeros(inputs.shape[:2], jnp.int32)
+        times, valid = Times(nothing, nothing), nothing > 0
+        _, keys_values = block.apply({"params": params}, inputs, None, valid, times)
+        k, v = (
+            jnp.concatenate([jnp.broadcast_to(new, old.shape[1:])[None].astype(old.dtype), old])
+            for new, old in zip(keys_values, (kv.k, kv.v), strict=True)
+        )
+        return kv._replace(k=k, v=v, inputs=None)
 
 
 def _per_layer(kv: TokenState | None, dtype: DTypeLike) -> tuple[TokenState | None, Any]:
     """(what the layers get of earlier tokens, `in_axes` for it: 0 where each layer has its own)."""
     if isinstance(kv, KV):
         k, v = kv.k.astype(dtype), kv.v.astype(dtype)
-        return kv._replace(k=k, v=v), KV._make((0, 0, nn.broadcast, nn.broadcast))
+        return kv._replace(k=k, v=v), KV._make((0, 0, None, nn.broadcast, nn.broadcast))
     return kv, nn.broadcast

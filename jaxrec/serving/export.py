@@ -27,7 +27,7 @@ from jaxrec.model import states
 from jaxrec.runtime import leaves, workdir
 from jaxrec.serving.service import Recommender
 from jaxrec.serving.write_errors import as_store_errors
-from jaxrec.types import KV, Array, Json, Params, TokenOutputs, Tree, UserState
+from jaxrec.types import KV, Array, Json, Params, TokenOutputs, TokenState, Tree, UserState
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 SIGNATURE = "signature.json"
@@ -35,15 +35,23 @@ Arrays: TypeAlias = dict[str, Array]  # a flat state, or parameters by name
 
 
 def flat_state(state: UserState) -> Arrays:
-    """A batch of states as a dict: `tokens.k` [L, B, C, N, H] ..., `events` [B]."""
-    tokens = {f"tokens.{name}": value for name, value in state.tokens._asdict().items()}
+    """A batch of states as a dict: `tokens.k` [L - 1, B, C, N, H] ..., `events` [B]."""
+    tokens = {
+        f"tokens.{name}": value
+        for name, value in state.tokens._asdict().items()
+        if value is not None
+    }
     return tokens | {name: value for name, value in state._asdict().items() if name != "tokens"}
 
 
 def nested_state(arrays: Mapping[str, Array]) -> UserState:
     """The inverse of `flat_state`."""
-    kind = KV if "tokens.k" in arrays else TokenOutputs
-    tokens = kind(*(arrays[f"tokens.{name}"] for name in kind._fields))
+    tokens: TokenState
+    if "tokens.k" in arrays:
+        k, v, times, valid = (arrays[f"tokens.{name}"] for name in ("k", "v", "times", "valid"))
+        tokens = KV(k, v, arrays.get("tokens.inputs"), times, valid)
+    else:
+        tokens = TokenOutputs(*(arrays[f"tokens.{name}"] for name in TokenOutputs._fields))
     return UserState(tokens, *(arrays[name] for name in UserState._fields[1:]))
 
 

@@ -22,6 +22,8 @@ TOKEN_COLUMNS = {
     "tokens.v": -3,
     "tokens.k_scale": -2,
     "tokens.v_scale": -2,
+    "tokens.inputs": -2,
+    "tokens.inputs_scale": -1,
     "tokens.outputs": -2,
     "tokens.outputs_scale": -1,
 }

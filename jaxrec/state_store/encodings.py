@@ -22,7 +22,7 @@ from jaxrec.types import UserState
 
 ENCODINGS = ("float32", "bfloat16", "int8")
 # columns of a UserState that are encoded; all others are kept exactly
-VECTORS = ("tokens.k", "tokens.v", "tokens.outputs")
+VECTORS = ("tokens.k", "tokens.v", "tokens.inputs", "tokens.outputs")
 SCALE = "_scale"
 LARGEST_CODE = 127
 

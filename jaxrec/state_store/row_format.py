@@ -6,8 +6,8 @@ fields in the order of the spec, C order, little-endian on every machine, no pad
 them. Packing is exact: it keeps every bit, NaN payloads and signed zeros included.
 
 `state_columns` / `state_from_columns` move between columns and the nested NamedTuples of
-`jaxrec.types` (`tokens.k` is the column of `UserState.tokens.k`); arrays with a
-leading layer axis (`[L, B, ...]`) become `[B, L, ...]`.
+`jaxrec.types` (`tokens.k` is the column of `UserState.tokens.k`; a field that is None has no
+column); arrays with a leading layer axis (`[L, B, ...]`) become `[B, L, ...]`.
 """
 
 import dataclasses
@@ -148,6 +148,8 @@ def state_columns(state: Any, prefix: str = "") -> Columns:
     """Nested NamedTuples of arrays -> columns with dotted names, batch axis first."""
     columns: Columns = {}
     for name, value in zip(state._fields, state, strict=True):
+        if value is None:  # the state does not have it
+            continue
         if hasattr(value, "_fields"):
             columns |= state_columns(value, f"{prefix}{name}.")
         else:
@@ -167,10 +169,12 @@ def state_from_columns(
         inner = _nested(hints[name], columns, f"{prefix}{name}.")
         if inner is not None:
             values.append(state_from_columns(columns, inner, f"{prefix}{name}."))
-        else:
+        elif prefix + name in columns or not _optional(hints[name]):
             array = columns[prefix + name]
             layered = prefix + name in LAYERED
             values.append(np.moveaxis(array, 0, 1) if layered else array)
+        else:
+            values.append(None)
     return kind(*values)
 
 
@@ -178,6 +182,12 @@ def _nested(hint: Any, columns: Mapping[str, np.ndarray], prefix: str) -> type |
     """The NamedTuple type of a field; of a union, the one whose columns are present."""
     kinds = [kind for kind in typing.get_args(hint) or (hint,) if hasattr(kind, "_fields")]
     for kind in kinds[:-1]:
-        if all(prefix + name in columns for name in kind._fields):
+        hints = typing.get_type_hints(kind)
+        if all(prefix + n in columns or _optional(hints[n]) for n in kind._fields):
             return kind
     return kinds[-1] if kinds else None
+
+
+def _optional(hint: Any) -> bool:
+    """Whether a field may be None, which has no column."""
+    return type(None) in typing.get_args(hint)

@@ -58,7 +58,7 @@ def check(config, layout, *, tolerance=2e-5, **expected):
         np.testing.assert_allclose(outputs[valid], truth[valid], atol=tolerance)
         heads, layers = config.kv_heads, config.layers
         tokens = layout.num_tokens
-        assert kv.k.shape == (layers, 3, tokens, heads, config.head_width)
+        assert kv.k.shape == (layers - 1, 3, tokens, heads, config.head_width)
         np.testing.assert_array_equal(kv.valid, valid[:, layout.token_positions])
 
 

@@ -1,0 +1,45 @@
+"""What compressed tokens enter the first layer with.
+
+A learned vector alone is the same for every user: in the first layer such tokens ask the same
+question of every segment, and only the second layer can ask one that depends on the answer. With
+`model.token_input=pooled` a token starts from its segment: a learned softmax average of the items
+(pooling by multi-head attention with learned queries, arXiv 1810.00825 eq. 6) is added.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxrec.nn.attention.weights import HIDDEN
+from jaxrec.nn.hstu import layer_norm
+from jaxrec.types import Array
+
+
+class PooledItems(nn.Module):
+    """k averages of a segment's items, one per token, each head with weights of its own.
+
+    Weights are the softmax over the items j of <LN(x_j), q> / sqrt(H) + b_j, with a learned query
+    q and a learned bias b_j of the offset in the segment.
+    """
+
+    tokens: int
+    heads: int
+
+    @nn.compact
+    def __call__(self, items: Array, lengths: Array) -> jax.Array:
+        """[B, S, n, D] item vectors, lengths [B, S] -> [B, S, k, D], LayerNorm without affine.
+
+        The averages of a segment without items are 0.
+        """
+        size, width = items.shape[2:]
+        split = (*items.shape[:3], self.heads, width // self.heads)
+        init = nn.initializers.normal
+        query = self.param("query", init(1.0), (self.tokens, *split[3:]))
+        offset = self.param("offset", init(0.02), (size, self.tokens, self.heads))
+        keys = layer_norm(jnp.reshape(items, split)) * split[-1] ** -0.5
+        logits = jnp.einsum("bsnhd,khd->bsnkh", keys, query.astype(keys.dtype)) + offset
+        exists = jnp.arange(size) < lengths[..., None]
+        weights = jax.nn.softmax(jnp.where(exists[..., None, None], logits, HIDDEN), axis=2)
+        pooled = jnp.einsum("bsnkh,bsnhd->bskhd", weights, jnp.reshape(items, split))
+        pooled = layer_norm(pooled.reshape(*items.shape[:2], self.tokens, width))
+        return jnp.where((lengths > 0)[..., None, None], pooled, 0.0)
