@@ -26,6 +26,7 @@ from jaxrec.cli import flags
 if __name__ == "__main__":
     flags.help_if_asked(__doc__)  # before jax is imported, which takes seconds
 
+import functools
 import json
 import pathlib
 import sys
@@ -46,7 +47,7 @@ from jaxrec.runtime import mesh as mesh_lib
 from jaxrec.runtime.preemption import Preempted, Preemption
 from jaxrec.session import Session
 from jaxrec.training.dry_run import dry_run
-from jaxrec.training.window import StepCost
+from jaxrec.training.window import ExampleCost, StepCost
 
 absl_flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, auto or none")
 absl_flags.DEFINE_integer("processes", None, "number of processes")
@@ -110,15 +111,23 @@ def train_and_evaluate(config: Config, folder: pathlib.Path, preemption: Preempt
 
 def cost_of_a_step(config: Config, model: Model, mesh: Mesh) -> StepCost:
     """What an example costs, for the rates that are logged."""
-    flops = cost.training_flops(config.model, config.loss, model.layout, model.num_items)
+
+    @functools.cache
+    def example(slots: int) -> ExampleCost:
+        layout = model.layout.shortened(slots)
+        flops = cost.training_flops(config.model, config.loss, layout, model.num_items)
+        return ExampleCost(layout.length, flops)
+
     peak = chips.peak_flops(mesh.devices.flat[0])
-    return StepCost(model.layout.length, flops, None if peak is None else peak * mesh.size)
+    return StepCost(example, None if peak is None else peak * mesh.size)
 
 
 def print_dry_run(config: Config, session: Session, mesh: Mesh) -> None:
-    """Prints what the training step needs per device."""
+    """Prints what the training step needs per device, on the largest batch that a run may have."""
+    session.config.train.length_buckets = 1  # no batch has longer rows, or more positions
     batch = next(session.train_batches(0))
-    flops = cost_of_a_step(config, session.model, mesh).flops
+    step_cost = cost_of_a_step(config, session.model, mesh)
+    flops = step_cost.example(session.layout.num_items).flops
     _, lines = dry_run(config, session.task(fresh=True), batch=batch, mesh=mesh, flops=flops)
     if distributed.leader():
         print("\n".join(lines))

@@ -41,6 +41,8 @@ def batches(config: Config, prepared: Prepared) -> Iterator[Batch]:
         batch_size=config.train.batch_size,
         seed=config.seed,
         vary_recent=config.train.vary_recent,
+        vary_segments=config.train.vary_segments,
+        length_buckets=config.train.length_buckets,
         workers=config.data.workers,
         worker_processes=config.data.worker_processes,
     )

@@ -117,6 +117,7 @@ class Session:
             start_step=start_step,
             vary_recent=config.train.vary_recent,
             vary_segments=config.train.vary_segments,
+            length_buckets=config.train.length_buckets,
             workers=config.data.workers,
             worker_processes=config.data.worker_processes,
             process_index=jax.process_index(),

@@ -59,6 +59,12 @@ class TrainConfig:
 
     steps: int = option(2000, "Training steps, all together.", low=1)
     batch_size: int = option(16, "Users in a step, all devices together.", low=1)
+    length_buckets: int = option(
+        1,
+        "Sizes of batches: users of similar length share a batch, short ones fill shorter rows; "
+        "1: every row has the whole layout.",
+        low=1,
+    )
     grad_accum_steps: int = option(
         1, "Parts of a batch that are computed in turn, to save memory; must divide it.", low=1
     )

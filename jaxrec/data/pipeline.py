@@ -2,11 +2,13 @@
 
 The order of training examples is one infinite sequence: epoch after epoch, each a permutation
 of all windows keyed by (seed, epoch). How an example is cut is drawn with a generator keyed by
-(seed, position in the sequence). So batch N depends on (seed, N, configuration) alone: not on
-where a run started, nor on the number of workers or processes.
+(seed, position in the sequence). With `train.length_buckets` there is such a sequence per bucket
+(`jaxrec.data.buckets`). So batch N depends on (seed, N, configuration) alone: not on where a run
+started, nor on the number of workers or processes.
 """
 
 import dataclasses
+import sys
 import weakref
 from collections.abc import Iterator, Sequence
 from typing import Protocol
@@ -14,13 +16,17 @@ from typing import Protocol
 import numpy as np
 
 from jaxrec.config import LayoutConfig
-from jaxrec.data import splits, windows
+from jaxrec.data import buckets, splits, windows
+from jaxrec.data.buckets import Bucket
 from jaxrec.data.prepared import Prepared
 from jaxrec.data.records import RecordSource
 from jaxrec.data.windows import Cut
 from jaxrec.errors import DataError
 from jaxrec.layout import SegmentLayout
 from jaxrec.types import Batch
+
+# between the seeds of the orders of neighbouring buckets; odd, so that no two of them are equal
+_SEED_STEP = 0x9E3779B9
 
 
 def train_batches(
@@ -36,12 +42,16 @@ def train_batches(
     process_index: int = 0,
     process_count: int = 1,
     vary_segments: bool = False,
+    length_buckets: int = 1,
 ) -> Iterator[Batch]:
     """Training batches `start_step`, `start_step + 1`, ... without end.
 
     batch_size: rows of the *global* batch. Each of `process_count` processes gets its own
         `batch_size // process_count` rows of it; put together in process order they are the
         batch of a single process.
+    length_buckets: sizes of batches at most. With more than one, a batch holds users of similar
+        length in rows of as many item slots as they may need, and the more rows: `batch_size` times
+        how often such a row goes into the whole layout.
     workers: reading threads; 0 reads in the calling thread. worker_processes: grain processes
         that read instead.
 
@@ -53,10 +63,16 @@ def train_batches(
     """
     import grain
 
-    local = _share(batch_size, process_index, process_count)
-    layout = SegmentLayout.from_config(layout_config)
-    last_window = np.cumsum(windows.count_windows(prepared.boundaries.train_end, layout))
-    if not len(last_window) or not last_window[-1]:
+    _share(batch_size, process_index, process_count)
+    train_end = prepared.boundaries.train_end
+    planned = buckets.plan(
+        train_end,
+        layout_config,
+        batch_size=batch_size,
+        count=length_buckets,
+        vary_segments=vary_segments,
+    )
+    if not planned:
         raise DataError(
             f"{prepared.folder}: no user has two training events. Lower data.holdout or give "
             "longer histories"
@@ -64,21 +80,22 @@ def train_batches(
     make_batch = _TrainBatch(
         source=prepared.source,
         layout_config=layout_config,
-        train_end=prepared.boundaries.train_end,
-        last_window=last_window,
+        train_end=train_end,
+        buckets=planned,
+        orders=[_order(bucket, seed + _SEED_STEP * b) for b, bucket in enumerate(planned)],
+        turns=buckets.turns(planned),
         seed=seed,
         vary_recent=vary_recent,
         vary_segments=vary_segments,
+        process_index=process_index,
+        process_count=process_count,
     )
-    order = grain.MapDataset.range(int(last_window[-1])).shuffle(seed=seed % 2**32).repeat()
-    rows = order.map_with_index(_with_position).batch(local, batch_fn=list)
-    # row blocks of the global batch go to the processes in turn
-    process_rows = rows[start_step * process_count + process_index :: process_count]
+    numbers = grain.MapDataset.range(start_step, sys.maxsize)
     threads = grain.ReadOptions(
         num_threads=0 if worker_processes else workers,
         prefetch_buffer_size=0 if worker_processes else 4 * workers,
     )
-    batches = process_rows.map(make_batch).to_iter_dataset(threads)
+    batches = numbers.map(make_batch).to_iter_dataset(threads)
     if worker_processes:
         from absl import flags
 
@@ -180,27 +197,42 @@ def _share(batch_size: int, process_index: int, process_count: int) -> int:
     return batch_size // process_count
 
 
-def _with_position(position: int, window: int) -> tuple[int, int]:
-    """A named function: grain sends it to its workers."""
-    return position, window
+def _order(bucket: Bucket, seed: int) -> Sequence[int]:
+    """Windows of a bucket in the order of training: an endless sequence, made as it is read."""
+    import grain
+
+    return grain.MapDataset.range(bucket.num_windows).shuffle(seed=seed % 2**32).repeat()
 
 
 @dataclasses.dataclass(frozen=True)
 class _TrainBatch:
-    """(position, window) pairs -> Batch; a value that travels to grain's workers."""
+    """Number of a batch -> this process's rows of it; a value that travels to grain's workers.
+
+    orders: the windows of each bucket, in the order of training. turns: batches of each bucket in
+    a cycle.
+    """
 
     source: RecordSource
     layout_config: LayoutConfig
     train_end: np.ndarray
-    last_window: np.ndarray
+    buckets: tuple[Bucket, ...]
+    orders: list[Sequence[int]]
+    turns: tuple[int, ...]
     seed: int
     vary_recent: bool
     vary_segments: bool
+    process_index: int
+    process_count: int
 
-    def __call__(self, rows: Sequence[tuple[int, int]]) -> Batch:
-        window = np.asarray([window for _, window in rows])
-        user = np.searchsorted(self.last_window, window, side="right")
-        uniform = np.stack([self._uniform(position) for position, _ in rows])
+    def __call__(self, number: int) -> Batch:
+        turn = buckets.turn(number, self.turns, self.seed)
+        bucket, order = self.buckets[turn.bucket], self.orders[turn.bucket]
+        # row blocks of the global batch go to the processes in turn
+        local = bucket.rows // self.process_count
+        first = turn.number * bucket.rows + self.process_index * local
+        positions = range(first, first + local)
+        user = bucket.users_of(np.asarray([order[position] for position in positions]))
+        uniform = np.stack([self._uniform(turn.bucket, position) for position in positions])
         config = self.layout_config
         sizes = None
         if self.vary_segments and config.mode == "compressed":
@@ -209,9 +241,12 @@ class _TrainBatch:
         cut = windows.train_cuts(
             user, ends, config, uniform, vary_recent=self.vary_recent, sizes=sizes
         )
-        return read_batch(cut, SegmentLayout.from_config(config), self.source, sizes)
+        layout = SegmentLayout.from_config(config).shortened(bucket.slots)
+        return read_batch(cut, layout, self.source, sizes)
 
-    def _uniform(self, position: int) -> np.ndarray:
-        """float64 [NUM_DRAWS], uniform in [0, 1), of the example at a position of the sequence."""
+    def _uniform(self, bucket: int, position: int) -> np.ndarray:
+        """float64 [NUM_DRAWS], uniform in [0, 1), of the example at a position of a sequence."""
         key = np.asarray([self.seed % 2**64, position], np.uint64)
-        return np.random.Generator(np.random.Philox(key=key)).random(windows.NUM_DRAWS)
+        # the high word of the counter: sequences of draws that never meet
+        random = np.random.Philox(key=key, counter=np.asarray([0, 0, 0, bucket], np.uint64))
+        return np.random.Generator(random).random(windows.NUM_DRAWS)

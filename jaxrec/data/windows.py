@@ -109,6 +109,27 @@ def count_windows(train_end: np.ndarray, layout: SegmentLayout) -> np.ndarray:
     return -(-targets // layout.num_items)
 
 
+def most_slots(train_end: np.ndarray, config: LayoutConfig, *, vary_segments: bool) -> np.ndarray:
+    """int64 [U], item slots that every training window of a user fits into (`train_cuts`).
+
+    train_end: int64 [U]. With complete segments, they are the most that any draw lays out, next to
+    a whole recent window; vary_segments: of the shortest size (`segment_sizes`).
+    """
+    inputs = np.maximum(train_end - 1, 0)
+    if config.mode != "compressed":
+        room = config.history if config.mode == "full" else config.recent
+        return np.minimum(inputs, room)
+    n = config.segment_size
+    size = shortest_segment(n) if vary_segments else n
+    complete = np.clip((inputs - config.recent_min) // size, 0, config.max_segments)
+    return complete * n + config.recent
+
+
+def shortest_segment(size: int) -> int:
+    """Events of the shortest segment that `segment_sizes` draws: n / 2, rounded up."""
+    return -(-size // 2)
+
+
 def segment_sizes(config: LayoutConfig, uniform: np.ndarray) -> np.ndarray:
     """int64 [B], events of the complete segments of training windows of random length.
 
@@ -116,7 +137,7 @@ def segment_sizes(config: LayoutConfig, uniform: np.ndarray) -> np.ndarray:
     n / 2 (rounded up), ..., n.
     """
     n = config.segment_size
-    shortest = -(-n // 2)
+    shortest = shortest_segment(n)
     return np.where(uniform < 0.5, shortest + _below(2 * uniform, n - shortest + 1), n)
 
 

@@ -221,6 +221,7 @@ class Model:
     ) -> LossMetrics:
         """(loss sum, weight sum, metrics) over every predictor of the layout, float32 [] each.
 
+        batch: of the model's layout, or of a shorter form of it (`SegmentLayout.shortened`).
         rng: of dropout and negatives; item_counts: [V + 1] training events per item for
         popularity sampling; item_dropout: share of input items whose vectors are set to zero;
         negatives: drawn before (`negatives`); rows: rows that the ids of `batch` and `negatives`
@@ -231,7 +232,7 @@ class Model:
         outputs of the layout's raw view, constants inside the cosine: what tokens carry is
         pulled towards what the items themselves carry (after Rec2PM's training, arXiv 2602.11605).
         """
-        config, layout = self.loss_config, self.layout
+        config, layout = self.loss_config, self._layout_of(batch)
         dropout_rng, sample_rng = (None, None) if rng is None else jax.random.split(rng)
         predicted = targets.next_items(layout, batch, config.token_weight)
 
@@ -261,7 +262,8 @@ class Model:
         y = outputs(self, layout)
         total, weight = compare(y)
         metrics = {"targets": weight}
-        if config.consistency and layout.num_tokens:
+        # a batch too short for tokens has the second view too: rows weigh the same in every batch
+        if config.consistency and self.layout.num_tokens:
             # the same dropout masks and negatives: the views differ only in what they see
             raw = outputs(self._dense(), layout.raw_view())
             cosine = jnp.sum(unit(y) * unit(jax.lax.stop_gradient(raw)), axis=-1)
@@ -302,7 +304,8 @@ class Model:
             return lambda y: next_item.against_catalog(scoring, self.queries(params, y), predicted)
         history = None
         if self.half_lives.number:
-            history = next_item.Repeats.of(self.layout, batch, predicted, self.half_lives)
+            layout = self._layout_of(batch)
+            history = next_item.Repeats.of(layout, batch, predicted, self.half_lives)
         if negatives is not None:
             drawn = negatives
             return lambda y: next_item.sampled(
@@ -319,6 +322,10 @@ class Model:
             rng=key,
             item_counts=item_counts,
         )
+
+    def _layout_of(self, batch: Batch) -> SegmentLayout:
+        """The layout of a training batch, by its item slots."""
+        return self.layout.shortened(batch.items.shape[1] - 1)
 
     def _dense(self) -> "Model":
         """The same model with attention over every pair: what a raw view needs."""

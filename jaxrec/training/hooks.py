@@ -9,7 +9,7 @@ from jaxrec.config import TrainConfig
 from jaxrec.runtime.metrics_writer import VALIDATION, MetricsWriter
 from jaxrec.runtime.progress import Progress
 from jaxrec.training.step import StepMetrics, TrainState
-from jaxrec.training.window import Window
+from jaxrec.training.window import BatchSize, Window
 from jaxrec.types import Batch, Params
 
 
@@ -80,8 +80,12 @@ class MetricsLog:
     def add(self, step: int, metrics: StepMetrics, batch: Batch, params: Params) -> None:
         """The metrics of a step that was just started, `batch` being this process's rows."""
         processes = jax.process_count()
-        examples, events = len(batch.user), int(batch.lengths.sum())
-        self.window.add(step, metrics, examples=examples * processes, events=events * processes)
+        size = BatchSize(
+            examples=len(batch.user) * processes,
+            events=int(batch.lengths.sum()) * processes,
+            slots=batch.items.shape[1] - 1,
+        )
+        self.window.add(step, metrics, size)
         self.progress.update(step)
         self.write_due(params)
         if step % self._config.log_every == 0 or step >= self._config.steps:

@@ -167,7 +167,8 @@ class _Run:
     """The mutable part of `fit`: the state on the devices, and how far the run has come.
 
     step: updates done. saved: step of the latest checkpoint. vote: tells all of several processes
-    about SIGTERM at the same step; None in a run of one. compiled: whether a step has run.
+    about SIGTERM at the same step; None in a run of one. compiled: item slots of batches that a
+    step has run on.
     """
 
     config: Config
@@ -185,7 +186,7 @@ class _Run:
     def __post_init__(self) -> None:
         self.step = self.saved = int(self.state.step)
         self.vote = distributed.Vote(self.mesh) if jax.process_count() > 1 else None
-        self.compiled = False
+        self.compiled: set[int] = set()
 
     def close(self) -> None:
         """Ends hooks and logs; after an exception too."""
@@ -216,17 +217,25 @@ class _Run:
         start = time.monotonic()
         batch = next(source)
         self.log.window.waited(time.monotonic() - start)
+        slots = batch.items.shape[1] - 1
+        compiles, first = slots not in self.compiled, not self.compiled
+        if compiles and not first:  # steps still under way are no part of the pause
+            jax.block_until_ready(self.state)
+            start = time.monotonic()
         texts = self.task.texts
         placed: Tree = (
             mesh_lib.put_batch(self.mesh, batch) if texts is None else texts.put(self.step, batch)
         )
         self.state, metrics = self.train_step(self.state, placed, self.task.sampling)
-        if not self.compiled:  # the first step is slow: no part of a rate
+        if compiles:  # the first step on batches of a size is slow: no part of a rate
             jax.block_until_ready(metrics)
-            self.compiled, seconds = True, time.monotonic() - start
+            self.compiled.add(slots)
+            seconds = time.monotonic() - start
             self.log.window.paused(seconds)
-            self.log.progress.start(self.step + 1)
-            self.log.progress.say(f"first step (compilation) took {seconds:.1f} s")
+            if first:
+                self.log.progress.start(self.step + 1)
+            which = "first step" if first else f"first step on rows of {slots} item slots"
+            self.log.progress.say(f"{which} (compilation) took {seconds:.1f} s")
         self.step += 1
         self.log.add(self.step, metrics, batch, self.state.params)
         for hook in self.hooks:

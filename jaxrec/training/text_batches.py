@@ -78,7 +78,7 @@ def attach(
 
     text_of_item: int32 [V + 1] text of every item, -1: none. tokens: of all texts. end: the
     embedding token put behind every text. Sizes depend on those of `batch` and `negatives` alone,
-    so every batch of a run has the same.
+    so batches of one shape have the same.
     """
     items, drawn = np.asarray(batch.items), np.asarray(negatives.ids)
     padded = np.concatenate([[PAD], items.reshape(-1), drawn]).astype(np.int64)

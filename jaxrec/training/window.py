@@ -1,6 +1,7 @@
 """Metrics of the steps since the last logged line, fetched without holding up the device."""
 
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -11,25 +12,41 @@ from jaxrec.training.step import StepMetrics, culprit, is_finite
 from jaxrec.types import Params
 
 
-class StepCost(NamedTuple):
-    """What one example costs a step.
+class ExampleCost(NamedTuple):
+    """What one row of a batch costs a step.
 
-    positions: of the layout. flops: FLOPs of forward and backward pass. peak: FLOP/s of all
-    devices together, None where unknown.
+    positions: of the row's layout. flops: FLOPs of forward and backward pass.
     """
 
     positions: int
     flops: float
+
+
+class StepCost(NamedTuple):
+    """What a step costs.
+
+    example: item slots of a batch's rows -> cost of a row. peak: FLOP/s of all devices together,
+    None where unknown.
+    """
+
+    example: Callable[[int], ExampleCost]
     peak: float | None
 
 
+class BatchSize(NamedTuple):
+    """A global batch: its rows (examples), input events, and item slots of a row."""
+
+    examples: int
+    events: int
+    slots: int
+
+
 class _Pending(NamedTuple):
-    """A step whose metrics are still on the device; examples, events: of its batch."""
+    """A step whose metrics are still on the device."""
 
     step: int
     metrics: StepMetrics
-    examples: int
-    events: int
+    size: BatchSize
 
 
 class Window:
@@ -50,11 +67,12 @@ class Window:
     def _restart(self) -> None:
         self._since = time.monotonic()
         self._paused = self._waited = 0.0
-        self._steps = self._examples = self._events = 0
+        self._steps = self._examples = self._events = self._positions = 0
+        self._flops = 0.0
 
-    def add(self, step: int, metrics: StepMetrics, *, examples: int, events: int) -> None:
-        """Metrics of `step` (still on the device), users and input events of its batch."""
-        self._pending.append(_Pending(step, metrics, examples, events))
+    def add(self, step: int, metrics: StepMetrics, size: BatchSize) -> None:
+        """Metrics of `step` (still on the device) and the size of its batch."""
+        self._pending.append(_Pending(step, metrics, size))
 
     def waited(self, seconds: float) -> None:
         """Counts time spent waiting for input."""
@@ -77,9 +95,16 @@ class Window:
                     "train.warmup or set train.grad_clip_norm"
                 )
             self.values.append({k: float(v) for k, v in metrics.scalars.items()})
-            self._steps += 1
-            self._examples += entry.examples
-            self._events += entry.events
+            self._count(entry.size)
+
+    def _count(self, size: BatchSize) -> None:
+        self._steps += 1
+        self._examples += size.examples
+        self._events += size.events
+        if self.step_cost is not None:
+            cost = self.step_cost.example(size.slots)
+            self._positions += size.examples * cost.positions
+            self._flops += size.examples * cost.flops
 
     def line(self) -> dict[str, float]:
         """Means over the fetched steps, with rates since the last line; starts a new window."""
@@ -93,11 +118,11 @@ class Window:
             "input_wait": min(1.0, self._waited / seconds),
         }
         if self.step_cost is not None:
-            positions, flops, peak = self.step_cost
-            rates["tokens_per_s"] = positions * rates["examples_per_s"]
-            rates["flops_per_s"] = flops * rates["examples_per_s"]
-            if peak is not None:
-                rates["mfu"] = rates["flops_per_s"] / peak
+            rates["tokens_per_s"] = self._positions / seconds
+            rates["positions_per_event"] = self._positions / max(self._events, 1)
+            rates["flops_per_s"] = self._flops / seconds
+            if self.step_cost.peak is not None:
+                rates["mfu"] = rates["flops_per_s"] / self.step_cost.peak
         self.values = []
         self._restart()
         return means | rates

@@ -23,7 +23,7 @@ ITEMS, WIDTH, SLOTS = 31, 8, 6
 DIGESTS = {"data": "stand-in", "vocabulary": "stand-in"}
 RATES = (
     *("steps_per_s", "examples_per_s", "events_per_s", "input_wait"),
-    *("tokens_per_s", "flops_per_s", "mfu"),
+    *("tokens_per_s", "positions_per_event", "flops_per_s", "mfu"),
 )
 
 

@@ -13,7 +13,7 @@ from jaxrec.runtime import chips
 from jaxrec.runtime import mesh as mesh_lib
 from jaxrec.training.dry_run import dry_run
 from jaxrec.training.task import Task
-from jaxrec.training.window import StepCost
+from jaxrec.training.window import ExampleCost, StepCost
 from tests.training import standin
 
 
@@ -41,10 +41,12 @@ def test_memory_work_and_traffic_of_the_step():
 
 def test_rates_and_profile(tmp_path):
     config = standin.make_config(steps=4, log_every=2, profile_steps="1:3")
-    standin.fit(tmp_path, config, step_cost=StepCost(positions=7, flops=50.0, peak=1000.0))
+    step_cost = StepCost(lambda slots: ExampleCost(slots + 1, 50.0), peak=1000.0)
+    standin.fit(tmp_path, config, step_cost=step_cost)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     row = next(line for line in lines if "train/loss" in line)
     assert row["tokens_per_s"] == pytest.approx(7 * row["examples_per_s"])
+    assert row["positions_per_event"] == pytest.approx(7 / standin.SLOTS)
     assert row["mfu"] == pytest.approx(50 * row["examples_per_s"] / 1000)
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
