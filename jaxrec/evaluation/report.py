@@ -71,8 +71,11 @@ class Row:
     cost: Cost | None
 
 
-def per_user(ranks: Ranks, metric: str, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """(user ids [U], ascending; mean of metric@k over each user's targets [U])."""
+def per_user(ranks: Ranks, metric: str, k: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """(user ids [U], ascending; mean of metric@k over each user's targets [U]).
+
+    k: None is the whole catalog.
+    """
     gains = metrics.gain(metric, ranks.rank, k)
     return metrics.over_users(gains, np.ones(len(gains)), ranks.user)
 

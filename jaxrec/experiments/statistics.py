@@ -6,6 +6,7 @@ difficulty of a user cancels.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,8 +17,22 @@ from jaxrec.evaluation.ranks import Ranks
 LEVEL = 0.95
 
 
-def values(ranks: Sequence[Ranks], metric: str, k: int) -> np.ndarray:
-    """Metric [seeds, users] from a setting's ranks by seed.
+class GapClosed(NamedTuple):
+    """How much of what `full` has over `recent` a third setting keeps.
+
+    share: (kept - recent) / (full - recent). gap: full - recent. without_gap: share of the
+    resamples in which full is not above recent; they have no share and are left out of its
+    interval, so that the share says nothing where they are more than a few. NaN where full is not
+    above recent at all.
+    """
+
+    share: Interval
+    gap: Interval
+    without_gap: float
+
+
+def values(ranks: Sequence[Ranks], metric: str, k: int | None) -> np.ndarray:
+    """Metric [seeds, users] from a setting's ranks by seed; k: None is the whole catalog.
 
     Raises ValueError when the seeds evaluated different users.
     """
@@ -54,6 +69,25 @@ def ratio(a: np.ndarray, b: np.ndarray, samples: int) -> Interval:
         raise ValueError(f"settings of other seeds or users: {a.shape} and {b.shape}")
     with np.errstate(divide="ignore", invalid="ignore"):
         return _interval(a.mean() / b.mean(), draws(a, samples) / draws(b, samples))
+
+
+def gap_closed(kept: np.ndarray, recent: np.ndarray, full: np.ndarray, samples: int) -> GapClosed:
+    """The share of the gap between `recent` and `full` that `kept` closes, [seeds, users] each.
+
+    All three are drawn together. Raises ValueError when they have different seeds or users.
+    """
+    if not kept.shape == recent.shape == full.shape:
+        raise ValueError(
+            f"settings of other seeds or users: {kept.shape}, {recent.shape} and {full.shape}"
+        )
+    gap = full.mean() - recent.mean()
+    low, high = draws(recent, samples), draws(full, samples)
+    gaps = high - low
+    defined = gaps > 0
+    shares = (draws(kept, samples) - low)[defined] / gaps[defined]
+    nothing = Interval(float("nan"), float("nan"), float("nan"))
+    share = nothing if gap <= 0 else _interval((kept.mean() - recent.mean()) / gap, shares)
+    return GapClosed(share, _interval(gap, gaps), 1.0 - float(defined.mean()))
 
 
 def _interval(center: float, sampled: np.ndarray) -> Interval:
