@@ -65,7 +65,7 @@ def closed(
     """The share of the gap between `recent` and `full` that `kept` closes, by every metric.
 
     `<metric>_closed` is the share, `<metric>_gap` full - recent, `<metric>_without_gap` the share
-    of resamples in which full is not above recent (`statistics.GapClosed`).
+    of resamples in which full is not above recent (`intervals.Closed`).
     """
     values: Values = {}
     for name, (metric, k) in MEASURES.items():

@@ -26,20 +26,40 @@ def price(config: Config, row: str, against: Config | None = None) -> Values:
     row: in which the run answers (see `Lab.ranks`).
     against: run whose events the full history covers, default `config`.
     """
-    layout, state = SegmentLayout.from_config(config.layout), None
+    layout = SegmentLayout.from_config(config.layout)
     if row == "without-tokens":
         layout = dataclasses.replace(layout, segments=layout.segments[-1:])
-    events = layout.num_items
-    if row == "compressed":
-        layout, state = layout.request(), cost.state_bytes(config.model, layout)
-    flops = cost.forward_flops(config.model, layout)
     covered = (against or config).layout.history
     whole = cost.forward_flops(config.model, SegmentLayout.full(covered))
+    if row == "compressed":
+        flops, costs = _price_of_state(config, layout, whole)
+    else:  # a request reads raw events
+        flops = cost.forward_flops(config.model, layout)
+        costs = {"state_bytes": cost.EVENT_BYTES * layout.num_items}
     return {
-        "history": events,
+        "history": layout.num_items,
         "mflop_request": flops / 1e6,
         "flops_of_full": flops / whole,
-        "state_bytes": state,
+        **costs,
+    }
+
+
+def _price_of_state(config: Config, layout: SegmentLayout, whole: int) -> tuple[int, Values]:
+    """FLOPs of a request to a state, and what it takes to keep the state.
+
+    whole: FLOPs of a request with full history. Extending is counted per event, so that
+    `amortised_of_full` is the share where every event comes with one request.
+    """
+    flops = cost.forward_flops(config.model, layout.request())
+    extend = cost.forward_flops(config.model, layout.extension()) / config.layout.segment_size
+    kept = cost.state_bytes(config.model, layout)
+    return flops, {
+        "mflop_extend_per_event": extend / 1e6,
+        "amortised_of_full": (flops + extend) / whole,
+        "state_bytes": kept.total,
+        "token_bytes": kept.vectors,
+        "remembered_bytes": kept.remembered,
+        "pending_bytes": kept.pending,
     }
 
 

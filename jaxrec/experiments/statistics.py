@@ -6,29 +6,14 @@ difficulty of a user cancels.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
-from jaxrec.evaluation import report
-from jaxrec.evaluation.intervals import Interval
+from jaxrec.evaluation import intervals, report
+from jaxrec.evaluation.intervals import Closed, Interval
 from jaxrec.evaluation.ranks import Ranks
 
 LEVEL = 0.95
-
-
-class GapClosed(NamedTuple):
-    """How much of what `full` has over `recent` a third setting keeps.
-
-    share: (kept - recent) / (full - recent). gap: full - recent. without_gap: share of the
-    resamples in which full is not above recent; they have no share and are left out of its
-    interval, so that the share says nothing where they are more than a few. NaN where full is not
-    above recent at all.
-    """
-
-    share: Interval
-    gap: Interval
-    without_gap: float
 
 
 def values(ranks: Sequence[Ranks], metric: str, k: int | None) -> np.ndarray:
@@ -71,7 +56,7 @@ def ratio(a: np.ndarray, b: np.ndarray, samples: int) -> Interval:
         return _interval(a.mean() / b.mean(), draws(a, samples) / draws(b, samples))
 
 
-def gap_closed(kept: np.ndarray, recent: np.ndarray, full: np.ndarray, samples: int) -> GapClosed:
+def gap_closed(kept: np.ndarray, recent: np.ndarray, full: np.ndarray, samples: int) -> Closed:
     """The share of the gap between `recent` and `full` that `kept` closes, [seeds, users] each.
 
     All three are drawn together. Raises ValueError when they have different seeds or users.
@@ -80,14 +65,8 @@ def gap_closed(kept: np.ndarray, recent: np.ndarray, full: np.ndarray, samples: 
         raise ValueError(
             f"settings of other seeds or users: {kept.shape}, {recent.shape} and {full.shape}"
         )
-    gap = full.mean() - recent.mean()
-    low, high = draws(recent, samples), draws(full, samples)
-    gaps = high - low
-    defined = gaps > 0
-    shares = (draws(kept, samples) - low)[defined] / gaps[defined]
-    nothing = Interval(float("nan"), float("nan"), float("nan"))
-    share = nothing if gap <= 0 else _interval((kept.mean() - recent.mean()) / gap, shares)
-    return GapClosed(share, _interval(gap, gaps), 1.0 - float(defined.mean()))
+    rows = (intervals.Row(float(x.mean()), draws(x, samples)) for x in (kept, recent, full))
+    return intervals.closed(*rows)
 
 
 def _interval(center: float, sampled: np.ndarray) -> Interval:

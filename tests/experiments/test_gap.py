@@ -57,7 +57,7 @@ def test_ranks_with_and_without_seen_items_are_kept_apart(tmp_path):
     config.eval.filter_seen = True
     filtered = Lab(config, tmp_path, [].append, train=False)
     every, fewer = (
-        plain.ranks(run, "compressed"),
+        plain.ranks(gap.base_of(plain), "compressed"),
         filtered.ranks(gap.base_of(filtered), "compressed"),
     )
     np.testing.assert_array_equal(every.item, fewer.item)
