@@ -4,10 +4,12 @@ python eval.py --config=configs/quickstart.py --workdir=runs/quickstart
 
 --config and its overrides are those of the training run; `eval.*` and `train.*` may differ.
 
---config.eval.mode=all (default) or row names, comma-separated: compressed, masked, recent-only,
-full, popularity, copy-last, frequency-all, frequency-last-R (R: recent window).
+--config.eval.mode=all (default) or row names, comma-separated: compressed, masked, without-tokens,
+recent, full, popularity, copy-last, frequency-all, frequency-last-R (R: recent window).
 --config.eval.full_workdir=DIR adds the row of a full-history model (layout.mode=full) and the
-quality ratio; --config.eval.filter_seen leaves out items the user already had;
+quality ratio; --config.eval.recent_workdir=DIR adds that of a model of the recent window alone
+(layout.mode=recent), and with both the share of the gap that compression closes;
+--config.eval.filter_seen leaves out items the user already had;
 --output=FILE keeps the result as JSON (default: <workdir>/results.json).
 """
 
@@ -37,7 +39,7 @@ def main(flags: Any) -> None:
     if not folder.is_dir():
         raise WorkdirError(f"{folder}: no such run; train it first, or name its folder")
     # wrong row names and folders are refused before the work starts
-    evaluator.chosen(config, bool(config.eval.full_workdir))
+    evaluator.chosen(config)
     workdir.check(folder, config)
     session = Session(config, folder)
     workdir.check_data(folder, session.digests)

@@ -85,7 +85,7 @@ def train_and_evaluate(config: Config, folder: pathlib.Path, preemption: Preempt
     # The devices. What cannot work is refused before any work.
     mesh = mesh_lib.make_mesh(config.mesh)
     mesh_lib.check_batch_size(mesh, config.train.batch_size, "train.batch_size")
-    evaluator.chosen(config, bool(config.eval.full_workdir))
+    evaluator.chosen(config)
 
     # The data, prepared once, and the model.
     folder.mkdir(parents=True, exist_ok=True)

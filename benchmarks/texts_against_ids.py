@@ -78,7 +78,9 @@ def _protocol(config: Config, items: int, row: Json) -> Json:
     """The protocol of a data set and split, with the run's own `sequence`."""
     counts = row["all"]
     facts = report.protocol(config, items, users=counts["users"], targets=counts["targets"])
-    return {name: value for name, value in facts.items() if name not in ("coverage", "recent-only")}
+    return {
+        name: value for name, value in facts.items() if name not in ("coverage", "recent window")
+    }
 
 
 class Evaluated(NamedTuple):
@@ -106,7 +108,7 @@ def evaluated(name: str, session: Session) -> Iterator[Evaluated]:
     config, trained = session.config, session.trained_model()
     batches_of = {config.layout.mode: trained.batches}
     if config.layout.mode == "compressed" and trained.recent_batches is not None:
-        batches_of["recent-only"] = trained.recent_batches
+        batches_of["without-tokens"] = trained.recent_batches
     for history, batches in batches_of.items():
         print(f"ranking {name}, {history} history", file=sys.stderr)
         ranks = model_ranks(

@@ -296,23 +296,23 @@ class Session:
             self.trained_model(),
             counts=self.prepared.counts,
             history=self.history,
-            full=self._full_model() if self.config.eval.full_workdir else None,
+            others={name: self._other_model(name) for name in evaluator.beside(self.config)},
             returning=self.returning if self.config.data.dataset == "synthetic" else None,
             say=say,
         )
 
-    def _full_model(self) -> evaluator.TrainedModel:
-        """The full-history model of `eval.full_workdir`. Raises ConfigError."""
-        folder = pathlib.Path(self.config.eval.full_workdir)
+    def _other_model(self, mode: str) -> evaluator.TrainedModel:
+        """The model of `eval.<mode>_workdir`, a run of that layout.mode. Raises ConfigError."""
+        key = f"eval.{mode}_workdir"
+        folder = pathlib.Path(getattr(self.config.eval, f"{mode}_workdir"))
         config = workdir.load_config(folder)
-        if config.layout.mode != "full":
+        if config.layout.mode != mode:
             raise ConfigError(
-                f"eval.full_workdir={folder}: layout.mode there is "
-                f"{config.layout.mode!r}, needed is 'full'"
+                f"{key}={folder}: layout.mode there is {config.layout.mode!r}, needed is {mode!r}"
             )
         config.eval = self.config.eval
         config.data.cache_dir = str(self.config.data.cache_dir or self.folder / "data")
         session = Session(config, folder, self.mesh, self.poll)
         if session.digests != self.digests:
-            raise ConfigError(f"eval.full_workdir={folder}: trained on other data or split")
+            raise ConfigError(f"{key}={folder}: trained on other data or split")
         return session.trained_model()

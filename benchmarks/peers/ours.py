@@ -139,8 +139,7 @@ def ranks_of(session: "Session", targets: Targets) -> tuple[Json, Json]:
     from jaxrec.evaluation.ranks import model_ranks
 
     trained = session.trained_model()
-    mode = session.config.layout.mode
-    name = {"compressed": "compressed", "full": "full"}.get(mode, "recent-only")
+    name = session.config.layout.mode
     rank = functools.partial(
         model_ranks,
         evaluator.predictor(name, trained.model),

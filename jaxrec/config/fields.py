@@ -41,8 +41,8 @@ class EvalConfig:
     split: str = option("test", "Events that are ranked.", choices=("test", "validation"))
     mode: str = option(
         "all",
-        "Rows of the table, comma-separated: all, compressed, masked, recent-only, full, "
-        "popularity, copy-last, frequency-all, frequency-last-R (R: recent window).",
+        "Rows of the table, comma-separated: all, compressed, masked, without-tokens, "
+        "recent, full, popularity, copy-last, frequency-all, frequency-last-R (R: recent window).",
     )
     batch_size: int = option(32, "Users that are evaluated at once, all devices together.", low=1)
     filter_seen: bool = option(False, "Leave out items that the user had before.")
@@ -54,6 +54,9 @@ class EvalConfig:
     chunk: int = option(16384, "Catalog items that are scored at once.", low=1)
     full_workdir: str = option(
         "", "Folder of a run with layout.mode=full to compare with; empty: none."
+    )
+    recent_workdir: str = option(
+        "", "Folder of a run with layout.mode=recent to compare with; empty: none."
     )
 
 

@@ -1,14 +1,16 @@
 """Evaluation: every row (a recommender) ranks the same targets over the whole catalog.
 
 Rows are named `compressed` (state, then the recent window), `masked` (one masked forward),
-`recent-only` (the same model shown only the recent window), `full` (a full-history model) and
-the rules of `baselines`. `report` turns ranks into metrics.
+`without-tokens` (the same model shown only its recent window), `recent` and `full` (models trained
+on the recent window alone and on full history) and the rules of `baselines`. `report` turns ranks
+into metrics.
 """
 
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import TypeAlias
 
 import jax
@@ -50,7 +52,7 @@ class TrainedModel:
     """A trained model and the batches that evaluate it.
 
     recent_batches: the same targets without complete segments and with the recent window as
-    full as it can be, for the row `recent-only` of a compressed model. mesh: the devices of
+    full as it can be, for the row `without-tokens` of a compressed model. mesh: the devices of
     params, when there are several; batches are split over them.
     """
 
@@ -61,27 +63,38 @@ class TrainedModel:
     mesh: Mesh | None = None
 
 
-def available(config: Config, full: bool) -> tuple[str, ...]:
-    """Names of the rows that a run can evaluate; full: with a full-history model beside it."""
+def own_rows(config: Config) -> tuple[str, ...]:
+    """Names of the rows of the run's own model."""
     mode = config.layout.mode
-    model_rows = {"compressed": ("compressed", "masked", "recent-only"), "full": ("full",)}
-    rows = model_rows.get(mode, ("recent-only",))
-    if full and "full" not in rows:
-        rows = (*rows, "full")
-    return (*rows, *baselines.rules(config.layout.recent))
+    return ("compressed", "masked", "without-tokens") if mode == "compressed" else (mode,)
 
 
-def chosen(config: Config, full: bool) -> tuple[str, ...]:
+def beside(config: Config) -> tuple[str, ...]:
+    """Names of the rows of other runs, which `eval.recent_workdir` and `eval.full_workdir` add."""
+    folders = {"recent": config.eval.recent_workdir, "full": config.eval.full_workdir}
+    own = own_rows(config)
+    return tuple(name for name, folder in folders.items() if folder and name not in own)
+
+
+def available(config: Config) -> tuple[str, ...]:
+    """Names of the rows that a run can evaluate."""
+    return (*own_rows(config), *beside(config), *baselines.rules(config.layout.recent))
+
+
+def chosen(config: Config) -> tuple[str, ...]:
     """The rows of `eval.mode`; raises ConfigError naming what is allowed."""
-    allowed = available(config, full)
+    allowed = available(config)
     if config.eval.mode == "all":
         return allowed
     names = tuple(dict.fromkeys(part.strip() for part in config.eval.mode.split(",")))
     unknown = [name for name in names if name not in allowed]
     if unknown:
         hint = ""
-        if "full" in unknown and not full:
-            hint = "; full needs eval.full_workdir, the folder of a run with layout.mode=full"
+        if unknown[0] in ("recent", "full"):
+            mode = unknown[0]
+            hint = (
+                f"; {mode} needs eval.{mode}_workdir, the folder of a run with layout.mode={mode}"
+            )
         raise ConfigError(
             f"eval.mode={config.eval.mode!r}: {unknown[0]!r} is no row of this run; allowed are "
             f"all, or names from {', '.join(allowed)}{hint}"
@@ -118,8 +131,8 @@ def row_cost(name: str, model: Model) -> Cost:
     config, layout = model.config, model.layout
     state = 0
     if name == "compressed":
-        layout, state = layout.request(), cost.state_bytes(config, layout)
-    elif name == "recent-only" and layout.num_tokens:
+        layout, state = layout.request(), cost.state_bytes(config, layout).total
+    elif name == "without-tokens":
         layout = dataclasses.replace(layout, segments=layout.segments[-1:], cached=())
     return Cost(layout.pairs("visible"), cost.forward_flops(config, layout), state)
 
@@ -157,20 +170,21 @@ def evaluate(
     *,
     counts: np.ndarray,
     history: History,
-    full: TrainedModel | None = None,
+    others: Mapping[str, TrainedModel] = MappingProxyType({}),
     returning: Callable[[int], np.ndarray] | None = None,
     say: Say = lambda line: None,
 ) -> Json:
     """All rows of `eval.mode` as a JSON value.
 
-    counts: [V + 1] training events per item; full: a full-history model of the same data;
+    counts: [V + 1] training events per item; others: models of the rows `beside`;
     returning: user -> bool per event, planted returns of synthetic data; say: gets lines of
-    progress. Keys: `protocol`, `rows`, `comparisons` (paired ratios), `paths`
+    progress. Keys: `protocol`, `rows`, `comparisons` (paired ratios), `gap_closed` (with the rows
+    compressed, recent and full), `paths`
     (how far the two ways to compute a compressed prediction are apart) and `full_history`
     (what a request would cost that model). Raises ConfigError for unknown row names and for a
     split without targets.
     """
-    names = chosen(config, full is not None)
+    names = chosen(config)
     popularity = baselines.Popularity(counts)
     rules = baselines.rules(config.layout.recent)
     num_items = len(counts) - 1
@@ -191,7 +205,7 @@ def evaluate(
                 progress=progress,
             )
         else:
-            row_model = full if name == "full" and full is not None else trained
+            row_model = others.get(name, trained)
             ranks[name] = _ranks_of_row(name, row_model, config, history, progress)
             request_cost = row_cost(name, row_model.model)
         kinds = kinds or kinds_of(ranks[name], history, config.layout.recent, returning)
@@ -207,6 +221,7 @@ def evaluate(
             ),
             "rows": rows,
             "comparisons": report.compare(ranks, config),
+            "gap_closed": report.gap_closed(ranks, config),
             "paths": paths,
             "full_history": report.full_history(config),
         }
@@ -218,7 +233,7 @@ def _ranks_of_row(
 ) -> Ranks:
     """Ranks of a model row."""
     model, batches = trained.model, trained.batches
-    if name == "recent-only" and trained.recent_batches is not None:
+    if name == "without-tokens" and trained.recent_batches is not None:
         batches = trained.recent_batches
     return model_ranks(
         predictor(name, model, trained.mesh),

@@ -72,6 +72,55 @@ def paired_ratio(
     return _interval(_finite_or_nan(ratio), _finite_or_nan(resampled))
 
 
+class Closed(NamedTuple):
+    """How much of what `full` has over `recent` a third row keeps, by one metric.
+
+    share: (kept - recent) / (full - recent). gap: full - recent. without_gap: share of the
+    resamples in which full is not above recent; they have no share and are left out of its
+    interval, so that the share says nothing where they are more than a few. share is NaN where
+    full is not above recent at all.
+    """
+
+    share: Interval
+    gap: Interval
+    without_gap: float
+
+
+class Row(NamedTuple):
+    """Mean of a row, and its means [samples] in resamples that other rows share."""
+
+    mean: float
+    resampled: np.ndarray
+
+
+def closed(kept: Row, recent: Row, full: Row) -> Closed:
+    """The share of the gap between `recent` and `full` that `kept` closes, on the same draws."""
+    gap, gaps = full.mean - recent.mean, full.resampled - recent.resampled
+    defined = gaps > 0
+    share, shares = float("nan"), np.full(1, np.nan)
+    if gap > 0:
+        share = (kept.mean - recent.mean) / gap
+        shares = (kept.resampled - recent.resampled)[defined] / gaps[defined]
+    without = 1.0 - float(defined.mean()) if len(gaps) else float("nan")
+    return Closed(_interval(np.asarray(share), shares), _interval(np.asarray(gap), gaps), without)
+
+
+def gap_closed(kept: Array, recent: Array, full: Array, samples: int, seed: int = 0) -> Closed:
+    """The share of the gap that `kept` closes, [U] of the same users each (see `closed`).
+
+    Raises ValueError for rows of different users.
+    """
+    rows = []
+    for values in (kept, recent, full):
+        if np.shape(values) != np.shape(kept):
+            raise ValueError(
+                f"paired rows need the same users, got {np.shape(kept)} and {np.shape(values)}"
+            )
+        checked, weights = _checked(values, None)
+        rows.append(Row(float(checked.mean()), _resampled_means(checked, weights, samples, seed)))
+    return closed(*rows)
+
+
 def _finite_or_nan(values: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(values), values, np.nan)
 

@@ -2,6 +2,8 @@
 
 import json
 import pathlib
+import textwrap
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from jaxrec.types import Json
@@ -32,17 +34,46 @@ under `results/`, one section a file, each with the command that made it.
 
 How to read it:
 
-- `compressed` is the stored state plus the recent window; `masked` is the same model in one masked
-  forward pass.
-- `recent-only` is the same model again, shown only the recent window. `full` is a full-history
-  model, trained separately. The other rows are rules without parameters.
-- Intervals are 95 %, over users. A ratio pairs the users of its two rows.
-- The recipes `completejourney_hstu` and `synthetic` also count a user's own items
-  ([method.md](method.md#history-items)). Like the tokens, these counts reach behind the recent
-  window. So the ratio of `compressed` to `recent-only` does not say what the tokens alone carry.
-
+"""
+# what a row is, in the order of the page; only rows that the page has are explained
+ROWS = {
+    "compressed": "the stored state plus the recent window.",
+    "masked": "the model of `compressed` in one masked forward pass.",
+    "without-tokens": "the model of `compressed` again, shown only its recent window. It was not "
+    "trained for that, so it says little about what the tokens add; `recent` does.",
+    "recent-only": "the name of two rows in older results. Beside `compressed` it is the same "
+    "model shown only its recent window, for which it was not trained (`without-tokens` today). In "
+    "a section without `compressed` it is a model trained on the recent window (`recent` today).",
+    "recent": "a model trained on the recent window alone.",
+    "full": "a full-history model, trained separately.",
+}
+CLOSED = (
+    "`gap closed` is (compressed - recent) / (full - recent): the share of what full history adds "
+    "that the tokens keep. It means something where the interval of the gap lies above 0."
+)
+COUNTED = (
+    "The recipes `completejourney_hstu` and `synthetic` also count a user's own items "
+    "([method.md](method.md#history-items)). Like the tokens, these counts reach behind the recent "
+    "window. So no ratio of their rows says what the tokens alone carry."
+)
+MADE = """
 This page is made by `python -m jaxrec.evaluation.report --page results > docs/quality.md`.
 """
+
+
+def reading(results: Sequence[Json]) -> str:
+    """How to read a page of these evaluations: the rows and measures that it has."""
+    present = {row["name"] for result in results for row in result["rows"]}
+    points = [f"`{name}`: {text}" for name, text in ROWS.items() if name in present]
+    points.append("The other rows are rules without parameters.")
+    points.append("Intervals are 95 %, over users. A ratio pairs the users of its two rows.")
+    if any(result.get("gap_closed") for result in results):
+        points.append(CLOSED)
+    points.append(COUNTED)
+    return "".join(
+        textwrap.fill(point, 100, initial_indent="- ", subsequent_indent="  ") + "\n"
+        for point in points
+    )
 
 
 def markdown(result: Json, groups: bool = False) -> str:
@@ -53,6 +84,8 @@ def markdown(result: Json, groups: bool = False) -> str:
     rows = result["rows"]
     k = _list_length(rows)
     lines = [*_rows_markdown(result, k), "", *_ratios_markdown(result, k)]
+    if result.get("gap_closed"):  # older results do not have it
+        lines += ["", *_closed_markdown(result["gap_closed"])]
     if result["paths"] is not None:
         lines += ["", f"State path against one masked forward: {_paths(result['paths'])}."]
     for grouping in GROUPINGS if groups else ():
@@ -91,6 +124,34 @@ def _ratios_markdown(result: Json, k: int) -> list[str]:
     return lines
 
 
+TITLES = {"recall": "Recall", "ndcg": "NDCG", "mrr": "MRR"}
+
+
+def _closed_markdown(gap_closed: Json) -> list[str]:
+    """The share of the gap that compression closes, a column per metric."""
+    heads = []
+    for name in gap_closed:
+        metric, at, k = name.partition("@")
+        heads.append(f"{TITLES[metric]}{at}{k}")
+    columns = gap_closed.values()
+    return [
+        f"| compressed between recent and full | {' | '.join(heads)} |",
+        "|---" * (len(heads) + 1) + "|",
+        f"| gap closed | {' | '.join(_share(value['share']) for value in columns)} |",
+        f"| gap, full - recent | {' | '.join(_interval(value['gap'], 4) for value in columns)} |",
+        f"| resamples without a gap | "
+        f"{' | '.join(_or_blank(value['without_gap'], '.1%') for value in columns)} |",
+    ]
+
+
+def _share(value: Json) -> str:
+    """A share with its interval, as percentages."""
+    if value["mean"] is None:
+        return "undefined: full is not above recent"
+    text = f"{value['mean']:.1%}"
+    return text if value["low"] is None else f"{text} [{value['low']:.1%}, {value['high']:.1%}]"
+
+
 def _groups_markdown(rows: list[Json], grouping: Grouping, metric: str) -> list[str]:
     """One metric with its interval, a column per group."""
     heads = {
@@ -106,12 +167,14 @@ def _groups_markdown(rows: list[Json], grouping: Grouping, metric: str) -> list[
 
 def page(folder: pathlib.Path) -> str:
     """The Markdown page of every evaluation in `folder`, one section a file."""
-    sections = [PAGE]
-    for path in sorted(folder.glob("*.json")):
-        result = json.loads(path.read_text())
-        if "protocol" in result and "comparisons" in result:
-            command = f"`{result['command']}`\n\n" if "command" in result else ""
-            sections.append(f"## {path.stem}\n\n{command}{markdown(result, groups=True)}\n")
+    found = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    results = {
+        name: value for name, value in found.items() if {"protocol", "comparisons"} <= set(value)
+    }
+    sections = [PAGE + reading(list(results.values())) + MADE]
+    for name, result in results.items():
+        command = f"`{result['command']}`\n\n" if "command" in result else ""
+        sections.append(f"## {name}\n\n{command}{markdown(result, groups=True)}\n")
     return "\n".join(sections)
 
 
@@ -136,6 +199,11 @@ def format_table(result: Json) -> str:
     for pair, ratios in result["comparisons"].items():
         cells = [f"{metric} {_interval(ratio, 3)}" for metric, ratio in ratios.items()]
         lines.append(f"{pair}: {', '.join(cells)}")
+    for name, value in (result.get("gap_closed") or {}).items():
+        lines.append(
+            f"gap closed, {name}: {_share(value['share'])} of {_interval(value['gap'], 4)}, "
+            f"{_or_blank(value['without_gap'], '.1%')} of resamples without a gap"
+        )
     if result["paths"] is not None:
         lines.append("state path against one masked forward: " + _paths(result["paths"]))
     lines += [f"{key}: {value}" for key, value in result["protocol"].items()]

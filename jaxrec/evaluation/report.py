@@ -19,7 +19,7 @@ import numpy as np
 from jaxrec.config import Config
 from jaxrec.data.datasets.synthetic import durable_items
 from jaxrec.evaluation import intervals, metrics
-from jaxrec.evaluation.intervals import Interval
+from jaxrec.evaluation.intervals import Closed, Interval
 from jaxrec.evaluation.ranks import Ranks
 from jaxrec.evaluation.rendering import COMPARED, HEADLINE, format_table, markdown, page
 from jaxrec.layout import SegmentLayout
@@ -27,7 +27,7 @@ from jaxrec.model import cost
 from jaxrec.types import Json
 
 # The first of these rows that was evaluated is compared with every other row.
-LEADERS = ("compressed", "full", "recent-only")
+LEADERS = ("compressed", "full", "recent")
 
 
 class Cost(NamedTuple):
@@ -71,8 +71,11 @@ class Row:
     cost: Cost | None
 
 
-def per_user(ranks: Ranks, metric: str, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """(user ids [U], ascending; mean of metric@k over each user's targets [U])."""
+def per_user(ranks: Ranks, metric: str, k: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """(user ids [U], ascending; mean of metric@k over each user's targets [U]).
+
+    k: None is the whole catalog.
+    """
     gains = metrics.gain(metric, ranks.rank, k)
     return metrics.over_users(gains, np.ones(len(gains)), ranks.user)
 
@@ -155,6 +158,25 @@ def compare(by_row: Mapping[str, Ranks], config: Config) -> dict[str, dict[str, 
     }
 
 
+def gap_closed(by_row: Mapping[str, Ranks], config: Config) -> dict[str, Closed] | None:
+    """Metric -> share of the gap between `recent` and `full` that `compressed` closes.
+
+    By Recall and NDCG at HEADLINE and by MRR of the whole catalog; None without these rows.
+    """
+    if not {"compressed", "recent", "full"} <= set(by_row):
+        return None
+    found = {}
+    for metric, k in (*((metric, HEADLINE) for metric in COMPARED), ("mrr", None)):
+        rows = [per_user(by_row[name], metric, k) for name in ("compressed", "recent", "full")]
+        if not all(np.array_equal(rows[0][0], users) for users, _ in rows):
+            raise ValueError("rows that rank targets of different users cannot be compared")
+        kept, recent, full = (values for _, values in rows)
+        found[metric if k is None else f"{metric}@{k}"] = intervals.gap_closed(
+            kept, recent, full, config.eval.bootstrap, config.seed
+        )
+    return found
+
+
 def full_history(config: Config) -> Cost:
     """A request to a full-history model over as many events as the layout covers."""
     layout = SegmentLayout.full(config.layout.history)
@@ -176,7 +198,7 @@ def protocol(config: Config, num_items: int, *, users: int, targets: int) -> Jso
         "targets": targets,
         "weighting": "mean over a user's targets, users equally",
         "sequence": f"{_sequence(config)} ({layout.mode})",
-        "recent-only": f"newest {layout.recent} events before the last target of a row",
+        "recent window": f"newest {layout.recent} events before the last target of a row",
         "interval": f"{100 * intervals.LEVEL:g} % bootstrap over users, "
         f"{config.eval.bootstrap} samples",
         "coverage": f"share of the catalog in the users' first {HEADLINE}, one list per user",
@@ -215,7 +237,7 @@ def to_json(value: object) -> Any:
     """`value` as JSON: rows and intervals become objects, NaN and infinity become null."""
     if isinstance(value, Row):
         return to_json(_row_columns(value))
-    if isinstance(value, Interval | Cost):
+    if isinstance(value, Interval | Cost | Closed):
         return to_json(value._asdict())
     if isinstance(value, Mapping):
         return {name: to_json(entry) for name, entry in value.items()}

@@ -1,10 +1,12 @@
 """Experiments of the compute-savings report (docs/experiments.md).
 
 python -m jaxrec.experiments NAME --config=configs/experiments_quick.py --output=DIR
+python -m jaxrec.experiments NAME --config=FILE.py --only=ROW,...
 python -m jaxrec.experiments report --output=DIR [--bench=BENCHDIR]
 python -m jaxrec.experiments verify FILE.json [--row=NAME]
 """
 
+import argparse
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -26,6 +28,9 @@ def main(argv: Sequence[str]) -> int:
         )
     if args.name == "verify":
         return verify.main(args, overrides)
+    if args.only:
+        prepare(args, overrides)
+        return 0
     if not args.output:
         raise ConfigError("--output=FOLDER is needed: where tables and plots go")
     output = pathlib.Path(args.output)
@@ -44,6 +49,40 @@ def main(argv: Sequence[str]) -> int:
     names = list(registry.ALL) if args.name == "all" else [args.name]
     make_all(names, Lab(config, pathlib.Path(args.runs), say), output, argv)
     return 0
+
+
+def prepare(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Trains and evaluates what rows of an experiment need (--only), and writes no table.
+
+    Raises ConfigError for rows that the experiment does not have.
+    """
+    if args.name not in registry.EXPERIMENTS:
+        raise ConfigError(f"--only: rows are those of one experiment, not of {args.name!r}")
+    if not args.config:
+        raise ConfigError("--config=FILE.py is needed: --config=configs/experiments_quick.py")
+    lab = Lab(settings.load(args.config, overrides), pathlib.Path(args.runs), say)
+    cells = {cell.name: cell for cell in registry.EXPERIMENTS[args.name](lab).cells}
+    names = chosen_rows(args.only, list(cells))
+    for number, name in enumerate(names):
+        say(f"{args.name}: row {number + 1} of {len(names)}, {name}")
+        cell = cells[name]
+        (cell.prepare or cell.make)()
+    say(f"{args.name}: {', '.join(names)} are ready; without --only the table is made")
+
+
+def chosen_rows(texts: Sequence[str], known: Sequence[str]) -> list[str]:
+    """Rows that arguments of --only name, one each or several with commas between.
+
+    >>> chosen_rows(["a,b", "full, below 3"], ["a", "b", "full, below 3"])
+    ['a', 'b', 'full, below 3']
+    """
+    names: list[str] = []
+    for text in texts:  # a row's name may hold a comma itself
+        names += [text] if text in known else [part.strip() for part in text.split(",")]
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ConfigError(f"--only={unknown[0]!r}: rows are {', '.join(map(repr, known))}")
+    return list(dict.fromkeys(names))
 
 
 def make_all(names: Sequence[str], lab: Lab, output: pathlib.Path, argv: Sequence[str]) -> None:

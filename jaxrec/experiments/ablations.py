@@ -13,9 +13,9 @@ import numpy as np
 from jaxrec import config as config_lib
 from jaxrec.config import Config
 from jaxrec.errors import ConfigError
-from jaxrec.experiments import quality, settings, statistics
+from jaxrec.experiments import measures, quality, settings, statistics
 from jaxrec.experiments.result_table import Cell, Experiment, Line, Values, spread
-from jaxrec.experiments.runs import Lab, plain, with_values
+from jaxrec.experiments.runs import Lab, plain
 from jaxrec.runtime import workdir
 
 KEY = "experiments.ablations"
@@ -80,7 +80,7 @@ def ablations(lab: Lab) -> Experiment:
                 x="name",
                 y="ndcg_of_base",
                 x_label="",
-                y_label=f"NDCG@{quality.K} / recipe",
+                y_label=f"NDCG@{measures.K} / recipe",
                 kind="bar",
             )
         ],
@@ -91,28 +91,21 @@ def _cell(lab: Lab, name: str, config: Config, base: Config) -> Cell:
     facts: Values = {"name": name, "series": "ablations", "changed": _differences(config, base)}
 
     def make() -> Values:
-        columns = facts | quality.price(config, answering(config))
+        columns = facts | quality.price(config, config.layout.mode)
         samples = lab.config.experiments.bootstrap
-        for metric in quality.METRICS:
+        for metric in measures.METRICS:
             table, of_base = values(lab, config, metric), values(lab, base, metric)
-            columns |= spread(f"{metric}@{quality.K}", statistics.interval(table, samples))
-            columns[f"{metric}@{quality.K}_seeds"] = table.mean(1).tolist()
+            columns |= spread(f"{metric}@{measures.K}", statistics.interval(table, samples))
+            columns[f"{metric}@{measures.K}_seeds"] = table.mean(1).tolist()
             columns |= spread(f"{metric}_of_base", statistics.ratio(table, of_base, samples))
         return columns | {"users": int(table.shape[1])}
 
-    return Cell(name, make)
-
-
-def answering(config: Config) -> str:
-    """The evaluation row (see `Lab.ranks`) in which a run of this layout answers requests."""
-    return "recent-only" if config.layout.mode == "recent" else config.layout.mode
+    return Cell(name, make, lambda: measures.by_seed(lab, config))
 
 
 def values(lab: Lab, config: Config, metric: str) -> np.ndarray:
     """Metric [seeds, users] of a setting."""
-    runs = [with_values(config, seed=seed) for seed in lab.seeds]
-    ranks = [lab.ranks(run, answering(config)) for run in runs]
-    return statistics.values(ranks, metric, quality.K)
+    return statistics.values(measures.by_seed(lab, config), metric, measures.K)
 
 
 def _differences(config: Config, base: Config) -> str:

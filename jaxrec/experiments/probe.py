@@ -10,7 +10,8 @@ from jaxrec.config import Config
 from jaxrec.data.datasets import synthetic
 from jaxrec.evaluation.ranks import Ranks
 from jaxrec.experiments import statistics
-from jaxrec.experiments.quality import QUALITY, ROWS, K, full_of, recent_of
+from jaxrec.experiments.measures import QUALITY, K
+from jaxrec.experiments.quality import full_of, recent_of
 from jaxrec.experiments.result_table import Cell, Experiment, Line, Values, spread
 from jaxrec.experiments.runs import Lab, with_values
 from jaxrec.experiments.settings import ExperimentsConfig
@@ -41,6 +42,7 @@ def run_of(config: ExperimentsConfig) -> Config:
         model__dropout=0.0,  # the probe has many users instead
         model__embed_dropout=0.0,
         loss__kind="softmax",
+        eval__filter_seen=False,  # what returns was seen
         train__batch_size=probe.batch_size,
         train__learning_rate=probe.learning_rate,
         train__steps=probe.steps,
@@ -100,7 +102,7 @@ class _Study:
     def evaluated(self, mode: str, seed: int) -> tuple[Ranks, np.ndarray]:
         """Ranks of all targets, and `planted` of them."""
         config = with_values(self.runs[mode], seed=seed)
-        ranks = self.lab.ranks(config, ROWS[mode])
+        ranks = self.lab.ranks(config, mode)
 
         def make() -> dict[str, np.ndarray]:
             return {"distance": planted(self.lab.session(config), ranks)}

@@ -1,38 +1,14 @@
 """Quality of trained runs: the experiments length, tokens, segments, placement and longer."""
 
+import dataclasses
 from collections.abc import Sequence
 
 from jaxrec.config import Config
-from jaxrec.evaluation.ranks import Ranks
-from jaxrec.experiments import statistics
-from jaxrec.experiments.result_table import Cell, Experiment, Line, Values, spread
+from jaxrec.experiments.measures import QUALITY, K, by_seed, closed, columns
+from jaxrec.experiments.result_table import Cell, Experiment, Line, Values
 from jaxrec.experiments.runs import Lab, with_values
 from jaxrec.layout import SegmentLayout
 from jaxrec.model import cost
-
-METRICS = ("recall", "ndcg")
-K = 10
-
-
-def columns(
-    ranks: Sequence[Ranks],
-    samples: int,
-    against: Sequence[Ranks] | None = None,
-    name: str = "full",
-) -> Values:
-    """Columns of a setting from its ranks by seed.
-
-    against: ranks by seed of another setting, called `name` in the columns of the ratio.
-    """
-    values: Values = {}
-    for metric in METRICS:
-        table = statistics.values(ranks, metric, K)
-        values |= spread(f"{metric}@{K}", statistics.interval(table, samples))
-        values[f"{metric}@{K}_seeds"] = table.mean(1).tolist()
-        if against is not None:
-            base = statistics.values(against, metric, K)
-            values |= spread(f"{metric}_of_{name}", statistics.ratio(table, base, samples))
-    return values | {"users": int(table.shape[1]), "targets": len(ranks[0].rank)}
 
 
 def measured(lab: Lab, config: Config, row: str, against: Config | None = None) -> Values:
@@ -40,48 +16,76 @@ def measured(lab: Lab, config: Config, row: str, against: Config | None = None) 
 
     config: of any seed; row: see `Lab.ranks`.
     """
-
-    def by_seed(config: Config, row: str) -> list[Ranks]:
-        return [lab.ranks(with_values(config, seed=seed), row) for seed in lab.seeds]
-
-    full = None if against is None else by_seed(against, "full")
-    return columns(by_seed(config, row), lab.config.experiments.bootstrap, full)
+    full = None if against is None else by_seed(lab, against)
+    return columns(by_seed(lab, config, row), lab.config.experiments.bootstrap, full)
 
 
 def price(config: Config, row: str, against: Config | None = None) -> Values:
     """What a request costs, also as a share of full history's cost.
 
+    row: in which the run answers (see `Lab.ranks`).
     against: run whose events the full history covers, default `config`.
     """
-    layout, state = SegmentLayout.from_config(config.layout), None
-    events = layout.num_items
-    if row == "compressed":
-        layout, state = layout.request(), cost.state_bytes(config.model, layout)
-    flops = cost.forward_flops(config.model, layout)
+    layout = SegmentLayout.from_config(config.layout)
+    if row == "without-tokens":
+        layout = dataclasses.replace(layout, segments=layout.segments[-1:])
     covered = (against or config).layout.history
     whole = cost.forward_flops(config.model, SegmentLayout.full(covered))
+    if row == "compressed":
+        flops, costs = _price_of_state(config, layout, whole)
+    else:  # a request reads raw events
+        flops = cost.forward_flops(config.model, layout)
+        costs = {"state_bytes": cost.EVENT_BYTES * layout.num_items}
     return {
-        "history": events,
+        "history": layout.num_items,
         "mflop_request": flops / 1e6,
         "flops_of_full": flops / whole,
-        "state_bytes": state,
+        **costs,
     }
 
 
-ROWS = {"compressed": "compressed", "full": "full", "recent": "recent-only"}  # of layout.mode
+def _price_of_state(config: Config, layout: SegmentLayout, whole: int) -> tuple[int, Values]:
+    """FLOPs of a request to a state, and what it takes to keep the state.
+
+    whole: FLOPs of a request with full history. Extending is counted per event, so that
+    `amortised_of_full` is the share where every event comes with one request.
+    """
+    flops = cost.forward_flops(config.model, layout.request())
+    extend = cost.forward_flops(config.model, layout.extension()) / config.layout.segment_size
+    kept = cost.state_bytes(config.model, layout)
+    return flops, {
+        "mflop_extend_per_event": extend / 1e6,
+        "amortised_of_full": (flops + extend) / whole,
+        "state_bytes": kept.total,
+        "token_bytes": kept.vectors,
+        "remembered_bytes": kept.remembered,
+        "pending_bytes": kept.pending,
+    }
 
 
 def _cell(
-    lab: Lab, name: str, config: Config, facts: Values, against: Config | None = None
+    lab: Lab,
+    name: str,
+    config: Config,
+    facts: Values,
+    against: Config | None = None,
+    recent: Config | None = None,
 ) -> Cell:
-    """The row of a run, compared with the full-history run `against`."""
-    row = ROWS[config.layout.mode]
+    """The row of a run, compared with the full-history run `against`.
+
+    recent: run of the recent window alone; the row then has the share of the gap that it closes.
+    """
+    row = config.layout.mode
 
     def make() -> Values:
-        quality = measured(lab, config, row, against)
-        return {"name": name, **facts, **price(config, row, against), **quality}
+        values = {"name": name, **facts, **price(config, row, against)}
+        values |= measured(lab, config, row, against)
+        if recent is not None and against is not None:
+            ends = by_seed(lab, recent), by_seed(lab, against)
+            values |= closed(by_seed(lab, config), *ends, lab.config.experiments.bootstrap)
+        return values
 
-    return Cell(name, make)
+    return Cell(name, make, lambda: by_seed(lab, config))
 
 
 def full_of(config: Config) -> Config:
@@ -97,28 +101,22 @@ def recent_of(config: Config) -> Config:
     return with_values(config, layout__mode="recent", layout__tokens=1, layout__max_segments=1)
 
 
-QUALITY = f"recall@{K}"
-
-
 def _plots(x: str, label: str, title: str, log: bool = True) -> list[Line]:
     return [Line(title, x, QUALITY, label, f"Recall@{K}", log=log)]
 
 
 def length(lab: Lab) -> Experiment:
     """Quality and cost against history length, compressed and full."""
-    cells = []
+    recent = recent_of(lab.base)
+    facts: Values = {"series": "recent window alone", "segments": 0}
+    cells = [_cell(lab, "recent window", recent, facts, full_of(lab.base))]
     for count in lab.config.experiments.lengths:
         config = with_values(lab.base, layout__max_segments=count)
         full = full_of(config)
         events = config.layout.history
-        facts: Values = {"segments": count}
-        cells.append(
-            _cell(lab, f"compressed {events}", config, {"series": "compressed"} | facts, full)
-        )
-        cells.append(_cell(lab, f"full {events}", full, {"series": "full"} | facts, full))
-    recent = recent_of(lab.base)
-    facts = {"series": "recent window alone", "segments": 0}
-    cells.insert(0, _cell(lab, "recent window", recent, facts, full_of(lab.base)))
+        facts = {"series": "compressed", "segments": count}
+        cells.append(_cell(lab, f"compressed {events}", config, facts, full, recent))
+        cells.append(_cell(lab, f"full {events}", full, facts | {"series": "full"}, full))
     return Experiment(
         "length",
         "Quality against history length",
@@ -145,7 +143,7 @@ def length(lab: Lab) -> Experiment:
 
 def tokens(lab: Lab) -> Experiment:
     """Quality against the number of tokens per segment."""
-    full = full_of(lab.base)
+    full, recent = full_of(lab.base), recent_of(lab.base)
     cells = [
         _cell(
             lab,
@@ -153,6 +151,7 @@ def tokens(lab: Lab) -> Experiment:
             with_values(lab.base, layout__tokens=k),
             {"series": "compressed", "tokens": k},
             full,
+            recent,
         )
         for k in lab.config.experiments.tokens
     ]
@@ -162,7 +161,8 @@ def tokens(lab: Lab) -> Experiment:
         "How many tokens does a segment need?",
         "One run per number of tokens and seed; segments and steps are the same.",
         "Where the line is flat more tokens buy nothing; each one makes the state longer. The "
-        "ratio is to the full history of the same events.",
+        "ratio is to the full history of the same events. `closed` is the share of what full "
+        "history adds over a model trained on the recent window alone.",
         cells,
         [
             Line(
@@ -172,7 +172,15 @@ def tokens(lab: Lab) -> Experiment:
                 x_label="tokens per segment",
                 y_label=f"Recall@{K} / full history",
                 log=True,
-            )
+            ),
+            Line(
+                "Share of the gap closed",
+                x="state_bytes",
+                y=f"ndcg@{K}_closed",
+                x_label="bytes of a state",
+                y_label=f"gap closed, NDCG@{K}",
+                log=True,
+            ),
         ],
     )
 

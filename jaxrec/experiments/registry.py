@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 
-from jaxrec.experiments import ablations, experts, probe, quality, staleness, stored
+from jaxrec.experiments import ablations, experts, gap, probe, quality, staleness, stored
 from jaxrec.experiments.result_table import Experiment
 from jaxrec.experiments.runs import Lab
 from jaxrec.types import Json
 
 EXPERIMENTS: dict[str, Callable[[Lab], Experiment]] = {
+    "gap": gap.gap,
     "length": quality.length,
     "tokens": quality.tokens,
     "segments": quality.segments,
@@ -23,6 +24,11 @@ EXPERIMENTS: dict[str, Callable[[Lab], Experiment]] = {
 ALL = tuple(name for name in EXPERIMENTS if name != "ablations")
 
 
+def filters_seen(chosen: bool, experiment: Experiment) -> bool:
+    """Whether the ranks of an experiment honour `eval.filter_seen`."""
+    return chosen and experiment.name not in ("staleness", "forms")  # they rank states directly
+
+
 def protocol(lab: Lab, experiment: Experiment) -> Json:
     """The conditions under which an experiment's numbers were made."""
     config, settings = lab.config, lab.config.experiments
@@ -32,12 +38,13 @@ def protocol(lab: Lab, experiment: Experiment) -> Json:
     targets = run.data.holdout
     if experiment.name in ("staleness", "forms"):
         targets = settings.last
+    seen = "filtered" if filters_seen(run.eval.filter_seen, experiment) else "not filtered"
     facts = {
         "dataset": run.data.dataset + (f" {run.data.variant}" if run.data.variant else ""),
         "split": f"{run.eval.split}, last {run.data.holdout} events of a user, each predicted "
         "from all events before it",
         "targets": f"last {targets} events of a user",
-        "ranking": "full catalog, seen items not filtered, ties count against the model",
+        "ranking": f"full catalog, seen items {seen}, ties count against the model",
         "users": f"{users} of those with {min_events} events and more, the same for "
         "every row; a user's metric is the mean over its targets",
         "training": f"{run.train.steps} steps of {run.train.batch_size}, best of the validations "

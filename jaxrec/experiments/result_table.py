@@ -20,15 +20,21 @@ from jaxrec.runtime import environment, workdir
 from jaxrec.types import Json
 
 Values: TypeAlias = Json  # columns of a row by name
-SHARE = "_of_full"  # columns that are shares of full history end so
+# columns that are shares of full history, or of what it adds, end so
+SHARES = ("_of_full", "_closed", "_without_gap")
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """A row before it is made: its name and the function that makes its columns."""
+    """A row before it is made: its name and the function that makes its columns.
+
+    prepare: trains and evaluates the row's own runs, without those that it is compared with, so
+    that several processes can share the work; None: `make` does.
+    """
 
     name: str
     make: Callable[[], Values]
+    prepare: Callable[[], object] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,7 +194,7 @@ def grid(rows: Sequence[Values]) -> tuple[list[str], list[list[str]]]:
     for row in rows:
         cells = []
         for key in shown:
-            show = share if key.endswith(SHARE) else number
+            show = share if key.endswith(SHARES) else number
             text = show(row.get(key))
             if row.get(f"{key}_low") is not None:
                 text += f" [{show(row[f'{key}_low'])}, {show(row[f'{key}_high'])}]"

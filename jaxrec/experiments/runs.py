@@ -9,6 +9,7 @@ Experiments that need the same configuration share its run. A killed training co
 import copy
 import dataclasses
 import functools
+import os
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -21,8 +22,8 @@ from jaxrec.config import Config
 from jaxrec.data import pipeline
 from jaxrec.data.prepared import Prepared
 from jaxrec.errors import ConfigError, WorkdirError
-from jaxrec.evaluation import evaluator
-from jaxrec.evaluation.ranks import Ranks, model_ranks
+from jaxrec.evaluation import baselines, evaluator
+from jaxrec.evaluation.ranks import Ranks, model_ranks, rule_ranks
 from jaxrec.experiments.settings import ExperimentsConfig
 from jaxrec.model import recommender
 from jaxrec.runtime import mesh as mesh_lib
@@ -146,7 +147,14 @@ class Lab:
             mesh = mesh_lib.make_mesh(config.mesh)
             with preemption.interrupting():
                 session = Session(config, folder, mesh, preemption.poll)
-            result = session.fit(preemption=preemption)
+            try:
+                result = session.fit(preemption=preemption)
+            except workdir.InUse as error:
+                raise workdir.InUse(
+                    f"run {folder.name} ({essence(config)}) is being trained by another process: "
+                    "start again when it has finished, or name other rows with --only or other "
+                    "seeds with --config.experiments.seeds"
+                ) from error
         if result.stopped == "preempted":
             raise Preempted
         workdir.write_text(folder / DONE, f'{{"step": {result.step}}}\n')
@@ -170,8 +178,8 @@ class Lab:
     def ranks(self, config: Config, row: str) -> Ranks:
         """Ranks of every test target of the evaluated users by a run.
 
-        row: compressed, masked, recent-only or full, as in `evaluation`, or `served N`: masked
-        forwards over N complete segments. Targets are in the order of `Ranks.user`.
+        row: compressed, masked, without-tokens, recent or full, as in `evaluation`, or `served N`:
+        masked forwards over N complete segments. Targets are in the order of `Ranks.user`.
         """
 
         def make() -> dict[str, np.ndarray]:
@@ -183,21 +191,40 @@ class Lab:
                 count = int(row.removeprefix("served "))
                 model, batches = served(session, chosen, count)
             else:
-                batches = session.eval_batches(chosen, recent_only=row == "recent-only")
+                batches = session.eval_batches(chosen, recent_only=row == "without-tokens")
             ranks = model_ranks(
                 evaluator.predictor(row, model),
                 trained.params,
                 model.item_index(trained.params),
                 batches,
                 history_items=evaluator.history_items(model),
+                history=session.history if config.eval.filter_seen else None,
                 chunk=session.config.eval.chunk,
                 lists=False,
             )
-            columns = ranks._asdict()
-            del columns["lists"]
-            return columns
+            return _columns(ranks)
 
         return Ranks(**self.kept(config, row, make), lists=None)
+
+    def rule_ranks(self, config: Config, rule: str) -> Ranks:
+        """Ranks of the same targets by a rule without parameters (`evaluation.baselines`).
+
+        config: of a run, in whose folder they are kept. rule: a key of `baselines.rules`.
+        """
+
+        def make() -> dict[str, np.ndarray]:
+            session = self.session(config)
+            return _columns(
+                rule_ranks(
+                    baselines.rules(config.layout.recent)[rule],
+                    baselines.Popularity(session.prepared.counts),
+                    session.history,
+                    self.ranks(config, config.layout.mode),
+                    filter_seen=config.eval.filter_seen,
+                )
+            )
+
+        return Ranks(**self.kept(config, f"rule {rule}", make), lists=None)
 
     def kept(
         self, config: Config, what: str, make: Callable[[], dict[str, np.ndarray]]
@@ -207,7 +234,10 @@ class Lab:
         what: names the evaluation among all others of the run.
         """
         settings = self.config.experiments
-        key = config_lib.digest(what, settings.users, settings.min_events, config.eval.split)
+        deciding = [what, settings.users, settings.min_events, config.eval.split]
+        if config.eval.filter_seen:
+            deciding.append("seen items filtered")
+        key = config_lib.digest(*deciding)
         name = name_of(config)
         file = self.folder / name / "ranks" / f"{key}.npz"
         if file.is_file() and not self.fresh:
@@ -218,10 +248,18 @@ class Lab:
         arrays = make()
         if not self.fresh:
             file.parent.mkdir(parents=True, exist_ok=True)
-            temporary = file.with_suffix(".tmp.npz")
+            # of this process: another one may make the same ranks at the same time
+            temporary = file.with_suffix(f".{os.getpid()}.tmp.npz")
             np.savez(temporary, **arrays)  # type: ignore[arg-type]
             temporary.replace(file)
         return arrays
+
+
+def _columns(ranks: Ranks) -> dict[str, np.ndarray]:
+    """The columns of ranks, without lists."""
+    columns = ranks._asdict()
+    del columns["lists"]
+    return columns
 
 
 def served(

@@ -69,6 +69,9 @@ class ExperimentsSettings:
     last: int = 5  # newest events per user that staleness and forms ask for
     longer: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0)  # served segments / trained ones
     components: int = 6  # of the factorisation of attention
+    # half-lives, in events and in seconds, of the counters of the second part of `gap`; empty: none
+    counters: tuple[float, ...] = ()
+    counter_times: tuple[float, ...] = ()
     # rows of `ablations`, "NAME: KEY=VALUE; KEY=VALUE"; the first is the base of the others
     ablations: tuple[str, ...] = ()
     probe: ProbeConfig = dataclasses.field(default_factory=ProbeConfig)
@@ -100,6 +103,11 @@ def validate(config: object) -> ExperimentsConfig:
     _numbers("experiments.probe.edges", chosen.probe.edges, 1, False)
     for key in ("holdout", "segment_size", "max_segments", "tokens", "batch_size", "steps"):
         _at_least(f"experiments.probe.{key}", getattr(chosen.probe, key), 1)
+    if config.eval.filter_seen and (chosen.counters or chosen.counter_times):
+        raise ConfigError(
+            f"experiments.counters={chosen.counters!r}: counters are of items that the user had, "
+            "which eval.filter_seen=True leaves out; set one of the two alone"
+        )
     if config.data.split != "last":
         raise ConfigError(
             f"data.split={config.data.split!r}: experiments ask every user for the newest events, "
@@ -218,6 +226,7 @@ def parser(names: Iterable[str] = ()) -> argparse.ArgumentParser:
         prog="python -m jaxrec.experiments",
         description="Trains, evaluates, tabulates and plots; see docs/experiments.md.\n\n"
         "  NAME --config=configs/experiments_quick.py --output=DIR   one experiment, or `all`\n"
+        "  NAME --config=FILE.py --only=ROW,...                      its runs alone, no table\n"
         "  report --output=DIR [--bench=BENCHDIR]                    the page of the tables\n"
         "  verify FILE.json [--row=NAME]                             rows made again, compared",
         epilog="--config.KEY=VALUE overrides any key, --config.experiments.seeds=0,1,2 among "
@@ -232,6 +241,14 @@ def parser(names: Iterable[str] = ()) -> argparse.ArgumentParser:
     parser.add_argument("--output", default="", help="folder of tables, plots and the page")
     parser.add_argument("--runs", default="runs/experiments", help="trained runs, shared")
     parser.add_argument("--bench", default="", help="report: folder of `jaxrec.benchmark`")
+    parser.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="ROW,...",
+        help="train and evaluate the runs of these rows alone and write nothing, so that several "
+        "processes can share the work",
+    )
     parser.add_argument("--row", default="", help="verify: this row alone")
     parser.add_argument("--tolerance", type=float, default=1e-6, help="verify: relative")
     parser.add_argument("--train", action="store_true", help="verify: train runs that are missing")

@@ -9,15 +9,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxrec.evaluation import report
-from jaxrec.evaluation.intervals import Interval
+from jaxrec.evaluation import intervals, report
+from jaxrec.evaluation.intervals import Closed, Interval
 from jaxrec.evaluation.ranks import Ranks
 
 LEVEL = 0.95
 
 
-def values(ranks: Sequence[Ranks], metric: str, k: int) -> np.ndarray:
-    """Metric [seeds, users] from a setting's ranks by seed.
+def values(ranks: Sequence[Ranks], metric: str, k: int | None) -> np.ndarray:
+    """Metric [seeds, users] from a setting's ranks by seed; k: None is the whole catalog.
 
     Raises ValueError when the seeds evaluated different users.
     """
@@ -54,6 +54,19 @@ def ratio(a: np.ndarray, b: np.ndarray, samples: int) -> Interval:
         raise ValueError(f"settings of other seeds or users: {a.shape} and {b.shape}")
     with np.errstate(divide="ignore", invalid="ignore"):
         return _interval(a.mean() / b.mean(), draws(a, samples) / draws(b, samples))
+
+
+def gap_closed(kept: np.ndarray, recent: np.ndarray, full: np.ndarray, samples: int) -> Closed:
+    """The share of the gap between `recent` and `full` that `kept` closes, [seeds, users] each.
+
+    All three are drawn together. Raises ValueError when they have different seeds or users.
+    """
+    if not kept.shape == recent.shape == full.shape:
+        raise ValueError(
+            f"settings of other seeds or users: {kept.shape}, {recent.shape} and {full.shape}"
+        )
+    rows = (intervals.Row(float(x.mean()), draws(x, samples)) for x in (kept, recent, full))
+    return intervals.closed(*rows)
 
 
 def _interval(center: float, sampled: np.ndarray) -> Interval:

@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxrec.benchmark import state_encodings
 from jaxrec.evaluation.ranks import Ranks
-from jaxrec.experiments.quality import QUALITY, K, columns
+from jaxrec.experiments.measures import QUALITY, K, columns
 from jaxrec.experiments.result_table import Cell, Experiment, Line, Values
 from jaxrec.experiments.runs import Lab, with_values
 from jaxrec.serving import Recommender, state_rows

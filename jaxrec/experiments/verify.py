@@ -37,7 +37,8 @@ MEASURED = re.compile(r"(^|_)(seconds|ms|per_s|curves?)($|_)|^(git|time|machine|
 PROGRAMS = re.compile(r"(eval\.py|-m (jaxrec|benchmarks)(\.\w+)+)( |$)")
 # arguments that name folders; only these may be added
 ELSEWHERE = (*(f"--config.{key}" for key in settings.PLACES), "--workdir")
-FULL = "--config.eval.full_workdir"
+# arguments of the folders of other runs -> their layout.mode
+OTHERS = {f"--config.eval.{mode}_workdir": mode for mode in ("full", "recent")}
 
 
 class Difference(NamedTuple):
@@ -201,7 +202,7 @@ def rerun(
 ) -> Iterator[tuple[str, Json]]:
     """Rows that the stored commands write to another --output; each command runs once."""
     for text in overrides:
-        _place(text, (*ELSEWHERE, FULL))
+        _place(text, (*ELSEWHERE, *OTHERS))
     by_command: dict[str, list[str]] = {}
     for name, row in stored.items():
         by_command.setdefault(str(row.get("command", value["command"])), []).append(name)
@@ -262,7 +263,8 @@ def redirected(argv: Sequence[str], output: pathlib.Path, file: pathlib.Path) ->
 def trainings(argv: Sequence[str]) -> list[list[str]]:
     """Commands that train the missing runs of an `eval.py` command.
 
-    The run of `full_workdir` has layout.mode=full and otherwise the same keys.
+    The run of `full_workdir` has layout.mode=full and otherwise the same keys, that of
+    `recent_workdir` likewise.
     """
     values = dict(text.split("=", 1) for text in argv[2:] if "=" in text)
     kept = [
@@ -272,7 +274,10 @@ def trainings(argv: Sequence[str]) -> list[list[str]]:
     ]
     mode = [text for text in argv[2:] if text.startswith("--config.layout.mode=")]
     commands = []
-    for flag, extra in (("--workdir", mode), (FULL, ["--config.layout.mode=full"])):
+    runs = {"--workdir": mode} | {
+        flag: [f"--config.layout.mode={other}"] for flag, other in OTHERS.items()
+    }
+    for flag, extra in runs.items():
         folder = values.get(flag)
         if folder and not pathlib.Path(folder).is_dir():
             commands.append([argv[0], "train.py", *kept, *extra, f"--workdir={folder}"])
@@ -283,7 +288,7 @@ def _train(argv: Sequence[str], allowed: bool) -> None:
     if not allowed:
         raise WorkdirError(
             f"{argv[-1].partition('=')[2]}: no such run; --train trains it first (python "
-            f"{shlex.join(argv[1:])}), {FULL}= and --workdir= say where runs are"
+            f"{shlex.join(argv[1:])}), {'=, '.join(OTHERS)}= and --workdir= say where runs are"
         )
     run(argv)
 

@@ -4,11 +4,32 @@ Counts multiplications and additions (2 per multiply-add) of matrix products; no
 activations and masks are left out.
 """
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from jaxrec.config import LossConfig, ModelConfig
 from jaxrec.layout import SegmentLayout
 from jaxrec.nn.stack import keeps_inputs
+
+EVENT_BYTES = 8  # item id and time of a raw event
+
+
+class StateBytes(NamedTuple):
+    """Bytes of one user's state by part; `total` is a whole row of the state store.
+
+    vectors: K and V of the tokens, or their outputs. remembered: ids and times of compressed
+    events, which scores that count them need. pending: ids and times of the events that are not
+    compressed yet. other: time and validity of every token, the newest token's output, counts.
+    """
+
+    vectors: int
+    remembered: int
+    pending: int
+    other: int
+
+    @property
+    def total(self) -> int:
+        """All bytes that are kept of a user."""
+        return sum(self)
 
 
 def dense_flops(config: ModelConfig) -> int:
@@ -59,13 +80,21 @@ def training_flops(
     return 3 * (forward_flops(config, layout) + scores)
 
 
-def state_bytes(config: ModelConfig, layout: SegmentLayout, item_bytes: int = 4) -> int:
-    """Bytes of what a state keeps of one user's tokens, and of remembered item ids."""
+def state_bytes(config: ModelConfig, layout: SegmentLayout, item_bytes: int = 4) -> StateBytes:
+    """Bytes of one user's state in the layout of a stream.
+
+    item_bytes: of a number of the tokens' vectors; encodings with scales keep those beside them.
+    """
     size, tokens = layout.segments[0]
     width = 2 * (config.layers - 1) * config.kv_heads * config.head_width
     width += config.width * keeps_inputs(config, layout)
     if config.state == "embedding":
         width = config.width
-    vectors = tokens * layout.max_segments * width * item_bytes
+    count = tokens * layout.max_segments
     remembered = bool(config.repeat_half_lives or config.repeat_half_times)
-    return vectors + remembered * 8 * size * layout.max_segments
+    return StateBytes(
+        vectors=count * width * item_bytes,
+        remembered=remembered * EVENT_BYTES * size * layout.max_segments,
+        pending=EVENT_BYTES * layout.segments[-1][0],
+        other=count * (4 + 1) + 4 * config.width + 3 * 4,
+    )

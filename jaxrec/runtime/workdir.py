@@ -56,6 +56,10 @@ FREE = (
 )
 
 
+class InUse(WorkdirError):
+    """Another process trains in this folder."""
+
+
 class Ancestor(NamedTuple):
     """A data set that the present one was appended to.
 
@@ -81,7 +85,7 @@ class Claim(NamedTuple):
 def lock(folder: pathlib.Path) -> Iterator[None]:
     """Holds the folder for one training process; the lock ends with the process.
 
-    Raises WorkdirError when another process trains there.
+    Raises InUse when another process trains there.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -92,7 +96,7 @@ def lock(folder: pathlib.Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise WorkdirError(
+            raise InUse(
                 f"workdir {folder} is in use by another training process: wait for it, stop it, "
                 "or name another --workdir"
             ) from error

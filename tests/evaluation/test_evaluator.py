@@ -68,15 +68,19 @@ def trained_model(prepared, config, seed=0):
 @pytest.fixture(scope="module")
 def result(prepared):
     config = make_config()
-    full_config = make_config()
-    full_config.layout.mode = "full"
+    config.eval.full_workdir, config.eval.recent_workdir = "full", "recent"
+    others = {}
+    for seed, mode in ((3, "full"), (5, "recent")):
+        other = make_config()
+        other.layout.mode = mode
+        others[mode] = trained_model(prepared, other, seed)
     lines = []
     value = evaluator.evaluate(
         config,
         trained_model(prepared, config),
         counts=prepared.counts,
         history=lambda user: prepared.source[user].items,
-        full=trained_model(prepared, full_config, 3),
+        others=others,
         say=lines.append,
     )
     return value, lines
@@ -88,7 +92,8 @@ def test_every_row_ranks_the_same_targets(result, prepared):
     assert names == [
         "compressed",
         "masked",
-        "recent-only",
+        "without-tokens",
+        "recent",
         "full",
         "popularity",
         "copy-last",
@@ -145,7 +150,7 @@ def test_figures_carry_protocol_cost_and_intervals(result):
     rows = {row["name"]: row for row in value["rows"]}
     assert rows["compressed"]["request_flops"] < rows["full"]["request_flops"]
     assert rows["compressed"]["state_bytes"] > 0
-    assert rows["recent-only"]["state_bytes"] == 0
+    assert rows["without-tokens"]["state_bytes"] == rows["recent"]["state_bytes"] == 0
     assert rows["popularity"]["request_flops"] is None
     for row in rows.values():
         assert sum(bucket["users"] for bucket in row["buckets"].values()) == row["users"]
@@ -242,11 +247,34 @@ def test_wrong_rows_are_refused_before_any_work(prepared):
     config = make_config()
     config.eval.mode = "compressed,best"
     with pytest.raises(ConfigError, match=r"eval\.mode=.*'best' is no row"):
-        evaluator.chosen(config, False)
-    config.eval.mode = "full"
-    with pytest.raises(ConfigError, match=r"eval\.full_workdir"):
-        evaluator.chosen(config, False)
-    assert list(evaluator.chosen(config, True)) == ["full"]
+        evaluator.chosen(config)
+    for mode in ("full", "recent"):
+        config.eval.mode = mode
+        with pytest.raises(ConfigError, match=rf"{mode} needs eval\.{mode}_workdir"):
+            evaluator.chosen(config)
+        setattr(config.eval, f"{mode}_workdir", "folder")
+        assert list(evaluator.chosen(config)) == [mode]
+    # the run's own row is not another run's
+    config.layout.mode = "recent"
+    assert evaluator.beside(config) == ("full",)
+
+
+def test_the_share_of_the_gap_is_paired_over_users(result):
+    value, _ = result
+    means = {row["name"]: row["metrics"]["recall@10"]["mean"] for row in value["rows"]}
+    closed = value["gap_closed"]
+    assert list(closed) == ["recall@10", "ndcg@10", "mrr"]
+    found, gap = closed["recall@10"], means["full"] - means["recent"]
+    assert found["gap"]["mean"] == pytest.approx(gap)
+    assert 0 <= found["without_gap"] <= 1
+    if gap > 0:
+        share = (means["compressed"] - means["recent"]) / gap
+        assert found["share"]["mean"] == pytest.approx(share)
+    else:
+        assert found["share"]["mean"] is None
+    table, markdown = rendering.format_table(value), rendering.markdown(value)
+    assert "gap closed, mrr: " in table
+    assert "| compressed between recent and full | Recall@10 | NDCG@10 | MRR |" in markdown
 
 
 def test_rows_of_other_targets_are_not_compared(prepared):

@@ -66,3 +66,24 @@ def test_bootstrap_without_samples_or_users():
         intervals.bootstrap(np.ones(0), 10)
     with pytest.raises(ValueError, match="same users"):
         intervals.paired_ratio(np.ones(3), np.ones(2), 5)
+
+
+def test_share_of_a_gap_is_of_the_same_users():
+    rng = np.random.default_rng(0)
+    recent, full = rng.random(50), rng.random(50) + 0.3
+    found = intervals.gap_closed(recent + 0.25 * (full - recent), recent, full, 100)
+    np.testing.assert_allclose(found.share, 0.25)
+    np.testing.assert_allclose(found.gap, intervals.bootstrap(full - recent, 100))
+    assert found.without_gap == 0
+    with pytest.raises(ValueError, match="same users"):
+        intervals.gap_closed(recent, recent[1:], full, 10)
+
+
+def test_where_there_is_no_gap_there_is_no_share():
+    values = np.random.default_rng(0).random(50)
+    found = intervals.gap_closed(values, values, values, 100)
+    assert np.isnan(found.share).all()
+    assert found.without_gap == 1
+    unsampled = intervals.gap_closed(values, values, values + 1, 0)
+    assert (unsampled.share.mean, unsampled.gap.mean) == pytest.approx((0, 1))
+    assert np.isnan([unsampled.share.low, unsampled.gap.high, unsampled.without_gap]).all()

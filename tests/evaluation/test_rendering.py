@@ -37,6 +37,20 @@ def test_a_page_has_every_part_of_the_targets(tmp_path):
     assert rendering.markdown(value) not in page  # the short form has no parts
 
 
+def test_the_reading_explains_the_rows_that_the_page_has():
+    older = {"rows": [{"name": "compressed"}, {"name": "recent-only"}]}
+    text = " ".join(rendering.reading([older]).split())
+    assert "`recent-only`: the name of two rows in older results." in text
+    assert "- `without-tokens`" not in text
+    assert "gap closed" not in text
+    newer = {"rows": [{"name": "without-tokens"}, {"name": "recent"}], "gap_closed": {"mrr": {}}}
+    text = rendering.reading([newer])
+    assert "- `without-tokens`" in text
+    assert "- `recent`" in text
+    assert "`recent-only`" not in text
+    assert "`gap closed` is" in text
+
+
 def test_command(tmp_path, capsys):
     report.main([str(RESULT)])
     assert "recall@10 by when the user last had the target" in capsys.readouterr().out

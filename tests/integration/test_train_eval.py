@@ -59,7 +59,7 @@ def test_a_run_ends_with_the_table(whole):
     assert " left" in err
     result = json.loads((workdir / "results.json").read_text())
     names = [row["name"] for row in result["rows"]]
-    assert names[:3] == ["compressed", "masked", "recent-only"]
+    assert names[:3] == ["compressed", "masked", "without-tokens"]
     assert all(f"\n{name} " in out for name in names)
     assert result["paths"]["score_difference"] <= 1e-5
     assert {"config.json", "environment.json", "dataset.json", "checkpoints"} <= {

@@ -7,6 +7,7 @@ import pytest
 from jaxrec.config import LossConfig, ModelConfig
 from jaxrec.layout import SegmentLayout
 from jaxrec.model import cost, recommender
+from jaxrec.serving import state_rows
 from tests.reference.elementwise import elementwise_flops
 
 USERS = 2
@@ -74,3 +75,20 @@ def test_compressed_layout_computed_densely_is_within_5_percent():
     found = USERS * (products + elementwise_flops(config, layout, "dense"))
     assert found == pytest.approx(xla_flops(config, layout), rel=0.05)
     assert cost.forward_flops(config, layout) < products  # what is visible is less
+
+
+@pytest.mark.parametrize("state", ["kv", "embedding"])
+@pytest.mark.parametrize("half_lives", [(), (4.0, 0.0)])
+def test_bytes_of_a_state_are_those_of_a_row_by_part(state, half_lives):
+    config = ModelConfig(state=state, repeat_half_lives=half_lives, width=32, heads=4, layers=3)
+    layout = SegmentLayout.stream(30, 2, 3, recent_min=5)
+    model = recommender.build(config, LossConfig(), layout, 50)
+    spec = state_rows.row_spec(model, "float32", 0)
+    size = {field.name: field.nbytes for field in spec.fields}
+    found = cost.state_bytes(config, layout)
+    vectors = [size.get(f"tokens.{name}", 0) for name in ("k", "v", "outputs")]
+    assert found.vectors == sum(vectors)
+    assert found.remembered == size.get("memory", 0) + size.get("memory_times", 0)
+    assert bool(found.remembered) == bool(half_lives)
+    assert found.pending == size["items"] + size["times"]
+    assert found.total == spec.row_bytes

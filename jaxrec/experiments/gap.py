@@ -1,0 +1,145 @@
+"""How much of what full history adds compressed tokens keep: the experiment `gap`.
+
+All models are trained for what they are shown: the recent window alone, compressed history and
+full history, without counters of the user's own items, which would carry raw ids past the
+tokens. With `experiments.counters` a second part of the table holds the same with counters.
+"""
+
+from collections.abc import Sequence
+
+from jaxrec.config import Config
+from jaxrec.evaluation.ranks import Ranks
+from jaxrec.experiments import measures
+from jaxrec.experiments.quality import full_of, price, recent_of
+from jaxrec.experiments.result_table import Cell, Experiment, Line, Values
+from jaxrec.experiments.runs import Lab, with_values
+
+TOKENS = "tokens alone"  # parts of the table
+COUNTERS = "with counters"
+WITHOUT = "compressed without its tokens"
+FREQUENCY = "personal frequency"
+RULES = {"popularity": "popularity", FREQUENCY: "frequency-all"}  # row -> rule
+
+
+def base_of(lab: Lab) -> Config:
+    """The compressed run of the first part: the base run without counters."""
+    return with_values(lab.base, model__repeat_half_lives=(), model__repeat_half_times=())
+
+
+def counted_of(lab: Lab) -> Config | None:
+    """The compressed run of the second part; None where `experiments.counters` are not given."""
+    chosen = lab.config.experiments
+    if not (chosen.counters or chosen.counter_times):
+        return None
+    return with_values(
+        lab.base,
+        model__repeat_half_lives=chosen.counters,
+        model__repeat_half_times=chosen.counter_times,
+    )
+
+
+class _Part:
+    """Makes the rows of one part from runs with recent, compressed and full history."""
+
+    def __init__(self, lab: Lab, name: str, base: Config, suffix: str = "") -> None:
+        self.lab, self.name, self.suffix = lab, name, suffix
+        self.samples = lab.config.experiments.bootstrap
+        self.runs = {"recent": recent_of(base), "compressed": base, "full": full_of(base)}
+
+    def ranks(self, mode: str) -> list[Ranks]:
+        """Ranks by seed of the run of a mode."""
+        return measures.by_seed(self.lab, self.runs[mode])
+
+    def model(self, mode: str) -> Cell:
+        """The row of a trained run."""
+        name = mode + self.suffix
+
+        def make() -> Values:
+            row = self._row(name, self.ranks(mode)) | price(self.runs[mode], mode, self._base)
+            if mode == "compressed":
+                ends = self.ranks("recent"), self.ranks("full")
+                row |= measures.closed(self.ranks(mode), *ends, self.samples)
+            return row
+
+        return Cell(name, make, lambda: self.ranks(mode))
+
+    def without_tokens(self) -> Cell:
+        """The compressed run shown only its recent window."""
+
+        def ranks() -> list[Ranks]:
+            return measures.by_seed(self.lab, self._base, "without-tokens")
+
+        def make() -> Values:
+            return self._row(WITHOUT, ranks()) | price(self._base, "without-tokens")
+
+        return Cell(WITHOUT, make, ranks)
+
+    def rule(self, name: str, rule: str) -> Cell:
+        """The row of a rule without parameters, which is the same for every seed."""
+
+        def ranks() -> list[Ranks]:
+            config = with_values(self._base, seed=self.lab.seeds[0])
+            return [self.lab.rule_ranks(config, rule)] * len(self.lab.seeds)
+
+        return Cell(name, lambda: self._row(name, ranks()), ranks)
+
+    @property
+    def _base(self) -> Config:
+        return self.runs["compressed"]
+
+    def _row(self, name: str, ranks: Sequence[Ranks]) -> Values:
+        facts: Values = {"name": name, "part": self.name, "series": self.name}
+        return facts | measures.levels(ranks, self.samples)
+
+
+def gap(lab: Lab) -> Experiment:
+    """Recent, compressed and full history, each trained, and the share of the gap closed."""
+    first = _Part(lab, TOKENS, base_of(lab))
+    # where seen items are no candidates a rule that recommends them is popularity
+    rules = {"popularity": RULES["popularity"]} if lab.base.eval.filter_seen else RULES
+    cells = [
+        *(first.rule(name, rule) for name, rule in rules.items()),
+        first.model("recent"),
+        first.without_tokens(),
+        first.model("compressed"),
+        first.model("full"),
+    ]
+    if (counted := counted_of(lab)) is not None:
+        second = _Part(lab, COUNTERS, counted, " + counters")
+        cells.append(second.rule("counters alone", RULES[FREQUENCY]))
+        cells += [second.model(mode) for mode in second.runs]
+    layout = lab.base.layout
+    return Experiment(
+        "gap",
+        "What the tokens keep of a long history",
+        "How much of what full history adds over the recent window do compressed tokens keep?",
+        f"`recent` is a model trained on the newest {layout.recent} events alone, `full` one "
+        f"trained on {layout.history} events, `compressed` one whose older events are compressed; "
+        f"`{WITHOUT}` is that same model shown only its recent window. No score of theirs counts "
+        "what the user had. `closed` is (compressed - recent) / (full - recent), all three on the "
+        "same draws of seeds and users.",
+        READING,
+        cells,
+        [_bars(name) for name in (f"ndcg@{measures.K}", measures.QUALITY)],
+    )
+
+
+READING = (
+    "`gap` is full - recent. A share of it means something where the gap's interval lies above "
+    "0; `without gap` is the share of resamples that have none. `with counters`: scores also "
+    "count the user's own items, which needs no tokens; what tokens add to them is the distance "
+    "from `recent + counters`."
+)
+LABELS = {f"ndcg@{measures.K}": f"NDCG@{measures.K}", measures.QUALITY: f"Recall@{measures.K}"}
+
+
+def _bars(metric: str) -> Line:
+    return Line(
+        f"{LABELS[metric]} by what a model is shown",
+        x="name",
+        y=metric,
+        x_label="",
+        y_label=LABELS[metric],
+        kind="bar",
+        zero=True,
+    )

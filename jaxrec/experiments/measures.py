@@ -1,0 +1,76 @@
+"""Columns of quality from ranks by seed: levels, ratios, and the share of a gap that is closed."""
+
+from collections.abc import Sequence
+
+from jaxrec.config import Config
+from jaxrec.evaluation.ranks import Ranks
+from jaxrec.experiments import statistics
+from jaxrec.experiments.result_table import Values, spread
+from jaxrec.experiments.runs import Lab, with_values
+
+METRICS = ("recall", "ndcg")  # that ratios are of, at K
+K = 10
+QUALITY = f"recall@{K}"
+# columns of the measure of compression -> metric and length of the list, None: the whole catalog
+MEASURES: dict[str, tuple[str, int | None]] = {
+    f"recall@{K}": ("recall", K),
+    f"ndcg@{K}": ("ndcg", K),
+    "mrr": ("mrr", None),
+}
+
+
+def by_seed(lab: Lab, config: Config, row: str = "") -> list[Ranks]:
+    """Ranks of a setting, one entry per seed.
+
+    config: of any seed; row: see `Lab.ranks`, default the one in which its layout answers.
+    """
+    row = row or config.layout.mode
+    return [lab.ranks(with_values(config, seed=seed), row) for seed in lab.seeds]
+
+
+def columns(
+    ranks: Sequence[Ranks],
+    samples: int,
+    against: Sequence[Ranks] | None = None,
+    name: str = "full",
+) -> Values:
+    """Columns of a setting from its ranks by seed.
+
+    against: ranks by seed of another setting, called `name` in the columns of the ratio.
+    """
+    values: Values = {}
+    for metric in METRICS:
+        table = statistics.values(ranks, metric, K)
+        values |= spread(f"{metric}@{K}", statistics.interval(table, samples))
+        values[f"{metric}@{K}_seeds"] = table.mean(1).tolist()
+        if against is not None:
+            base = statistics.values(against, metric, K)
+            values |= spread(f"{metric}_of_{name}", statistics.ratio(table, base, samples))
+    return values | {"users": int(table.shape[1]), "targets": len(ranks[0].rank)}
+
+
+def levels(ranks: Sequence[Ranks], samples: int) -> Values:
+    """Every metric of `MEASURES` with its interval and its values by seed."""
+    values: Values = {}
+    for name, (metric, k) in MEASURES.items():
+        table = statistics.values(ranks, metric, k)
+        values |= spread(name, statistics.interval(table, samples))
+        values[f"{name}_seeds"] = table.mean(1).tolist()
+    return values | {"users": int(table.shape[1]), "targets": len(ranks[0].rank)}
+
+
+def closed(
+    kept: Sequence[Ranks], recent: Sequence[Ranks], full: Sequence[Ranks], samples: int
+) -> Values:
+    """The share of the gap between `recent` and `full` that `kept` closes, by every metric.
+
+    `<metric>_closed` is the share, `<metric>_gap` full - recent, `<metric>_without_gap` the share
+    of resamples in which full is not above recent (`intervals.Closed`).
+    """
+    values: Values = {}
+    for name, (metric, k) in MEASURES.items():
+        table, low, high = (statistics.values(ranks, metric, k) for ranks in (kept, recent, full))
+        result = statistics.gap_closed(table, low, high, samples)
+        values |= spread(f"{name}_closed", result.share) | spread(f"{name}_gap", result.gap)
+        values[f"{name}_without_gap"] = result.without_gap
+    return values

@@ -1,0 +1,114 @@
+"""The experiment `gap`: its rows, what they are trained with, and the share of the gap closed."""
+
+import numpy as np
+import pytest
+
+from jaxrec.errors import ConfigError
+from jaxrec.experiments import __main__ as command
+from jaxrec.experiments import gap, registry, settings, statistics
+from jaxrec.experiments.runs import Lab
+from tests.experiments import tiny
+
+ROWS = ["recent", "compressed without its tokens", "compressed", "full"]
+
+
+def lab(folder, **experiments):
+    return Lab(tiny.config(seeds=(0,), **experiments), folder, [].append)
+
+
+def cells(some):
+    return {cell.name: cell for cell in gap.gap(some).cells}
+
+
+def test_first_part_is_without_counters(tmp_path):
+    some = lab(tmp_path)
+    assert some.base.model.repeat_half_lives  # the base run has some
+    assert list(cells(some)) == ["popularity", "personal frequency", *ROWS]
+    assert gap.base_of(some).model.repeat_half_lives == ()
+    assert gap.counted_of(some) is None
+
+    counted = lab(tmp_path, counters=(2.0, 9.0))
+    assert list(cells(counted))[-4:] == [
+        "counters alone",
+        "recent + counters",
+        "compressed + counters",
+        "full + counters",
+    ]
+    made = gap.counted_of(counted)
+    assert made is not None
+    assert made.model.repeat_half_lives == (2.0, 9.0)
+
+
+def test_seen_items_filtered_leave_no_personal_rule(tmp_path):
+    config = tiny.config(seeds=(0,))
+    config.eval.filter_seen = True
+    some = Lab(config, tmp_path, [].append)
+    experiment = gap.gap(some)
+    assert [cell.name for cell in experiment.cells] == ["popularity", *ROWS]
+    assert "seen items filtered" in registry.protocol(some, experiment)["ranking"]
+    config.experiments.counters = (2.0,)
+    with pytest.raises(ConfigError, match=r"experiments\.counters=\(2\.0,\): .*filter_seen"):
+        settings.validate(config)
+
+
+def test_ranks_with_and_without_seen_items_are_kept_apart(tmp_path):
+    plain = lab(tmp_path)
+    config = tiny.config(seeds=(0,))
+    config.eval.filter_seen = True
+    filtered = Lab(config, tmp_path, [].append, train=False)
+    every, fewer = (
+        plain.ranks(gap.base_of(plain), "compressed"),
+        filtered.ranks(gap.base_of(filtered), "compressed"),
+    )
+    np.testing.assert_array_equal(every.item, fewer.item)
+    assert (fewer.rank <= every.rank).all()
+    assert (fewer.rank < every.rank).any()
+    # a rule ranks the same targets, and the filter leaves it popularity
+    rules = [one.rule_ranks(gap.base_of(one), "frequency-all") for one in (plain, filtered)]
+    np.testing.assert_array_equal(rules[0].item, every.item)
+    popularity = filtered.rule_ranks(gap.base_of(filtered), "popularity")
+    np.testing.assert_array_equal(rules[1].rank, popularity.rank)
+    assert (rules[0].rank != popularity.rank).any()
+
+
+def test_only_makes_the_runs_of_its_rows(tmp_path, capsys):
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(
+        "from tests.experiments import tiny\n"
+        "def get_config():\n    return tiny.config(seeds=(0,))\n"
+    )
+    arguments = ["gap", f"--config={recipe}", f"--runs={tmp_path / 'runs'}"]
+    assert command.main([*arguments, "--only=compressed"]) == 0
+    said = capsys.readouterr()
+    assert said.err.count("training ") == 1  # neither recent nor full, which it is compared with
+    assert not said.out
+    with pytest.raises(ConfigError, match="--only='fill': rows are 'popularity'"):
+        command.main([*arguments, "--only=full,fill"])
+    with pytest.raises(ConfigError, match="one experiment"):
+        command.main(["all", *arguments[1:], "--only=full"])
+
+
+def test_gap_closed_is_paired():
+    rng = np.random.default_rng(0)
+    recent, full = rng.random((2, 40)), rng.random((2, 40)) + 0.5
+    half = statistics.gap_closed((recent + full) / 2, recent, full, 200)
+    assert half.share == pytest.approx((0.5, 0.5, 0.5))
+    assert half.without_gap == 0
+    assert half.gap == pytest.approx(statistics.interval(full - recent, 200))
+    other = statistics.gap_closed(np.roll((recent + full) / 2, 1, axis=1), recent, full, 200)
+    assert other.share.mean == pytest.approx(0.5)
+    assert other.share.high - other.share.low > 0.05
+
+
+def test_no_gap_has_no_share():
+    rng = np.random.default_rng(0)
+    table = rng.random((2, 40))
+    equal = statistics.gap_closed(table, table, table, 100)
+    assert np.isnan(equal.share).all()
+    assert equal.gap == (0, 0, 0)
+    assert equal.without_gap == 1
+    # half of the resamples have no gap: counted, and the share is of the others
+    noisy = statistics.gap_closed(table, table, table + rng.normal(0.0, 1.0, (2, 40)), 400)
+    assert 0 < noisy.without_gap < 1
+    with pytest.raises(ValueError, match="other seeds or users"):
+        statistics.gap_closed(table, table, table[:1], 10)
