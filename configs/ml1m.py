@@ -46,10 +46,12 @@ def get_config(argument: str = "full") -> Config:
     config.model.layers = 2
     config.model.heads = 2
     config.model.item_bias = True
+    config.model.token_input = "pooled"
     config.model.hstu.time_bias = False
     config.loss.kind = "softmax"
     # as many positions in a step, whatever the layout
     config.train.batch_size = 256 if mode == "recent" else 64
+    config.train.length_buckets = 1 if mode == "recent" else 8
     # a constant rate and averaged parameters: the run may stop at any plateau
     config.train.learning_rate = 1e-3
     config.train.schedule = "constant"

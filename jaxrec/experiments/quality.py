@@ -93,12 +93,21 @@ def full_of(config: Config) -> Config:
 
     Keys that only a compressed layout reads have one value, so that runs are shared.
     """
-    return with_values(config, layout__mode="full", layout__tokens=1)
+    return with_values(config, layout__mode="full", layout__tokens=1, model__token_input="learned")
 
 
 def recent_of(config: Config) -> Config:
-    """The run that sees the recent window only."""
-    return with_values(config, layout__mode="recent", layout__tokens=1, layout__max_segments=1)
+    """The run that sees the recent window only, with as many positions in a training step."""
+    layout, train = config.layout, config.train
+    return with_values(
+        config,
+        layout__mode="recent",
+        layout__tokens=1,
+        layout__max_segments=1,
+        model__token_input="learned",
+        train__batch_size=train.batch_size * (layout.history // layout.recent),
+        train__length_buckets=1,
+    )
 
 
 def _plots(x: str, label: str, title: str, log: bool = True) -> list[Line]:

@@ -1,0 +1,23 @@
+"""Experiments on MovieLens-1M by the published protocol (`ml1m.py`), models trained to a plateau.
+
+Data and layout: as `ml1m.py`: full history of 200, compressed 6 x (25 + tokens) + 26 to 50, recent
+50; all 6,040 users, seen items filtered.
+Argument: BACKBONE, `sasrec` (default) or `hstu`.
+Hardware and cost: one CPU core a run; a run takes about an hour.
+Quality: `results/experiments_ml1m`.
+Command:
+
+    python -m jaxrec.experiments gap --config=configs/experiments_ml1m.py:sasrec \
+        --output=results/experiments_ml1m/sasrec
+"""
+
+from configs import ml1m
+from jaxrec.experiments.settings import ExperimentsConfig, ExperimentsSettings
+
+ARGUMENTS = ml1m.BACKBONES
+
+
+def get_config(backbone: str = "sasrec") -> ExperimentsConfig:
+    config = ExperimentsConfig(**vars(ml1m.get_config(f"compressed_{backbone or 'sasrec'}")))
+    config.experiments = ExperimentsSettings(seeds=(0,), users=0, tokens=(1, 4, 16))
+    return config
