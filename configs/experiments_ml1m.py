@@ -19,5 +19,5 @@ ARGUMENTS = ml1m.BACKBONES
 
 def get_config(backbone: str = "sasrec") -> ExperimentsConfig:
     config = ExperimentsConfig(**vars(ml1m.get_config(f"compressed_{backbone or 'sasrec'}")))
-    config.experiments = ExperimentsSettings(seeds=(0,), users=0, tokens=(1, 4, 16))
+    config.experiments = ExperimentsSettings(seeds=(0,), users=0, tokens=(1, 4, 16), last=1)
     return config
