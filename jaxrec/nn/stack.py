@@ -126,15 +126,15 @@ class Stack(nn.Module):
     ) -> tuple[jax.Array, TokenState]:
         """See the module docstring; raises ValueError when `kv` does not fit the layout.
 
-        token_inputs: [k, D], what the tokens of any segment enter the first layer with, where `kv` does
-        not have it (`keeps_inputs`).
+        token_inputs: [k, D], what the tokens of any segment enter the first layer with, where
+        `kv` does not have it (`keeps_inputs`).
         """
         dtype = DTYPES[self.config.dtype]
         valid = jnp.asarray(layout.valid(lengths))
         if kv is None and layout.num_cached:
             raise ValueError(f"the layout has {layout.num_cached} cached tokens but kv is None")
         if isinstance(kv, KV):
-            kv = self._with_first_layer(kv, layout, token_inputs)
+            kv = self.with_first_layer(kv, layout, token_inputs)
         past, past_axes = _per_layer(kv, dtype)
         layers = stack_layers(
             self.block,
@@ -154,7 +154,7 @@ class Stack(nn.Module):
             return y, KV(k[1:], v[1:], own, times.key[:, tokens], valid[:, tokens])
         return y, TokenOutputs(y[:, tokens], times.key[:, tokens], valid[:, tokens])
 
-    def _with_first_layer(self, kv: KV, layout: SegmentLayout, token_inputs: Array | None) -> KV:
+    def with_first_layer(self, kv: KV, layout: SegmentLayout, token_inputs: Array | None) -> KV:
         """`kv` with the K/V of the first layer in front; arguments as of the call."""
         dtype = DTYPES[self.config.dtype]
         inputs = kv.inputs

@@ -43,6 +43,23 @@ MODELS = {
         layers=2,
         llama=LlamaConfig(kv_heads=1, head_width=6, time_bias=True),
     ),
+    "hstu-pooled": ModelConfig(
+        backbone="hstu", width=8, heads=2, layers=2, token_input="pooled", request_time=True
+    ),
+    "sasrec-pooled": ModelConfig(
+        backbone="sasrec", width=8, heads=2, layers=3, token_input="pooled"
+    ),
+    "llama-pooled": ModelConfig(
+        backbone="llama",
+        width=8,
+        heads=2,
+        layers=2,
+        token_input="pooled",
+        llama=LlamaConfig(kv_heads=1, head_width=6),
+    ),
+    "pooled-embedding": ModelConfig(
+        backbone="hstu", width=8, heads=2, layers=2, token_input="pooled", state="embedding"
+    ),
     "hstu-embedding": ModelConfig(
         backbone="hstu", width=8, heads=2, layers=2, state="embedding", request_time=True
     ),

@@ -85,13 +85,14 @@ def test_unknown_form_is_refused():
         encodings.encode_vectors(np.zeros((1, 2), np.float32), "int4")
 
 
-def make_state(seed=0, tokens=6):
+def make_state(seed=0, tokens=6, inputs=True):
     rng = np.random.default_rng(seed)
     layers, users = 2, 3
     shape = (layers, users, tokens, 2, 4)
     kv = KV(
         rng.standard_normal(shape).astype(np.float32),
         rng.standard_normal(shape).astype(np.float32),
+        rng.standard_normal((users, tokens, 8)).astype(np.float32) if inputs else None,
         rng.integers(0, 99, (users, tokens)).astype(np.int32),
         rng.integers(0, 2, (users, tokens)).astype(bool),
     )
@@ -107,10 +108,10 @@ def make_state(seed=0, tokens=6):
 
 
 @pytest.mark.parametrize("encoding", encodings.ENCODINGS)
-@pytest.mark.parametrize("tokens", [6, 0])
-def test_states_round_trip(encoding, tokens):
-    """K/V within the encoding's bound, everything else exactly; also without K/V."""
-    state = make_state(tokens=tokens)
+@pytest.mark.parametrize(("tokens", "inputs"), [(6, True), (6, False), (0, False)])
+def test_states_round_trip(encoding, tokens, inputs):
+    """Vectors within the encoding's bound, everything else exactly; also without K/V."""
+    state = make_state(tokens=tokens, inputs=inputs)
     columns = encodings.encode_state(state, encoding)
     assert all(len(column) == 3 for column in columns.values())
     again = encodings.decode_state(columns, encoding)
@@ -120,6 +121,10 @@ def test_states_round_trip(encoding, tokens):
     )
     np.testing.assert_allclose(again.tokens.k, state.tokens.k, atol=largest, rtol=0)
     np.testing.assert_allclose(again.tokens.v, state.tokens.v, atol=2 * largest, rtol=0)
+    assert (again.tokens.inputs is not None) == inputs == ("tokens.inputs" in columns)
+    if inputs:
+        bound = 2 * largest
+        np.testing.assert_allclose(again.tokens.inputs, state.tokens.inputs, atol=bound, rtol=0)
     for name in state._fields[1:]:
         np.testing.assert_array_equal(getattr(again, name), getattr(state, name), err_msg=name)
     np.testing.assert_array_equal(again.tokens.times, state.tokens.times)

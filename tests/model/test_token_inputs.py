@@ -1,0 +1,97 @@
+"""What compressed tokens enter the first layer with, and that a state keeps no more than that."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from jaxrec.config import LossConfig, ModelConfig
+from jaxrec.layout import SegmentLayout
+from jaxrec.model import recommender, states
+from jaxrec.model.token_inputs import PooledItems
+from jaxrec.nn.stack import Block
+from tests.nn import parity
+
+LAYOUT = SegmentLayout.stream(4, 3, 2, recent_min=2)
+PLAIN = ModelConfig(backbone="sasrec", width=8, heads=2, layers=2)
+
+
+def layer_norm(x):
+    y = x - x.mean(-1, keepdims=True)
+    return y / np.sqrt(np.square(y).mean(-1, keepdims=True) + 1e-6)
+
+
+def test_pooled_items_are_softmax_averages_of_the_segment():
+    rng = np.random.default_rng(0)
+    items, lengths = rng.standard_normal((2, 3, 4, 8)), np.asarray([[4, 2, 0], [1, 4, 3]])
+    pooled = PooledItems(tokens=3, heads=2)
+    params = {
+        "query": rng.standard_normal((3, 2, 4)),
+        "offset": rng.standard_normal((4, 3, 2)),
+    }
+    value = pooled.apply({"params": params}, items.astype(np.float32), lengths)
+    assert value.shape == (2, 3, 3, 8)
+    for user, segment in np.ndindex(2, 3):
+        count = lengths[user, segment]
+        for token in range(3):
+            parts = []
+            for head in range(2):
+                x = items[user, segment, :count, 4 * head : 4 * head + 4]
+                logits = layer_norm(x) @ params["query"][token, head] / 2
+                weights = np.exp(logits + params["offset"][:count, token, head])
+                parts.append(weights @ x / weights.sum() if count else np.zeros(4))
+            truth = layer_norm(np.concatenate(parts)) if count else np.zeros(8)
+            np.testing.assert_allclose(value[user, segment, token], truth, atol=2e-5)
+
+
+def in_every_layer(model, params):
+    """K/V [L, B, C, N, H] of the tokens of a masked forward over random users."""
+    items, lengths, times = parity.histories(LAYOUT, users=5)
+    _, kept = model.network.apply(
+        {"params": params},
+        params["item"]["embedding"][items],
+        LAYOUT,
+        lengths,
+        times,
+        capture_intermediates=lambda module, _: isinstance(module, Block),
+    )
+    _, (k, v) = kept["intermediates"]["compressor"]["encoder"]["layers"]["__call__"][0]
+    return k, v
+
+
+@pytest.mark.parametrize("backbone", ["hstu", "sasrec", "llama"])
+def test_what_no_state_keeps_is_made_again_to_the_last_bit(backbone):
+    """The first layer's K/V of learned tokens, the same for all users and segments."""
+    config = dataclasses.replace(PLAIN, backbone=backbone)
+    model = recommender.build(config, LossConfig(), LAYOUT, parity.ITEMS)
+    params = parity.random_params(model)
+    kept = states.empty(model, 5).tokens
+    assert kept.inputs is None
+    assert len(kept.k) == config.layers - 1
+
+    def complete(network):
+        encoder, vectors = network.compressor.encoder, network.compressor.tokens
+        return encoder.with_first_layer(kept, LAYOUT.request(), vectors)
+
+    made = model.network.apply({"params": params}, method=complete)
+    for ours, truth in zip((made.k, made.v), in_every_layer(model, params), strict=True):
+        assert ours.shape == truth.shape
+        np.testing.assert_array_equal(ours[0], truth[0])
+
+
+def test_inputs_are_kept_where_they_differ():
+    for config, layout in (
+        (dataclasses.replace(PLAIN, token_input="pooled"), LAYOUT),
+        (PLAIN, SegmentLayout.stream(4, 3, 2, recent_min=2, positions="absolute")),
+    ):
+        model = recommender.build(config, LossConfig(), layout, parity.ITEMS)
+        assert states.empty(model, 5).tokens.inputs.shape == (5, 6, config.width)
+
+
+def test_pooled_tokens_need_a_stream():
+    config = dataclasses.replace(PLAIN, token_input="pooled")
+    layout = SegmentLayout.insertions(6, [(4, 2)])
+    model = recommender.build(config, LossConfig(), layout, parity.ITEMS)
+    with pytest.raises(ValueError, match="token_input='pooled' needs a stream"):
+        model.init(jax.random.key(0))
