@@ -38,7 +38,7 @@ class PooledItems(nn.Module):
         offset = self.param("offset", init(0.02), (size, self.tokens, self.heads))
         keys = layer_norm(jnp.reshape(items, split)) * split[-1] ** -0.5
         logits = jnp.einsum("bsnhd,khd->bsnkh", keys, query.astype(keys.dtype)) + offset[None, None]
-        exists = jnp.arange(size) < lengths[..., None]
+        exists = jnp.arange(size)[None, None] < lengths[..., None]
         weights = jax.nn.softmax(jnp.where(exists[..., None, None], logits, HIDDEN), axis=2)
         pooled = jnp.einsum("bsnkh,bsnhd->bskhd", weights, jnp.reshape(items, split))
         pooled = layer_norm(pooled.reshape(*items.shape[:2], self.tokens, width))
