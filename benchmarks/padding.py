@@ -26,7 +26,7 @@ from jaxrec.types import Json
 
 
 def count(config: Config, train_end: np.ndarray, length_buckets: int) -> Json:
-    """Positions and input events of an epoch, and the sizes of its batches (rows, positions of each).
+    """Positions and input events of an epoch; `batches`: rows of a batch, positions of a row.
 
     train_end: int64 [U], training events per user.
     """
