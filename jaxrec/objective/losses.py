@@ -128,8 +128,8 @@ def _contrastive(
     """(sum, weight) of `loss(rows, shared, context) -> [C]`, its gradient by autodiff.
 
     Rows, shared and context as in `chunked.Kernel`: {"x" [C, D], "positive" [C, D], "offsets"},
-    {"negatives" [M, D], "scale" []} and {"rows": {"targets" [C]}, "shared": {"ids" [M], "log_q"
-    [M] or None}}.
+    {"negatives" [D, M], "scale" []} and {"rows": {"targets" [C]}, "shared": {"ids" [M], "log_q"
+    [M] or None}}. Negatives are columns for the same reason as in `full_softmax`.
     """
     chex.assert_equal_shape([contrast.x, contrast.positives])
     chex.assert_equal_shape([contrast.targets, contrast.weights])
@@ -149,7 +149,7 @@ def _contrastive(
         chunked.Kernel(loss, gradient),
         chunk,
         {"x": contrast.x, "positive": contrast.positives, "offsets": contrast.offsets},
-        {"negatives": contrast.negatives, "scale": jnp.asarray(scale, jnp.float32)},
+        {"negatives": contrast.negatives.T, "scale": jnp.asarray(scale, jnp.float32)},
         context={
             "rows": {"targets": targets},
             "shared": {"ids": contrast.negative_ids, "log_q": log_q},
@@ -167,9 +167,9 @@ def _negative_logits(
     allowed = (ids[None, :] != context["rows"]["targets"][:, None]) & (ids != PAD)[None, :]
     if false_negative < 1:
         positives, others = jax.lax.stop_gradient((rows["positive"], negatives))
-        cosine = dot(unit(positives.astype(x.dtype)), unit(others), (1, 1))
+        cosine = dot(unit(positives.astype(x.dtype)), unit(others.T), (1, 1))
         allowed &= cosine <= false_negative
-    logits = dot(x, negatives, (1, 1))
+    logits = dot(x, negatives, (1, 0))
     if rows["offsets"] is not None:
         logits = logits + rows["offsets"].negative * shared["scale"]
     return logits, allowed
