@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from jaxrec.config import Config
 from jaxrec.evaluation.ranks import Ranks
-from jaxrec.experiments import measures
+from jaxrec.experiments import measures, verdict
 from jaxrec.experiments.quality import full_of, price, recent_of
 from jaxrec.experiments.result_table import Cell, Experiment, Line, Values
 from jaxrec.experiments.runs import Lab, with_values
@@ -36,6 +36,12 @@ def counted_of(lab: Lab) -> Config | None:
         model__repeat_half_lives=chosen.counters,
         model__repeat_half_times=chosen.counter_times,
     )
+
+
+COUNTED = (
+    " In the part with counters the scores also count the user's own items, which takes no tokens: "
+    "`counters alone` is personal frequency."
+)
 
 
 class _Part:
@@ -117,29 +123,21 @@ def gap(lab: Lab) -> Experiment:
         f"trained on {layout.history} events, `compressed` one whose older events are compressed; "
         f"`{WITHOUT}` is that same model shown only its recent window. No score of theirs counts "
         "what the user had. `closed` is (compressed - recent) / (full - recent), all three on the "
-        "same draws of seeds and users.",
-        READING,
+        "same draws of seeds and users." + (COUNTED if counted is not None else ""),
+        verdict.reading,
         cells,
         [_bars(name) for name in (f"ndcg@{measures.K}", measures.QUALITY)],
     )
 
 
-READING = (
-    "`gap` is full - recent. A share of it means something where the gap's interval lies above "
-    "0; `without gap` is the share of resamples that have none. `with counters`: scores also "
-    "count the user's own items, which needs no tokens; what tokens add to them is the distance "
-    "from `recent + counters`."
-)
-LABELS = {f"ndcg@{measures.K}": f"NDCG@{measures.K}", measures.QUALITY: f"Recall@{measures.K}"}
-
-
 def _bars(metric: str) -> Line:
+    title = verdict.METRICS[metric]
     return Line(
-        f"{LABELS[metric]} by what a model is shown",
+        f"{title} by what a model is shown",
         x="name",
         y=metric,
         x_label="",
-        y_label=LABELS[metric],
+        y_label=title,
         kind="bar",
         zero=True,
     )

@@ -58,13 +58,16 @@ class Line:
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """A table to be made; question, method and reading are sentences for the page."""
+    """A table to be made; question, method and reading are sentences for the page.
+
+    reading: how to read it, also as a function of the rows that were made.
+    """
 
     name: str
     title: str
     question: str
     method: str
-    reading: str
+    reading: str | Callable[[Sequence[Values]], str]
     cells: Sequence[Cell]
     plots: Sequence[Line]
 
@@ -87,13 +90,14 @@ def result(
 ) -> Json:
     """The JSON value of a table, with what is needed to repeat it."""
     program = environment.describe()
+    reading = experiment.reading
     return plain(
         {
             "experiment": experiment.name,
             "title": experiment.title,
             "question": experiment.question,
             "method": experiment.method,
-            "reading": experiment.reading,
+            "reading": reading if isinstance(reading, str) else reading(plain(rows)),
             "command": command,
             "config_digest": settings.digest(config),
             "config": settings.record(config),

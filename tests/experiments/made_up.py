@@ -8,7 +8,7 @@ import numpy as np
 from jaxrec.benchmark import grid, grid_config, timing
 from jaxrec.benchmark.grid_methods import Shape
 from jaxrec.evaluation.intervals import Interval
-from jaxrec.experiments import result_table
+from jaxrec.experiments import result_table, verdict
 from jaxrec.experiments.result_table import Cell, Experiment, Line
 from tests.experiments import tiny
 
@@ -46,6 +46,40 @@ def written(folder, name, rows, plots, **changes):
     folder.mkdir(parents=True, exist_ok=True)
     result_table.write(folder, made)
     return made
+
+
+def gap_rows(recent=0.1, compressed=0.19, full=0.2, error=0.002, suffix=""):
+    """Rows of `gap` with these values by every metric and intervals of twice `error`.
+
+    Without a suffix also those of popularity, at 0.05, and of the model without its tokens.
+    """
+    levels = {"recent": recent, "compressed": compressed, "full": full}
+    levels = {name + suffix: level for name, level in levels.items()}
+    if not suffix:
+        levels |= {"popularity": 0.05, "compressed without its tokens": recent - 0.02}
+    rows = []
+    for name, level in levels.items():
+        row = {"name": name, "part": suffix or "tokens alone", "users": 10, "history": 24}
+        for metric in verdict.METRICS:
+            row |= result_table.spread(metric, Interval(level, level - error, level + error))
+        rows.append(row)
+    row = next(row for row in rows if row["name"].startswith("compressed"))
+    row |= {"flops_of_full": 0.125, "amortised_of_full": 0.25, "state_bytes": 2048}
+    row |= {"token_bytes": 1500, "remembered_bytes": 0, "pending_bytes": 400}
+    gap, share = full - recent, (compressed - recent) / (full - recent)
+    for metric in verdict.METRICS:
+        spread = Interval(gap, gap - error, gap + error)
+        row |= result_table.spread(f"{metric}_gap", spread)
+        row |= result_table.spread(
+            f"{metric}_closed", Interval(share, share - error / gap, share + error / gap)
+        )
+        row[f"{metric}_without_gap"] = 0.0
+    return rows
+
+
+def gap(folder, **values):
+    plot = Line("Shown", "name", "ndcg@10", "", "NDCG@10", kind="bar")
+    return written(folder, "gap", gap_rows(**values), [plot])
 
 
 def length(folder):

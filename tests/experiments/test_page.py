@@ -19,11 +19,11 @@ def text_of(page_html):
 
 def test_headline_and_numbers_come_from_the_tables(report):
     text = (report / "README.md").read_text()
-    # the longest history: 3 / 24 of the compute, 0.9625 of the quality
-    assert text.startswith("# 12.5 % of the compute at 96.2 % [93.2, 98.2] of the quality\n")
+    assert text.startswith("# Tokens close 90.0 % [88.0, 92.0] of what full history adds, for 12")
     assert "- **12.5 %** FLOPs of a request; history of 24 events" in text
-    assert "- **96.2 %** NDCG@10 of full history; 95 %: 93.2 to 98.2 %; 10 users, 2 seeds" in text
-    assert "- **192 B** kept per user" in text
+    assert "- **25.0 %** FLOPs of a request and of extending the state" in text
+    assert "- **90.0 %** of the gap closed by MRR; 95 %: 88.0 to 92.0 %" in text
+    assert "- **2,048 B** kept per user; 1,500 B vectors of the tokens" in text
     # the benchmark at 5 segments x 4 tokens: 24 of 100 FLOPs, twice that in time
     assert "- **24.0 %** FLOPs of a request; 20 events, 5 segments x 4 tokens" in text
     assert "- **48.0 %** wall time of a request; 20 events, 5 segments x 4 tokens; median" in text
@@ -46,6 +46,7 @@ def test_every_experiment_has_its_section(report):
     text = (report / "README.md").read_text()
     heads = re.findall(r"^## (.*)$", text, re.MULTILINE)
     assert heads == [
+        "Table of gap",
         "Table of length",
         "Table of placement",
         "Table of experts",
@@ -85,13 +86,24 @@ def test_costs_have_plots_tables_and_failed_cells(report):
 def test_conditions_tell_what_differs_between_sources(report):
     text = (report / "README.md").read_text()
     assert "| dataset | synthetic |" in text
-    assert "| machine devices | 8 x cpu (length, experts, benchmark); gpu (placement) |" in text
-    assert re.search(r"\| version jax \| [\d.]+ \(length, placement, experts\); 0.0.1 \(", text)
+    devices = "8 x cpu (gap, length, experts, benchmark); gpu (placement)"
+    assert f"| machine devices | {devices} |" in text
+    of_jax = r"[\d.]+ \(gap, length, placement, experts\); 0.0.1 \("
+    assert re.search(rf"\| version jax \| {of_jax}", text)
     assert "Not in this report: tokens, segments, staleness, forms, longer, probe." in text
 
 
-def test_a_page_without_length_has_no_headline(tmp_path):
-    made_up.placement(tmp_path)
+def test_a_page_says_what_its_gap_does_not_show(tmp_path):
+    made_up.gap(tmp_path, recent=0.04)
+    page.write(tmp_path, None)
+    text = (tmp_path / "README.md").read_text()
+    assert text.startswith("# Cannot tell, because recent is not above popularity (NDCG@10 0.0400 ")
+    assert "kept per user;" not in text
+    assert "of the gap closed by" not in text
+
+
+def test_a_page_without_gap_has_no_headline(tmp_path):
+    made_up.length(tmp_path)
     page.write(tmp_path, None)
     text = (tmp_path / "README.md").read_text()
     assert text.startswith(f"# {page.TITLE}\n")

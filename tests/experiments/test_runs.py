@@ -6,6 +6,7 @@ import pytest
 from jaxrec.errors import ConfigError, WorkdirError
 from jaxrec.experiments import quality, runs
 from jaxrec.experiments.runs import Lab, MissingRun, name_of, with_values
+from jaxrec.runtime import workdir
 from tests.experiments import tiny
 
 
@@ -95,6 +96,19 @@ def test_a_missing_run_is_not_trained_where_it_may_not(folder):
     only = lab(folder, train=False)
     with pytest.raises(MissingRun, match=r"seed 5, 4 steps"):
         only.ranks(with_values(only.base, seed=5), "compressed")
+
+
+def test_a_run_that_another_process_trains_is_refused_in_one_line(folder):
+    some = lab(folder)
+    run = with_values(some.base, seed=7)
+    with workdir.lock(some.place(run)), pytest.raises(workdir.InUse) as refused:
+        some.session(run)
+    text = str(refused.value)
+    assert text.startswith(f"run {name_of(run)} (synthetic, compressed, 2 x 6 + 2 tokens, seed 7")
+    assert "is being trained by another process" in text
+    assert "--only" in text
+    assert "\n" not in text
+    assert not (some.place(run) / runs.DONE).exists()
 
 
 def test_a_folder_of_other_data_is_refused(folder):

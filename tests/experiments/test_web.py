@@ -58,7 +58,7 @@ def test_the_page_is_whole_and_loads_nothing(report):
     for place in re.findall(r"url\(([^)]*)\)", text):
         assert place.removeprefix("#") in reader.ids
     assert "@import" not in text
-    assert text.count("<svg") == 3 + 5
+    assert text.count("<svg") == 4 + 5
 
 
 def test_plots_take_the_colours_of_the_page(report):

@@ -105,20 +105,24 @@ def test_a_finished_run_is_evaluated_not_trained_again(whole, folder, shared):
     assert (workdir / "metrics.jsonl").read_text() == before
 
 
-def test_evaluation_with_a_full_history_model(whole, folder, shared):
+def test_evaluation_beside_models_of_full_and_recent_history(whole, folder, shared):
     workdir, _, _ = whole
-    full = folder / "full"
+    full, recent = folder / "full", folder / "recent"
     tiny.run("train.py", *tiny.arguments(full, *shared, mode="full"))
+    tiny.run("train.py", *tiny.arguments(recent, *shared, mode="recent"))
     output = folder / "figures" / "table.json"
     out, _ = tiny.run(
         "eval.py",
         *tiny.arguments(workdir, *shared),
-        "--config.eval.mode=compressed,full,popularity",
+        "--config.eval.mode=compressed,recent,full,popularity",
         f"--config.eval.full_workdir={full}",
+        f"--config.eval.recent_workdir={recent}",
         f"--output={output}",
     )
     result = json.loads(output.read_text())
-    assert [row["name"] for row in result["rows"]] == ["compressed", "full", "popularity"]
+    names = ["compressed", "recent", "full", "popularity"]
+    assert [row["name"] for row in result["rows"]] == names
+    assert "gap closed, ndcg@10: " in out
     assert "compressed / full" in out
     assert result["command"].startswith("python ")
     ours = json.loads((workdir / "results.json").read_text())["rows"][0]

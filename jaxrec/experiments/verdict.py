@@ -1,0 +1,145 @@
+"""What a table of `gap` allows to say: one sentence, from its intervals alone.
+
+A share of a gap is a ratio of differences. It is said only where the models learned something
+(they are above popularity), full history adds something (the gap's interval is above 0) and the
+interval of the share is narrow enough.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from jaxrec.types import Json
+
+METRIC = "ndcg@10"  # of the headline
+METRICS = {METRIC: "NDCG@10", "recall@10": "Recall@10", "mrr": "MRR"}
+WIDEST = 0.5  # of the interval of a share that is still said
+FLAT = 0.05  # width of the interval of a gap that is none, as a share of full history's metric
+
+
+class Verdict(NamedTuple):
+    """sentence: without a full stop. told: whether the share of the gap may be printed."""
+
+    sentence: str
+    told: bool
+
+
+class Estimate(NamedTuple):
+    """A column with its interval; NaN where the table has none, so that no comparison holds."""
+
+    mean: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, row: Json, column: str) -> "Estimate":
+        """The columns `column`, `column_low` and `column_high` of a row."""
+        values = (row.get(column + end) for end in ("", "_low", "_high"))
+        return cls(*(float("nan") if value is None else float(value) for value in values))
+
+    @property
+    def width(self) -> float:
+        """high - low."""
+        return self.high - self.low
+
+    def above(self, other: "Estimate") -> bool:
+        """Whether the intervals are apart, this one above."""
+        return self.low > other.high
+
+    def __str__(self) -> str:
+        return f"{self.mean:.4f} [{self.low:.4f}, {self.high:.4f}]"
+
+
+def share(value: Estimate) -> str:
+    """A share with its interval, as percentages.
+
+    >>> share(Estimate(0.9, 0.85, 0.95))
+    '90.0 % [85.0, 95.0]'
+    """
+    return "{:.1f} % [{:.1f}, {:.1f}]".format(*(100 * part for part in value))
+
+
+def verdict(rows: Sequence[Json], metric: str = METRIC, suffix: str = "") -> Verdict:
+    """What the rows of `gap` say about compressed tokens.
+
+    suffix: of the rows' names in the part with counters. Raises KeyError without the rows
+    popularity, recent, compressed and full.
+    """
+    by_name = {row["name"]: row for row in rows}
+    popularity = Estimate.of(by_name["popularity"], metric)
+    recent, full = (Estimate.of(by_name[name + suffix], metric) for name in ("recent", "full"))
+    row = by_name["compressed" + suffix]
+    gap, closed = Estimate.of(row, f"{metric}_gap"), Estimate.of(row, f"{metric}_closed")
+    title = METRICS[metric]
+    reasons = [
+        f"{name}{suffix} is not above popularity ({title} {level} against {popularity})"
+        for name, level in (("recent", recent), ("full", full))
+        if not level.above(popularity)
+    ]
+    if not gap.low > 0:
+        if not reasons and gap.low <= 0 <= gap.high and gap.width <= FLAT * full.mean:
+            return Verdict(
+                f"History does not help here: recent alone is as good (full - recent {title} "
+                f"{gap})",
+                False,
+            )
+        reasons.append(f"full{suffix} is not above recent{suffix} (gap in {title} {gap})")
+    elif not closed.width <= WIDEST:
+        reasons.append(
+            f"the interval of the share is wider than {100 * WIDEST:.0f} points ({title} "
+            f"{share(closed)})"
+        )
+    if reasons:
+        return Verdict(f"Cannot tell, because {' and '.join(reasons)}", False)
+    return Verdict(
+        f"Tokens close {share(closed)} of what full history adds, for "
+        f"{100 * row['flops_of_full']:.1f} % of the FLOPs of a request; "
+        f"{row['state_bytes'] / 1024:.1f} KB a user",
+        True,
+    )
+
+
+def reading(rows: Sequence[Json]) -> str:
+    """How to read a table of `gap`, from what its rows say."""
+    sentences = [
+        f"By {title}: {lower(verdict(rows, metric).sentence)}." for metric, title in METRICS.items()
+    ]
+    by_name = {row["name"]: row for row in rows}
+    own, without = (
+        Estimate.of(by_name[name], METRIC)
+        for name in ("compressed", "compressed without its tokens")
+    )
+    told = "it reads its tokens"
+    if not own.above(without):
+        told = "the intervals are not apart, so that it reads its tokens does not show"
+    sentences.append(
+        f"Shown only its window the compressed model has {METRICS[METRIC]} {without} instead of "
+        f"{own}; {told}."
+    )
+    if "compressed + counters" in by_name:
+        sentences.append(_with_counters(rows))
+    sentences.append("`gap` is full - recent, `without gap` the share of resamples that have none.")
+    return " ".join(sentences)
+
+
+def _with_counters(rows: Sequence[Json]) -> str:
+    """What tokens add to counters of the user's own items."""
+    by_name = {row["name"]: row for row in rows}
+    kept = Estimate.of(by_name["compressed + counters"], METRIC)
+    title, parts = METRICS[METRIC], []
+    for name in ("counters alone", "recent + counters"):
+        if name not in by_name:
+            continue
+        other = Estimate.of(by_name[name], METRIC)
+        place = "above" if kept.above(other) else "below" if other.above(kept) else "level with"
+        parts.append(f"{place} {name} ({other})")
+    answer = lower(verdict(rows, METRIC, " + counters").sentence)
+    return f"With counters, compressed has {title} {kept}, {' and '.join(parts)}: {answer}."
+
+
+def lower(sentence: str) -> str:
+    """A sentence that goes on after a colon.
+
+    >>> lower("Cannot tell")
+    'cannot tell'
+    """
+    return sentence[:1].lower() + sentence[1:]

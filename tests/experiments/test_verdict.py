@@ -1,0 +1,90 @@
+"""What a table of `gap` allows to say, and what each missing condition is called."""
+
+import re
+
+import pytest
+
+from jaxrec.experiments import verdict
+from tests.experiments import made_up
+
+
+def sentence(**values):
+    return verdict.verdict(made_up.gap_rows(**values)).sentence
+
+
+def test_a_share_is_told_where_everything_holds():
+    found = verdict.verdict(made_up.gap_rows())
+    assert found.told
+    assert found.sentence == (
+        "Tokens close 90.0 % [88.0, 92.0] of what full history adds, for 12.5 % of the FLOPs of a "
+        "request; 2.0 KB a user"
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        (
+            {"recent": 0.052},
+            r"recent is not above popularity \(NDCG@10 0\.0520 \[0\.0500, 0\.0540\] against 0\.05",
+        ),
+        ({"recent": 0.04, "full": 0.045}, r"recent is not .* and full is not above popularity"),
+        (
+            {"full": 0.115, "error": 0.02, "compressed": 0.11},
+            r"full is not above recent \(gap in NDCG@10 0\.0150 \[-0\.0050, 0\.0350\]\)",
+        ),
+        ({"full": 0.08, "compressed": 0.09}, r"full is not above recent \(gap in NDCG@10 -0\.0200"),
+        (
+            {"full": 0.12, "compressed": 0.11, "error": 0.006},
+            r"the interval of the share is wider than 50 points \(NDCG@10 50\.0 % \[20\.0, 80\.0\]",
+        ),
+    ],
+)
+def test_what_cannot_be_told_says_why(values, reason):
+    found = verdict.verdict(made_up.gap_rows(**values))
+    assert not found.told
+    assert re.match(f"Cannot tell, because {reason}", found.sentence)
+    assert "Tokens close" not in found.sentence
+
+
+def test_a_narrow_gap_around_nothing_says_that_history_does_not_help():
+    found = verdict.verdict(made_up.gap_rows(full=0.101, compressed=0.1, error=0.002))
+    assert not found.told
+    assert found.sentence.startswith(
+        "History does not help here: recent alone is as good (full - recent NDCG@10 0.0010 [-0.0010"
+    )
+    # but not of models that learned less than popularity knows
+    assert sentence(recent=0.04, full=0.041, compressed=0.04).startswith("Cannot tell")
+
+
+def test_values_that_are_missing_tell_nothing():
+    rows = made_up.gap_rows()
+    row = next(row for row in rows if row["name"] == "compressed")
+    for key in list(row):
+        if "_closed" in key:
+            row[key] = None
+    assert "wider than 50 points" in verdict.verdict(rows).sentence
+    for key in list(row):
+        if "_gap" in key:
+            row[key] = None
+    assert "full is not above recent" in verdict.verdict(rows).sentence
+    with pytest.raises(KeyError):
+        verdict.verdict(rows[:1])
+
+
+def test_the_reading_follows_the_data():
+    rows = made_up.gap_rows()
+    for row in rows:  # by one metric there is no gap
+        if row["name"] == "compressed":
+            row["mrr_gap_low"] = -0.01
+    text = verdict.reading(rows)
+    assert "By NDCG@10: tokens close 90.0 %" in text
+    assert "By MRR: cannot tell, because full is not above recent" in text
+    assert "instead of 0.1900 [0.1880, 0.1920]; it reads its tokens." in text
+    assert "counters" not in text
+
+    counted = made_up.gap_rows(compressed=0.1, suffix=" + counters")
+    text = verdict.reading(made_up.gap_rows(compressed=0.08) + counted)
+    assert "that it reads its tokens does not show" in text
+    assert "compressed has NDCG@10 0.1000 [0.0980, 0.1020], level with recent + counters" in text
+    assert "counters alone" not in text  # the rows do not have it
