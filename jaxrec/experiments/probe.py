@@ -9,15 +9,20 @@ import numpy as np
 from jaxrec.config import Config
 from jaxrec.data.datasets import synthetic
 from jaxrec.evaluation.ranks import Ranks
-from jaxrec.experiments import statistics
+from jaxrec.experiments import measures, statistics
 from jaxrec.experiments.measures import QUALITY, K
-from jaxrec.experiments.quality import full_of, recent_of
+from jaxrec.experiments.quality import full_of, price, recent_of
 from jaxrec.experiments.result_table import Cell, Experiment, Line, Values, spread
 from jaxrec.experiments.runs import Lab, with_values
 from jaxrec.experiments.settings import ExperimentsConfig
 from jaxrec.session import Session
 
-SERIES = {"full": "full history", "compressed": "compressed", "recent": "recent window alone"}
+SERIES = {
+    "full": "full history",
+    "compressed": "compressed",
+    "learned": "compressed, tokens that start from learned vectors alone",
+    "recent": "recent window alone",
+}
 
 
 def run_of(config: ExperimentsConfig) -> Config:
@@ -93,16 +98,15 @@ class _Study:
         config = ExperimentsConfig(**vars(self.base), experiments=settings)
         self.lab = Lab(config, lab.folder, lab.say, lab.train, lab.fresh)
         self.durable = len(synthetic.durable_items(self.base.data.synthetic))
-        self.runs = {
-            "full": full_of(self.base),
-            "compressed": self.base,
-            "recent": recent_of(self.base),
-        }
+        self.runs = {"full": full_of(self.base), "compressed": self.base}
+        if self.base.model.token_input != "learned":
+            self.runs["learned"] = with_values(self.base, model__token_input="learned")
+        self.runs["recent"] = recent_of(self.base)
 
     def evaluated(self, mode: str, seed: int) -> tuple[Ranks, np.ndarray]:
         """Ranks of all targets, and `planted` of them."""
         config = with_values(self.runs[mode], seed=seed)
-        ranks = self.lab.ranks(config, mode)
+        ranks = self.lab.ranks(config, config.layout.mode)
 
         def make() -> dict[str, np.ndarray]:
             return {"distance": planted(self.lab.session(config), ranks)}
@@ -110,19 +114,24 @@ class _Study:
         distance = self.lab.kept(config, "distance of planted returns", make)["distance"]
         return ranks, distance
 
+    def returns(self, mode: str, low: float = 1, high: float = math.inf) -> list[Ranks]:
+        """Ranks by seed of the returns with low <= distance < high."""
+        by_seed = []
+        for seed in self.lab.seeds:
+            ranks, distance = self.evaluated(mode, seed)
+            inside = (distance > 0) & (distance >= low) & (distance < high)
+            user, position, item, rank = (column[inside] for column in ranks[:4])
+            by_seed.append(Ranks(user, position, item, rank, None))
+        return by_seed
+
     def cell(self, mode: str, low: float, high: float, label: str) -> Cell:
         """Recall of the returns with low <= distance < high."""
         name = f"{SERIES[mode]}, {label}"
 
         def make() -> Values:
-            row: Values = {"name": name, "series": SERIES[mode], "distance": label}
-            by_seed = []
-            for seed in self.lab.seeds:
-                ranks, distance = self.evaluated(mode, seed)
-                inside = (distance > 0) & (distance >= low) & (distance < high)
-                user, position, item, rank = (column[inside] for column in ranks[:4])
-                by_seed.append(Ranks(user, position, item, rank, None))
-            row["targets"] = len(by_seed[-1].rank)
+            row: Values = {"name": name, "part": "by distance", "series": SERIES[mode]}
+            by_seed = self.returns(mode, low, high)
+            row |= {"distance": label, "targets": len(by_seed[-1].rank)}
             row["chance"] = min(1.0, K / self.durable)
             if row["targets"]:  # a row without targets says only that
                 table = statistics.values(by_seed, "recall", K)
@@ -131,7 +140,24 @@ class _Study:
                 row[f"{QUALITY}_seeds"] = table.mean(1).tolist()
             return row
 
-        return Cell(name, make)
+        return Cell(name, make, lambda: self.returns(mode))
+
+    def summary(self, mode: str) -> Cell:
+        """All returns: every metric, as shares of full history's, and the cost of a request."""
+        config, samples = self.runs[mode], self.lab.config.experiments.bootstrap
+
+        def make() -> Values:
+            by_seed, full = self.returns(mode), self.returns("full")
+            row: Values = {"name": SERIES[mode], "part": "all returns"}
+            row |= measures.levels(by_seed, samples)
+            for name, (metric, k) in measures.MEASURES.items():
+                ours, theirs = (statistics.values(ranks, metric, k) for ranks in (by_seed, full))
+                row |= spread(f"{name}_of_full", statistics.ratio(ours, theirs, samples))
+            if config.layout.mode == "compressed":
+                row |= measures.closed(by_seed, self.returns("recent"), full, samples)
+            return row | price(config, config.layout.mode, self.base)
+
+        return Cell(SERIES[mode], make, lambda: self.returns(mode))
 
 
 def probe(lab: Lab) -> Experiment:
@@ -149,7 +175,10 @@ def probe(lab: Lab) -> Experiment:
         "count what users had, so all that is known came through items or tokens.",
         f"The recent window alone can only guess among {study.durable} items (`chance`). What the "
         "compressed model reaches above that, its tokens have kept.",
-        [study.cell(mode, *bucket) for mode in SERIES for bucket in buckets(edges)],
+        [
+            *(study.summary(mode) for mode in study.runs),
+            *(study.cell(mode, *bucket) for mode in study.runs for bucket in buckets(edges)),
+        ],
         [
             Line(
                 "Planted returns recovered",
