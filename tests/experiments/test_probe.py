@@ -33,8 +33,8 @@ def test_distance_is_to_the_last_time_the_item_was_seen():
 def test_rows_of_a_run(tmp_path):
     lab = Lab(tiny.config(seeds=(0,), users=0, min_events=1000), tmp_path, lambda line: None)
     experiment = probe.probe(lab)
-    assert len(experiment.cells) == 3 * 3
-    alone = [cell for cell in experiment.cells if cell.name.startswith("recent")]
+    assert len(experiment.cells) == 3 * (1 + 3)
+    alone = [cell for cell in experiment.cells if cell.name.startswith("recent window alone,")]
     rows = [cell.make() for cell in alone]
     assert [row["distance"] for row in rows] == ["below 14", "14 to 17", "18 and more"]
     assert all(row["chance"] == pytest.approx(10 / 29) for row in rows)
