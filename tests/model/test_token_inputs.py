@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -55,7 +56,9 @@ def test_what_no_state_keeps_is_made_again_to_the_last_bit(backbone):
     x = np.random.default_rng(0).standard_normal((5, LAYOUT.length, config.width), np.float32)
     tokens = LAYOUT.token_positions
     x[:, tokens] = params["compressor"]["tokens"][LAYOUT.token_index[tokens]]
-    layer = jax.tree.map(lambda leaf: leaf[0], params["compressor"]["encoder"]["layers"])
+    layer = jax.tree.map(
+        lambda leaf: jnp.asarray(leaf[0]), params["compressor"]["encoder"]["layers"]
+    )
     block = ENCODERS[backbone](config, LAYOUT, LAYOUT, False)
     layer_times = position_times(LAYOUT, times, request_time=False)
     _, truth = block.apply({"params": layer}, x, None, LAYOUT.valid(lengths), layer_times)
