@@ -27,8 +27,8 @@ import numpy as np
 from jaxrec.config import ModelConfig
 from jaxrec.types import PAD, Array, HistoryItems
 
-# Candidates whose counts are followed at a time: a user of The Complete Journey has 20 to 90 of the
-# 1,024 negatives in a history of 500 events.
+# Candidates whose counts are followed at a time. Of 1,024 negatives drawn by popularity, windows of
+# 500 events of The Complete Journey hold 47 (median; at most 87 in 960 windows).
 CAPACITY = 128
 
 
