@@ -64,6 +64,10 @@ class DataConfig:
     time_zone: str = option(
         "", "Zone of times that name none, such as Europe/Berlin (table); empty: UTC."
     )
+    null_values: tuple[str, ...] = option(
+        ("NULL", "\\N", "NA", "nan", "None"),
+        "Words that mean that a user, item or time is missing (table).",
+    )
     incomplete: str = option(
         "refuse",
         "Rows without user, item or time: an error, or dropped.",

@@ -97,8 +97,9 @@ def _settings(config: DataConfig) -> Json:
         del settings[name]
     if config.dataset != "synthetic":
         del settings["synthetic"]
-    if not config.time_format:  # data that was prepared before the key existed keeps its name
-        del settings["time_format"]
+    for name in ("time_format", "null_values"):
+        if getattr(config, name) == getattr(DataConfig, name):
+            del settings[name]  # data that was prepared before the key existed keeps its name
     settings["append"] = [datasets.fingerprint(_later(config, path)) for path in config.append]
     return {"format": FORMAT, "source": datasets.fingerprint(config), **settings}
 

@@ -49,6 +49,8 @@ def read_events(
         times=[config.time_column],
         time_format=config.time_format,
         zone=config.time_zone,
+        null_values=config.null_values,
+        null_columns=names,
     )
     chunks = []
     for frame, file, row in files.frames(files.find(pattern, "--events"), names, table_format):

@@ -21,7 +21,13 @@ FILES = {
 }
 MODULES = {"table": "interaction_table"}  # values of data.dataset that are not a module's name
 # keys that describe a table; the other readers know the columns of their files
-TABLE_KEYS = {"event_column": "", "time_unit": "s", "time_format": "", "time_zone": ""}
+TABLE_KEYS = {
+    "event_column": "",
+    "time_unit": "s",
+    "time_format": "",
+    "time_zone": "",
+    "null_values": DataConfig.null_values,
+}
 
 
 def read(config: DataConfig, downloads: Path) -> Raw:

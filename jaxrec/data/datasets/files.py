@@ -37,7 +37,8 @@ class Format(NamedTuple):
     are comma or tab separated, whatever their ending. header: column names of CSV files without a
     header line. separator: of CSV files. times: columns whose text is parsed as ISO datetimes.
     time_format: how they are written instead (strptime), numbers included; empty: ISO. zone: of
-    times without a zone, empty for UTC. hint: advice about a missing column.
+    times without a zone, empty for UTC. null_values: words of `null_columns` that mean null. hint:
+    advice about a missing column.
     """
 
     types: Mapping[str, str] = {}
@@ -47,6 +48,8 @@ class Format(NamedTuple):
     times: Sequence[str] = ()
     time_format: str = ""
     zone: str = ""
+    null_values: Sequence[str] = ()
+    null_columns: Sequence[str] = ()
     hint: str = ""
 
 
@@ -109,6 +112,8 @@ def frames(
     Raises DataError naming the file when it is empty or damaged, lacks a column, or its types
     differ from those of the files before it.
     """
+    import polars as pl
+
     schema: pl.Schema | None = None
     zones = zones or _Zones(file_format)
     for file in files:
@@ -128,6 +133,8 @@ def frames(
                 frame = next(batches, None)
             if frame is None:
                 break
+            texts = [c for c in columns if frame.schema[c] == pl.String]
+            frame = frame.with_columns(_without_null_words(c, file_format) for c in texts)
             yield zones.read(frame, file, row), file, row
             row += len(frame)
 
@@ -191,21 +198,27 @@ def _scan(file: Path, columns: Sequence[str], file_format: Format) -> "pl.LazyFr
     plain = pl.scan_csv(file, **options)
     require(plain.collect_schema().names(), columns, str(file), file_format.hint)
     if not file_format.header:
-        types |= _kinds(file, plain, [c for c in columns if c not in types], file_format.times)
-        return pl.scan_csv(file, **options, schema_overrides=types)
+        kinds, words = _kinds(file, plain, [c for c in columns if c not in types], file_format)
+        types |= kinds | dict.fromkeys(words, pl.String)
+        return pl.scan_csv(file, **options, schema_overrides=types).with_columns(
+            _without_null_words(c, file_format).cast(kinds[c]) for c in words
+        )
     # overrides cannot name columns that are renamed by `new_columns`
     return plain.with_columns(pl.col(c).cast(kind) for c, kind in types.items() if c in columns)
 
 
 def _kinds(
-    file: Path, plain: "pl.LazyFrame", columns: Sequence[str], times: Sequence[str]
-) -> "dict[str, type[pl.DataType]]":
-    """Types of CSV columns, from all rows: a guess from the first ones breaks on mixed ids."""
+    file: Path, plain: "pl.LazyFrame", columns: Sequence[str], file_format: Format
+) -> "tuple[dict[str, type[pl.DataType]], list[str]]":
+    """Types of CSV columns, from all rows, and the columns that hold words for nulls.
+
+    A guess of the types from the first rows breaks on mixed ids.
+    """
     import polars as pl
 
     tests = []
     for column in columns:
-        texts = pl.col(column)
+        texts = _without_null_words(column, file_format)
         # integers beyond int64 are no texts: they are refused by name
         large = texts.filter(
             (texts.str.len_bytes() > 18) & texts.cast(pl.Int64, strict=False).is_null()
@@ -214,6 +227,7 @@ def _kinds(
             texts.str.contains(INTEGER).all().alias(f"integer {column}"),
             texts.str.contains(NUMBER).all().alias(f"number {column}"),
             large.first().alias(f"large {column}"),
+            (texts.is_null() & pl.col(column).is_not_null()).any().alias(f"words {column}"),
         ]
     values = plain.select(tests).collect(engine="streaming").row(0, named=True) if tests else {}
     kinds: dict[str, type[pl.DataType]] = {}
@@ -222,7 +236,7 @@ def _kinds(
             if values[f"large {column}"] is not None:
                 advice = (
                     "Times are seconds since 1970: repair the column"
-                    if column in times
+                    if column in file_format.times
                     else "Store such ids as text"
                 )
                 raise DataError(
@@ -232,7 +246,17 @@ def _kinds(
             kinds[column] = pl.Int64
         else:
             kinds[column] = pl.Float64 if values[f"number {column}"] else pl.String
-    return kinds
+    return kinds, [column for column in columns if values[f"words {column}"]]
+
+
+def _without_null_words(column: str, file_format: Format) -> "pl.Expr":
+    """A column of texts in which words that mean null are null."""
+    import polars as pl
+
+    if column not in file_format.null_columns or not file_format.null_values:
+        return pl.col(column)
+    words = pl.col(column).is_in(list(file_format.null_values))
+    return pl.when(~words).then(pl.col(column)).alias(column)
 
 
 ZONES = {None: "", True: ", times with a zone", False: ", times without a zone"}

@@ -40,7 +40,11 @@ def read(config: DataConfig, downloads: Path) -> Raw:
     names = Names(config.user_column, config.item_column, config.time_column, config.event_column)
     paths = files.find(config.path, "data.path")
     file_format = files.Format(
-        times=[config.time_column], time_format=config.time_format, zone=config.time_zone
+        times=[config.time_column],
+        time_format=config.time_format,
+        zone=config.time_zone,
+        null_values=config.null_values,
+        null_columns=(config.user_column, config.item_column, config.time_column),
     )
     if config.text_columns and not config.items_path:
         raise DataError(
@@ -62,5 +66,7 @@ def read(config: DataConfig, downloads: Path) -> Raw:
 
 def _texts(config: DataConfig) -> "Iterator[pl.DataFrame]":
     columns = (config.item_column, *config.text_columns)
-    for frame, _, _ in files.frames(files.find(config.items_path, "data.items_path"), columns):
+    nulls = files.Format(null_values=config.null_values, null_columns=(config.item_column,))
+    paths = files.find(config.items_path, "data.items_path")
+    for frame, _, _ in files.frames(paths, columns, nulls):
         yield frame.rename({config.item_column: "item"})
