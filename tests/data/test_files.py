@@ -324,3 +324,19 @@ def test_nulls_in_columns_of_integers(tmp_path, rows):
     (tmp_path / "e.csv").write_text(f"user_id,item_id,timestamp\n{rows}")
     with pytest.raises(DataError, match=r"column 'user_id' is null in 1 rows, first in row \d"):
         read(tmp_path / "e.csv")
+
+
+@pytest.mark.parametrize(
+    ("columns", "match"),
+    [
+        (("item",), "'item' names the ids"),
+        (("title", "item_id"), "'item_id' names the ids"),
+        (("title", "title"), "named twice"),
+    ],
+)
+def test_text_columns_that_cannot_be(tmp_path, columns, match):
+    items = tmp_path / "items.csv"
+    items.write_text("item_id,item,title\na,x,one\nb,y,two\n")
+    file = write(tmp_path / "e.csv", GOOD)
+    with pytest.raises(DataError, match=rf"data\.text_columns=.*{match}"):
+        read(file, items_path=str(items), text_columns=columns)

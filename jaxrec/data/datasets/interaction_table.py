@@ -55,6 +55,14 @@ def read(config: DataConfig, downloads: Path) -> Raw:
         raise DataError(
             f"data.items_path={config.items_path!r}: set data.text_columns to its text columns"
         )
+    for name in config.text_columns:
+        if name in ("item", config.item_column):
+            raise DataError(
+                f"data.text_columns={config.text_columns!r}: {name!r} names the ids of the items, "
+                "and no text. Take it out or rename the column"
+            )
+    if len(set(config.text_columns)) < len(config.text_columns):
+        raise DataError(f"data.text_columns={config.text_columns!r}: a column is named twice")
     return Raw(
         lambda: files.chunks(paths, names, file_format),
         names,
