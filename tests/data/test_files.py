@@ -340,3 +340,18 @@ def test_text_columns_that_cannot_be(tmp_path, columns, match):
     file = write(tmp_path / "e.csv", GOOD)
     with pytest.raises(DataError, match=rf"data\.text_columns=.*{match}"):
         read(file, items_path=str(items), text_columns=columns)
+
+
+@pytest.mark.parametrize("ids", [("005", "5"), ('"00"', "0"), ("12", "012")])
+def test_leading_zeros_do_not_merge_ids(tmp_path, ids):
+    rows = "".join(f"{name},{name},{time}\n" for time, name in enumerate(ids, 1706918400))
+    (tmp_path / "e.csv").write_text(f"user_id,item_id,timestamp\n{rows}")
+    events = read(tmp_path / "e.csv")[0]
+    names = [name.strip('"') for name in ids]
+    assert events.user.tolist() == events.item.tolist() == names
+
+
+def test_leading_zeros_of_times_are_numbers(tmp_path):
+    file = table(tmp_path / "e.csv", "01706918400", 0)
+    events = read(file)[0]
+    assert (events.time.tolist(), events.item.tolist()) == ([1706918400, 0], [0, 1])

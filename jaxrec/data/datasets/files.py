@@ -27,6 +27,7 @@ OFFSET = r"(?:Z|[+-]\d{2}:?\d{2})$"  # of an ISO time with a zone
 # texts that are ISO 8601; others, such as 02/01/2024, can be read in more than one way
 ISO = r"^\d{4}-\d{2}-\d{2}(?:[T ]\d{2}:\d{2}(?::\d{2}(?:\.\d+)?)?(?:Z|[+-]\d{2}:?\d{2})?)?$"
 INTEGER = r"^[+-]?\d+$"
+LEADING_ZERO = r"^[+-]?0\d"  # an id with one is text: 001 and 1 are two ids
 NUMBER = r"(?i)^[+-]?(?:\d+\.?\d*(?:e[+-]?\d+)?|\.\d+(?:e[+-]?\d+)?|nan|inf)$"
 
 
@@ -37,8 +38,9 @@ class Format(NamedTuple):
     are comma or tab separated, whatever their ending. header: column names of CSV files without a
     header line. separator: of CSV files. times: columns whose text is parsed as ISO datetimes.
     time_format: how they are written instead (strptime), numbers included; empty: ISO. zone: of
-    times without a zone, empty for UTC. null_values: words of `null_columns` that mean null. hint:
-    advice about a missing column.
+    times without a zone, empty for UTC. null_values: words of `null_columns` that mean null.
+    zeros: columns of a CSV that are text where a value has a leading zero. hint: advice about a
+    missing column.
     """
 
     types: Mapping[str, str] = {}
@@ -50,6 +52,7 @@ class Format(NamedTuple):
     zone: str = ""
     null_values: Sequence[str] = ()
     null_columns: Sequence[str] = ()
+    zeros: Sequence[str] = ()
     hint: str = ""
 
 
@@ -226,13 +229,16 @@ def _kinds(
         tests += [
             texts.str.contains(INTEGER).all().alias(f"integer {column}"),
             texts.str.contains(NUMBER).all().alias(f"number {column}"),
+            texts.str.contains(LEADING_ZERO).any().alias(f"zeros {column}"),
             large.first().alias(f"large {column}"),
             (texts.is_null() & pl.col(column).is_not_null()).any().alias(f"words {column}"),
         ]
     values = plain.select(tests).collect(engine="streaming").row(0, named=True) if tests else {}
     kinds: dict[str, type[pl.DataType]] = {}
     for column in columns:
-        if values[f"integer {column}"]:
+        if column in file_format.zeros and values[f"zeros {column}"]:
+            kinds[column] = pl.String
+        elif values[f"integer {column}"]:
             if values[f"large {column}"] is not None:
                 advice = (
                     "Times are seconds since 1970: repair the column"

@@ -45,6 +45,7 @@ def read(config: DataConfig, downloads: Path) -> Raw:
         zone=config.time_zone,
         null_values=config.null_values,
         null_columns=(config.user_column, config.item_column, config.time_column),
+        zeros=(config.user_column, config.item_column),
     )
     if config.text_columns and not config.items_path:
         raise DataError(
@@ -74,7 +75,11 @@ def read(config: DataConfig, downloads: Path) -> Raw:
 
 def _texts(config: DataConfig) -> "Iterator[pl.DataFrame]":
     columns = (config.item_column, *config.text_columns)
-    nulls = files.Format(null_values=config.null_values, null_columns=(config.item_column,))
+    nulls = files.Format(
+        null_values=config.null_values,
+        null_columns=(config.item_column,),
+        zeros=(config.item_column,),
+    )
     paths = files.find(config.items_path, "data.items_path")
     for frame, _, _ in files.frames(paths, columns, nulls):
         yield frame.rename({config.item_column: "item"})
