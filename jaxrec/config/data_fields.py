@@ -49,6 +49,14 @@ class DataConfig:
     user_column: str = option("user_id", "Column of the user (table).")
     item_column: str = option("item_id", "Column of the item (table).")
     time_column: str = option("timestamp", "Column of the event's time (table).")
+    user_kind: str = option(
+        "auto",
+        "Kind of user ids (table); auto: integers where all are, without leading zeros in a CSV.",
+        choices=("auto", "text", "integer"),
+    )
+    item_kind: str = option(
+        "auto", "Kind of item ids (table), as data.user_kind.", choices=("auto", "text", "integer")
+    )
     event_column: str = option(
         "", "Column of the event's type, such as view or buy (table); empty: none."
     )
@@ -67,6 +75,10 @@ class DataConfig:
     null_values: tuple[str, ...] = option(
         ("NULL", "\\N", "NA", "nan", "None"),
         "Words that mean that a user, item or time is missing (table).",
+    )
+    quotes: bool = option(
+        True,
+        'Whether " around a field of a CSV or TSV quotes it (table); False: a character as others.',
     )
     incomplete: str = option(
         "refuse",

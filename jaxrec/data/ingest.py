@@ -252,7 +252,7 @@ def _encode(ids: dict[str, Ids], which: str, values: Column, name: str, source: 
         here, before = ("integers", "text") if kind is IntIds else ("text", "integers")
         raise DataError(
             f"{source}: ids of column {name!r} are {here}, those of the files before it {before}. "
-            "Convert one of them"
+            f"Convert one of them, or set data.{which}_kind=text (table)"
         )
     return known.add(values)
 

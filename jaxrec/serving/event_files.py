@@ -43,9 +43,10 @@ def read_events(
     Raises DataError naming the file and the column.
     """
     names = (config.user_column, config.item_column, config.time_column)
-    text_ids = ((names[0], text_users), (names[1], text_items))
+    ids = ((names[0], text_users), (names[1], text_items))
     table_format = files.Format(
-        types={name: "String" for name, text in text_ids if text},
+        kinds={name: "text" for name, text in ids if text},
+        quotes=config.quotes,
         times=[config.time_column],
         time_format=config.time_format,
         zone=config.time_zone,

@@ -7,6 +7,7 @@ import pytest
 from jaxrec.config import DataConfig
 from jaxrec.data import datasets, prepare
 from jaxrec.data.datasets import files
+from jaxrec.data.digests import read_digest
 from jaxrec.errors import DataError
 from tests.data import source
 
@@ -197,7 +198,7 @@ def test_fingerprint_follows_content_not_name(tmp_path):
     first = write(tmp_path / "a.parquet", GOOD)
     (tmp_path / "b.parquet").write_bytes(first.read_bytes())
     other = write(tmp_path / "c.parquet", GOOD, timestamp=[5, 6, 8])
-    prints = [files.fingerprint([tmp_path / f"{n}.parquet"]) for n in "abc"]
+    prints = [files.fingerprint([tmp_path / f"{n}.parquet"], read_digest) for n in "abc"]
     assert prints[0] == prints[1] != prints[2]
     assert np.asarray(prints[2]).shape == (1, 2)
     assert other.exists()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from jaxrec.config import DataConfig
 from jaxrec.data.datasets import files
+from jaxrec.data.digests import Digest
 from jaxrec.data.raw import Names, Raw
 from jaxrec.errors import DataError
 from jaxrec.types import Json
@@ -25,13 +26,13 @@ if TYPE_CHECKING:
 VERSION = 2
 
 
-def fingerprint(config: DataConfig) -> Json:
+def fingerprint(config: DataConfig, digest: Digest) -> Json:
     """Identifies the content of the source (see `jaxrec.data.datasets.fingerprint`)."""
     items = files.find(config.items_path, "data.items_path") if config.items_path else []
     return {
         "reader": VERSION,
-        "files": files.fingerprint(files.find(config.path, "data.path")),
-        "items": files.fingerprint(items),
+        "files": files.fingerprint(files.find(config.path, "data.path"), digest),
+        "items": files.fingerprint(items, digest),
     }
 
 
@@ -45,7 +46,9 @@ def read(config: DataConfig, downloads: Path) -> Raw:
         zone=config.time_zone,
         null_values=config.null_values,
         null_columns=(config.user_column, config.item_column, config.time_column),
-        zeros=(config.user_column, config.item_column),
+        id_keys={config.user_column: "data.user_kind", config.item_column: "data.item_kind"},
+        kinds=_known_kinds(config),
+        quotes=config.quotes,
     )
     if config.text_columns and not config.items_path:
         raise DataError(
@@ -78,8 +81,16 @@ def _texts(config: DataConfig) -> "Iterator[pl.DataFrame]":
     nulls = files.Format(
         null_values=config.null_values,
         null_columns=(config.item_column,),
-        zeros=(config.item_column,),
+        id_keys={config.item_column: "data.item_kind"},
+        kinds={c: k for c, k in _known_kinds(config).items() if c == config.item_column},
+        quotes=config.quotes,
     )
     paths = files.find(config.items_path, "data.items_path")
     for frame, _, _ in files.frames(paths, columns, nulls):
         yield frame.rename({config.item_column: "item"})
+
+
+def _known_kinds(config: DataConfig) -> dict[str, str]:
+    """Columns of ids -> their kinds, where the configuration says them."""
+    kinds = {config.user_column: config.user_kind, config.item_column: config.item_kind}
+    return {column: kind for column, kind in kinds.items() if kind != "auto"}
