@@ -116,6 +116,7 @@ def _new_store(rec: "Recommender", args: argparse.Namespace) -> "UserStateStore"
 
 def append(args: argparse.Namespace) -> None:
     """`append` of --events, or of what --later adds to the data of the run."""
+    from jaxrec.runtime.progress import say
     from jaxrec.serving import event_files
 
     rec = _load(args)
@@ -136,6 +137,11 @@ def append(args: argparse.Namespace) -> None:
             times[owned],
             idempotent=True,
             progress=_progress("batches of users"),
+        )
+    if result.repeated:
+        say(
+            f"--events: {result.repeated:,} events were in the states already (same user, item and "
+            "time) and were added again"
         )
     _print_json(result._asdict() | {"of_other_shards": int((~owned).sum())})
 
