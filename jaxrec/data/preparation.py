@@ -36,10 +36,12 @@ from jaxrec.errors import DataError
 from jaxrec.runtime.progress import say, track
 from jaxrec.types import Json
 
-FORMAT = 3  # of the folder; raise it when its content changes
+FORMAT = 2  # of the content of the folder; part of the data's digest
+RECORD = 2  # of the completion record; folders of another one are not looked at
 MARKER = "complete.json"
 # settings that say where data is and how it is read, and do not change its content
 PLACE_KEYS = ("cache_dir", "workers", "worker_processes", "prepare_workers", "path", "items_path")
+NEWER_KEYS = ("time_format", "null_values", "user_kind", "item_kind", "quotes")
 SPLIT_KEYS = ("split", "holdout", "validation_time", "test_time")
 
 
@@ -83,7 +85,7 @@ def _prepare(
         stage = dataclasses.replace(config, append=config.append[:count])
         settings = _settings(stage, digests)
         key = digest(settings)
-        target = root / f"{config.dataset}-{key}"
+        target = root / f"{config.dataset}-{digest(key, RECORD)}"
         if not target.exists():
             with _lock(root / f".lock-{key}"):
                 if not target.exists():  # another process may have prepared it meanwhile
@@ -120,6 +122,9 @@ def _settings(config: DataConfig, file_digest: Digest) -> Json:
         del settings[name]
     if config.dataset != "synthetic":
         del settings["synthetic"]
+    for name in NEWER_KEYS:
+        if getattr(config, name) == getattr(DataConfig, name):
+            del settings[name]  # data of before the key existed keeps its digest
     settings["append"] = [
         datasets.fingerprint(_later(config, path), file_digest) for path in config.append
     ]

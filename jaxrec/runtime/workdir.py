@@ -1,6 +1,7 @@
 """A run's folder: its owner, and what may change between two starts of one run.
 
 config.json       the configuration of the run
+run.json          its identity, which its checkpoints carry
 dataset.json      digests of its data and vocabulary
 catalog.npz       raw item ids, popularity and time origin (`jaxrec.data.catalog`)
 environment.json  versions, devices and git revision of every start
@@ -15,6 +16,7 @@ import fnmatch
 import json
 import os
 import pathlib
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 CONFIG = "config.json"
 DATASET = "dataset.json"
+RUN = "run.json"
 CHECKPOINTS = "checkpoints"
 METRICS = "metrics.jsonl"
 
@@ -121,6 +124,7 @@ def claim(
                 "that they belong to is unknown; name another --workdir"
             )
         write_text(folder / DATASET, _json(digests))
+        write_text(folder / RUN, _json({"id": uuid.uuid4().hex}))
         write_text(folder / CONFIG, config_lib.to_json(config))
         return Claim([])
     stored, here, known = _stored(folder), flatten(config), _digests(folder)
@@ -180,6 +184,33 @@ def check_data(folder: pathlib.Path, digests: Mapping[str, str]) -> None:
                 f"{known.get(name)}, that of this data is {value}. Give the data and the split "
                 "that it was trained on: what is held out here may have been trained on there"
             )
+
+
+def run_id(folder: pathlib.Path) -> str:
+    """The identity of the run in `folder`; empty where it has none (a snapshot's model).
+
+    Raises WorkdirError for a damaged file.
+    """
+    file = folder / RUN
+    identity = _read(file).get("id") if file.exists() else ""
+    if not isinstance(identity, str):
+        raise WorkdirError(f"{file} is damaged (its id is {identity!r}): restore it")
+    return identity
+
+
+def check_vocabulary(folder: pathlib.Path, vocabulary: str) -> None:
+    """Checks that a run's catalog has the vocabulary that the run was trained with.
+
+    vocabulary: digest, as in dataset.json. A folder without that file (a snapshot's model) passes.
+    Raises WorkdirError.
+    """
+    known = _digests(folder).get("vocabulary", vocabulary)
+    if known != vocabulary:
+        raise WorkdirError(
+            f"workdir {folder}: the catalog's vocabulary has digest {vocabulary}, the run was "
+            f"trained with {known}: it is another run's. Remove the catalog and start the training "
+            "command of this run again: it writes the file before it goes on"
+        )
 
 
 def adopt(folder: pathlib.Path, config: Config, digests: Mapping[str, str]) -> None:
