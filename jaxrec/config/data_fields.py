@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from jaxrec.config.option import option
+from jaxrec.config.option import Group, option
 
 DATASETS = (
     "completejourney",
@@ -18,7 +18,7 @@ DATASETS = (
 
 
 @dataclasses.dataclass
-class SyntheticConfig:
+class SyntheticConfig(Group):
     """Generated lifelong histories with planted structure (data.dataset=synthetic)."""
 
     users: int = option(2000, "Number of users.", low=1)
@@ -32,7 +32,7 @@ class SyntheticConfig:
 
 
 @dataclasses.dataclass
-class DataConfig:
+class DataConfig(Group):
     """Which interactions are read, how they are filtered, split and loaded."""
 
     dataset: str = option(
@@ -134,7 +134,7 @@ class DataConfig:
 
 
 @dataclasses.dataclass
-class LayoutConfig:
+class LayoutConfig(Group):
     """How a history is cut: S segments of n items with k compressed tokens, then recent items."""
 
     mode: str = option(
