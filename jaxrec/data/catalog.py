@@ -6,7 +6,6 @@ data library is installed and the prepared data is not there.
 
 import dataclasses
 import hashlib
-import os
 import pathlib
 import zipfile
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from jaxrec.config import digest
 from jaxrec.data.schema import INT32_MAX
 from jaxrec.data.vocabulary import Vocabulary
 from jaxrec.errors import DataError, WorkdirError
+from jaxrec.runtime import workdir
 from jaxrec.types import ItemId, UserId
 
 FILE = "catalog.npz"
@@ -115,9 +115,7 @@ class Catalog:
 
     def save(self, folder: pathlib.Path) -> None:
         """Writes `catalog.npz` atomically: a failed write leaves the file that was there."""
-        target = folder / FILE
-        draft = folder / f".{FILE}.tmp"
-        with draft.open("wb") as stream:
+        with workdir.replacing(folder / FILE) as stream:
             np.savez(
                 stream,
                 ids=self.vocabulary.ids,
@@ -126,9 +124,6 @@ class Catalog:
                 text_users=np.bool_(self.text_users),
                 digest=np.str_(self.content_digest),
             )
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(draft, target)
 
     @classmethod
     def load(cls, folder: pathlib.Path) -> "Catalog":

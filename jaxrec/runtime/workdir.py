@@ -18,7 +18,7 @@ import os
 import pathlib
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from jaxrec import config as config_lib
 from jaxrec.config import Config
@@ -267,14 +267,24 @@ def write_text(path: pathlib.Path, text: str) -> None:
     if path.exists() and not path.is_file():
         path.write_text(text)
         return
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+@contextlib.contextmanager
+def replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
+    """A file to write bytes to that replaces `path` as a whole, on the disk, when the block ends.
+
+    An error, in the block too, leaves the file that was there.
+    """
     temporary = path.with_name(path.name + ".tmp")
     try:
-        with open(temporary, "w") as file:
-            file.write(text)
+        with open(temporary, "wb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError:
+    except BaseException:
         temporary.unlink(missing_ok=True)
         raise
 
