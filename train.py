@@ -38,7 +38,8 @@ from absl import flags as absl_flags
 from jax.sharding import Mesh
 
 from jaxrec.config import Config
-from jaxrec.errors import JaxrecError
+from jaxrec.data import splits
+from jaxrec.errors import ConfigError, JaxrecError
 from jaxrec.evaluation import evaluator, rendering
 from jaxrec.model import cost
 from jaxrec.model.recommender import Model
@@ -96,6 +97,8 @@ def train_and_evaluate(config: Config, folder: pathlib.Path, preemption: Preempt
         print_dry_run(config, session, mesh)
         return
 
+    check_targets(session)
+
     # Training, from the last checkpoint in the folder if there is one.
     result = session.fit(preemption=preemption, step_cost=step_cost)
     if result.stopped == "preempted":
@@ -107,6 +110,18 @@ def train_and_evaluate(config: Config, folder: pathlib.Path, preemption: Preempt
     if distributed.leader():
         workdir.write_text(folder / "results.json", json.dumps(report, indent=2) + "\n")
         print(rendering.format_table(report))
+
+
+def check_targets(session: Session) -> None:
+    """Raises ConfigError where no user has a target: evaluation would find out after training."""
+    prepared = session.prepared
+    for split in dict.fromkeys(("validation", session.config.eval.split)):
+        first, stop = splits.target_range(prepared.boundaries, prepared.lengths, split)
+        if not (first < stop).any():
+            raise ConfigError(
+                f"{prepared.folder}: no user has a target for {split}. Lower data.holdout, choose "
+                "another data.split or give more events of each user"
+            )
 
 
 def cost_of_a_step(config: Config, model: Model, mesh: Mesh) -> StepCost:

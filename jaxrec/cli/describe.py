@@ -5,6 +5,7 @@
   --config=FILE[:ARGUMENT]  a recipe of configs/; only its data.* keys matter
   --config.KEY=VALUE        another value for one of the keys below
   --workdir=FOLDER          prepared data is in FOLDER/data (or in data.cache_dir)
+  --verify                  reads all prepared files again and compares their digests first
   --output=FILE.json        also writes the description there, and a plot beside it, FILE.png
 
 Prints a table: events, users, items, quantiles of history lengths, repeats, ties, long tail, split,
@@ -23,13 +24,16 @@ from jaxrec.errors import ConfigError
 def main(flags: Any) -> None:
     """Prepares, describes and prints. Raises ConfigError, DataError."""
     from jaxrec.data import description  # --help does without them
-    from jaxrec.data.preparation import prepare
+    from jaxrec.data.preparation import prepare, verify
     from jaxrec.runtime import workdir
 
     output = pathlib.Path(flags.output) if flags.output else None
     if output is not None and output.suffix != ".json":
         raise ConfigError(f"--output={output}: the name must end in .json")
     prepared = prepare(flags.config.data, pathlib.Path(flags.workdir) / "data")
+    if flags.verify:
+        size = verify(prepared)
+        print(f"{prepared.folder}: {size:,} bytes are what was written", file=sys.stderr)
     statistics = description.describe(prepared)
     print(description.table(statistics))
     if output is None:
@@ -50,4 +54,5 @@ if __name__ == "__main__":
     from absl import flags as absl_flags
 
     absl_flags.DEFINE_string("output", "", "JSON file of the description")
+    absl_flags.DEFINE_bool("verify", False, "compare the digests of all prepared files")
     flags.run(main, __doc__)

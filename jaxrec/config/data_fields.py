@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from jaxrec.config.option import option
+from jaxrec.config.option import Group, option
 
 DATASETS = (
     "completejourney",
@@ -18,7 +18,7 @@ DATASETS = (
 
 
 @dataclasses.dataclass
-class SyntheticConfig:
+class SyntheticConfig(Group):
     """Generated lifelong histories with planted structure (data.dataset=synthetic)."""
 
     users: int = option(2000, "Number of users.", low=1)
@@ -32,7 +32,7 @@ class SyntheticConfig:
 
 
 @dataclasses.dataclass
-class DataConfig:
+class DataConfig(Group):
     """Which interactions are read, how they are filtered, split and loaded."""
 
     dataset: str = option(
@@ -49,6 +49,14 @@ class DataConfig:
     user_column: str = option("user_id", "Column of the user (table).")
     item_column: str = option("item_id", "Column of the item (table).")
     time_column: str = option("timestamp", "Column of the event's time (table).")
+    user_kind: str = option(
+        "auto",
+        "Kind of user ids (table); auto: integers where all are, without leading zeros in a CSV.",
+        choices=("auto", "text", "integer"),
+    )
+    item_kind: str = option(
+        "auto", "Kind of item ids (table), as data.user_kind.", choices=("auto", "text", "integer")
+    )
     event_column: str = option(
         "", "Column of the event's type, such as view or buy (table); empty: none."
     )
@@ -63,6 +71,14 @@ class DataConfig:
     )
     time_zone: str = option(
         "", "Zone of times that name none, such as Europe/Berlin (table); empty: UTC."
+    )
+    null_values: tuple[str, ...] = option(
+        ("NULL", "\\N", "NA", "nan", "None"),
+        "Words that mean that a user, item or time is missing (table).",
+    )
+    quotes: bool = option(
+        True,
+        'Whether " around a field of a CSV or TSV quotes it (table); False: a character as others.',
     )
     incomplete: str = option(
         "refuse",
@@ -118,7 +134,7 @@ class DataConfig:
 
 
 @dataclasses.dataclass
-class LayoutConfig:
+class LayoutConfig(Group):
     """How a history is cut: S segments of n items with k compressed tokens, then recent items."""
 
     mode: str = option(

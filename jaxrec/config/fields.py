@@ -13,7 +13,7 @@ from jaxrec.config.model_fields import (
     SASRecConfig,
     TextsConfig,
 )
-from jaxrec.config.option import option
+from jaxrec.config.option import Group, option
 from jaxrec.config.training_fields import LossConfig, TrainConfig
 
 __all__ = [
@@ -35,7 +35,7 @@ __all__ = [
 
 
 @dataclasses.dataclass
-class EvalConfig:
+class EvalConfig(Group):
     """What is evaluated, and how it is reported."""
 
     split: str = option("test", "Events that are ranked.", choices=("test", "validation"))
@@ -61,7 +61,7 @@ class EvalConfig:
 
 
 @dataclasses.dataclass
-class MeshConfig:
+class MeshConfig(Group):
     """How devices are arranged (docs/scale.md)."""
 
     data: int = option(0, "Devices along the batch; 0: all that are left.", low=0)
@@ -70,7 +70,7 @@ class MeshConfig:
 
 
 @dataclasses.dataclass
-class ServingConfig:
+class ServingConfig(Group):
     """What a new store of user states is made with (docs/serving.md)."""
 
     encoding: str = option(
@@ -83,7 +83,7 @@ class ServingConfig:
 
 
 @dataclasses.dataclass
-class Config:
+class Config(Group):
     """A run: data, layout, model, loss, training, evaluation, devices, serving."""
 
     seed: int = option(

@@ -2,11 +2,11 @@
 
 import dataclasses
 
-from jaxrec.config.option import option
+from jaxrec.config.option import Group, option
 
 
 @dataclasses.dataclass
-class HSTUConfig:
+class HSTUConfig(Group):
     """The HSTU backbone (model.backbone=hstu)."""
 
     position_bias: bool = option(
@@ -22,7 +22,7 @@ class HSTUConfig:
 
 
 @dataclasses.dataclass
-class SASRecConfig:
+class SASRecConfig(Group):
     """The SASRec backbone (model.backbone=sasrec)."""
 
     block: str = option(
@@ -39,7 +39,7 @@ class SASRecConfig:
 
 
 @dataclasses.dataclass
-class LlamaConfig:
+class LlamaConfig(Group):
     """The Llama backbone (model.backbone=llama)."""
 
     kv_heads: int = option(0, "Heads of keys and values (grouped queries); 0: model.heads.", low=0)
@@ -76,7 +76,7 @@ class LlamaConfig:
 
 
 @dataclasses.dataclass
-class TextsConfig:
+class TextsConfig(Group):
     """Item vectors from texts by a language model, the item tower of HLLM (docs/hllm.md)."""
 
     model: str = option(
@@ -118,7 +118,7 @@ class TextsConfig:
 
 
 @dataclasses.dataclass
-class ModelConfig:
+class ModelConfig(Group):
     """The encoder of histories, its item vectors and its user states."""
 
     backbone: str = option(

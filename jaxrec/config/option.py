@@ -7,13 +7,45 @@ its check stand in one place:
 """
 
 import dataclasses
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterator, Sequence
 from typing import TypeVar
+
+from jaxrec.errors import ConfigError
 
 Value = TypeVar("Value")
 Bounds = tuple[float | None, float | None]
 
 _KEY = "option"  # of a field's metadata
+
+
+class Group:
+    """A group of keys: setting what is no key is refused, as it is on the command line."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Raises ConfigError for an unknown key."""
+        names = [field.name for field in dataclasses.fields(self)]  # type: ignore[arg-type]
+        if name not in names:
+            raise ConfigError(unknown_key(f"{_path(type(self))}{name}", names))
+        object.__setattr__(self, name, value)
+
+
+def unknown_key(key: str, names: Sequence[str]) -> str:
+    """The message for a dotted key whose last part is none of the `names` of its group."""
+    walked, _, name = key.rpartition(".")
+    close = difflib.get_close_matches(name, names, 1)
+    hint = f" Did you mean {walked}{'.' if walked else ''}{close[0]}?" if close else ""
+    known = f"known are {', '.join(names)}" if names else f"{walked} is one value"
+    return f"unknown config key {key}: {known}.{hint}"
+
+
+def _path(kind: type) -> str:
+    """Where a class of keys stands in a configuration: `model.hstu.`; empty at the top."""
+    for parent in Group.__subclasses__():
+        for field in dataclasses.fields(parent):  # type: ignore[arg-type]
+            if group_of(field) is kind:
+                return f"{_path(parent)}{field.name}."
+    return ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,11 +2,11 @@
 
 import dataclasses
 
-from jaxrec.config.option import option
+from jaxrec.config.option import Group, option
 
 
 @dataclasses.dataclass
-class LossConfig:
+class LossConfig(Group):
     """What training minimizes."""
 
     kind: str = option(
@@ -54,7 +54,7 @@ class LossConfig:
 
 
 @dataclasses.dataclass
-class TrainConfig:
+class TrainConfig(Group):
     """Steps, optimizer, augmentation, checkpoints."""
 
     steps: int = option(2000, "Training steps, all together.", low=1)

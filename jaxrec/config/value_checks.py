@@ -1,12 +1,11 @@
 """Checks of single keys and values: does the key exist, and are type, choices and bounds kept?"""
 
 import dataclasses
-import difflib
 import math
 from typing import Any
 
 from jaxrec.config.fields import Config
-from jaxrec.config.option import Bounds, options
+from jaxrec.config.option import Bounds, options, unknown_key
 from jaxrec.errors import ConfigError
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -32,10 +31,7 @@ def check_key(config: object, key: str) -> None:
     for name in key.split("."):
         names = [f.name for f in dataclasses.fields(node)] if dataclasses.is_dataclass(node) else []
         if name not in names:
-            close = difflib.get_close_matches(name, names, 1)
-            hint = f" Did you mean {walked}{close[0]}?" if close else ""
-            known = f"known are {', '.join(names)}" if names else f"{walked[:-1]} is one value"
-            raise ConfigError(f"unknown config key {walked}{name}: {known}.{hint}")
+            raise ConfigError(unknown_key(f"{walked}{name}", names))
         node, walked = getattr(node, name), f"{walked}{name}."
     if dataclasses.is_dataclass(node):
         first = dataclasses.fields(node)[0].name

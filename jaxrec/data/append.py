@@ -91,7 +91,8 @@ def _check_kind(what: str, new: np.ndarray, prepared: np.ndarray, source: str) -
     if new.dtype.kind != prepared.dtype.kind:
         raise DataError(
             f"{source}: ids of {what} are {new.dtype}, those of the prepared data "
-            f"{prepared.dtype}. Convert them"
+            f"{prepared.dtype}. Convert them, or prepare all files anew with "
+            f"data.{what.removesuffix('s')}_kind=text (table)"
         )
 
 

@@ -5,7 +5,7 @@ data library is installed and the prepared data is not there.
 """
 
 import dataclasses
-import os
+import hashlib
 import pathlib
 import zipfile
 from collections.abc import Sequence
@@ -16,9 +16,14 @@ from jaxrec.config import digest
 from jaxrec.data.schema import INT32_MAX
 from jaxrec.data.vocabulary import Vocabulary
 from jaxrec.errors import DataError, WorkdirError
+from jaxrec.runtime import workdir
 from jaxrec.types import ItemId, UserId
 
 FILE = "catalog.npz"
+_AGAIN = (
+    "Remove it and start the training command of this run again: it writes the file before it "
+    "goes on"
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -52,6 +57,15 @@ class Catalog:
     def digest(self) -> str:
         """12 hex digits that identify vocabulary and time origin."""
         return digest([str(raw) for raw in self.vocabulary.ids.tolist()], self.time_origin)
+
+    @property
+    def content_digest(self) -> str:
+        """32 hex digits of all that the file holds."""
+        ids = self.vocabulary.ids
+        sums = hashlib.blake2b(f"{self.time_origin} {self.text_users} ".encode(), digest_size=16)
+        sums.update("\n".join(f"{ids.dtype.kind}{raw!r}" for raw in ids.tolist()).encode())
+        sums.update(np.asarray(self.counts, "<i8").tobytes())
+        return sums.hexdigest()
 
     @property
     def text_items(self) -> bool:
@@ -101,19 +115,15 @@ class Catalog:
 
     def save(self, folder: pathlib.Path) -> None:
         """Writes `catalog.npz` atomically: a failed write leaves the file that was there."""
-        target = folder / FILE
-        draft = folder / f".{FILE}.tmp"
-        with draft.open("wb") as stream:
+        with workdir.replacing(folder / FILE) as stream:
             np.savez(
                 stream,
                 ids=self.vocabulary.ids,
                 counts=np.asarray(self.counts, np.int64),
                 time_origin=np.int64(self.time_origin),
                 text_users=np.bool_(self.text_users),
+                digest=np.str_(self.content_digest),
             )
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(draft, target)
 
     @classmethod
     def load(cls, folder: pathlib.Path) -> "Catalog":
@@ -131,9 +141,14 @@ class Catalog:
             with file.open("rb") as stream, np.load(stream, allow_pickle=False) as saved:
                 vocabulary = Vocabulary(saved["ids"])
                 origin, text = int(saved["time_origin"]), bool(saved["text_users"])
-                return cls(vocabulary, saved["counts"], origin, text)
-        except (KeyError, ValueError, EOFError, zipfile.BadZipFile, OSError) as error:
-            raise WorkdirError(
-                f"{file}: damaged ({error!r}). Remove it and start the training command of this "
-                "run again: it writes the file before it goes on"
-            ) from error
+                catalog = cls(vocabulary, saved["counts"], origin, text)
+                written = str(saved["digest"]) if "digest" in saved else ""
+        except (
+            *(KeyError, TypeError, ValueError, EOFError, DataError, OSError),
+            *(zipfile.BadZipFile, NotImplementedError, MemoryError),
+        ) as error:
+            raise WorkdirError(f"{file}: damaged ({error!r}). {_AGAIN}") from error
+        if written != catalog.content_digest:
+            state = "damaged: it is not what was written" if written else "of an earlier jaxrec"
+            raise WorkdirError(f"{file}: {state}. {_AGAIN}")
+        return catalog

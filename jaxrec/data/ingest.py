@@ -236,11 +236,11 @@ def _ids(series: "pl.Series", name: str, source: str, first_row: int) -> Column:
 
     if series.dtype in (pl.Categorical, pl.Enum):
         series = series.cast(pl.String)
-    if series.dtype != pl.String:
-        return check_ids(to_numpy(series), name, source, first_row)
     if series.null_count():
         first = int(series.is_null().arg_max() or 0)
         raise null_ids(source, name, series.null_count(), first + first_row)
+    if series.dtype != pl.String:
+        return check_ids(to_numpy(series), name, source, first_row)
     return series
 
 
@@ -252,7 +252,7 @@ def _encode(ids: dict[str, Ids], which: str, values: Column, name: str, source: 
         here, before = ("integers", "text") if kind is IntIds else ("text", "integers")
         raise DataError(
             f"{source}: ids of column {name!r} are {here}, those of the files before it {before}. "
-            "Convert one of them"
+            f"Convert one of them, or set data.{which}_kind=text (table)"
         )
     return known.add(values)
 

@@ -40,7 +40,7 @@ def join(
         if kinds[0] != kinds[1]:
             raise DataError(
                 f"{source}: item ids of the items table are {kinds[0]}, those of the events "
-                f"{kinds[1]}. Convert one of them"
+                f"{kinds[1]}. Convert one of them, or set data.item_kind=text (table)"
             )
         dense = vocabulary.encode(ids)
         items, rows = np.unique(dense, return_index=True)

@@ -1,7 +1,7 @@
 """Prepared data: read once, filtered, grouped by user, cached in a folder named by its settings.
 
     <root>/<dataset>-<digest>/
-        complete.json     settings, numbers, sizes of the files: written last
+        complete.json     settings, numbers, digests of the files: written last
         vocabulary.json   raw id of every dense item id
         users.npy         raw id of every dense user index
         offsets.npy       events before each user
@@ -15,18 +15,20 @@ preparation is never taken for data. Other settings get another folder.
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import shutil
 import uuid
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from jaxrec.config import DataConfig, digest
 from jaxrec.data import building, datasets, records, splits
+from jaxrec.data.digests import Digest, Digests, read_digest
 from jaxrec.data.prepared import Ancestor, Prepared, read_all
 from jaxrec.data.splits import Boundaries
 from jaxrec.data.vocabulary import Vocabulary
@@ -34,10 +36,12 @@ from jaxrec.errors import DataError
 from jaxrec.runtime.progress import say, track
 from jaxrec.types import Json
 
-FORMAT = 2  # of the folder; raise it when its content changes
+FORMAT = 2  # of the content of the folder; part of the data's digest
+RECORD = 2  # of the completion record; folders of another one are not looked at
 MARKER = "complete.json"
 # settings that say where data is and how it is read, and do not change its content
 PLACE_KEYS = ("cache_dir", "workers", "worker_processes", "prepare_workers", "path", "items_path")
+NEWER_KEYS = ("time_format", "null_values", "user_kind", "item_kind", "quotes")
 SPLIT_KEYS = ("split", "holdout", "validation_time", "test_time")
 
 
@@ -54,19 +58,40 @@ def prepare(
     file, the problem and the remedy.
     """
     root = Path(config.cache_dir or folder)
+    root.mkdir(parents=True, exist_ok=True)
+    digests = Digests(root)
+    try:
+        return _prepare(config, root, engine, digests)
+    finally:
+        digests.save()
+
+
+def verify(data: Prepared) -> int:
+    """Reads all files of prepared data again and returns how many bytes they have.
+
+    Raises DataError naming a file that is not what was written.
+    """
+    files = _read_marker(data.folder)["files"]
+    _check_files(data.folder, files, read_digest)
+    return sum(size for size, _ in files.values())
+
+
+def _prepare(
+    config: DataConfig, root: Path, engine: building.Engine | None, digests: Digests
+) -> Prepared:
     base: Prepared | None = None
     # each appended file extends the data prepared without it
     for count in range(len(config.append) + 1):
         stage = dataclasses.replace(config, append=config.append[:count])
-        settings = _settings(stage)
+        settings = _settings(stage, digests)
         key = digest(settings)
-        target = root / f"{config.dataset}-{key}"
+        target = root / f"{config.dataset}-{digest(key, RECORD)}"
         if not target.exists():
-            root.mkdir(parents=True, exist_ok=True)
             with _lock(root / f".lock-{key}"):
                 if not target.exists():  # another process may have prepared it meanwhile
-                    _write(stage, settings, target, base, engine)
-        prepared = _load(stage, key, target)
+                    unchanged = functools.partial(_check_source, stage, settings, digests)
+                    _write(stage, settings, target, base, engine, unchanged)
+        prepared = _load(stage, key, target, digests)
         base = prepared if base is None else _with_ancestor(base, prepared)
     assert base is not None
     return base
@@ -90,22 +115,47 @@ def _with_ancestor(base: Prepared, data: Prepared) -> Prepared:
     return dataclasses.replace(data, ancestors=(*base.ancestors, before))
 
 
-def _settings(config: DataConfig) -> Json:
+def _settings(config: DataConfig, file_digest: Digest) -> Json:
     """The settings that decide the content of the folder."""
     settings = dataclasses.asdict(config)
     for name in PLACE_KEYS + SPLIT_KEYS:
         del settings[name]
     if config.dataset != "synthetic":
         del settings["synthetic"]
-    if not config.time_format:  # data that was prepared before the key existed keeps its name
-        del settings["time_format"]
-    settings["append"] = [datasets.fingerprint(_later(config, path)) for path in config.append]
-    return {"format": FORMAT, "source": datasets.fingerprint(config), **settings}
+    for name in NEWER_KEYS:
+        if getattr(config, name) == getattr(DataConfig, name):
+            del settings[name]  # data of before the key existed keeps its digest
+    settings["append"] = [
+        datasets.fingerprint(_later(config, path), file_digest) for path in config.append
+    ]
+    return {"format": FORMAT, "source": datasets.fingerprint(config, file_digest), **settings}
+
+
+def _check_source(config: DataConfig, settings: Json, file_digest: Digest) -> None:
+    """Raises DataError when the source is not any more what its settings were made of."""
+    if _settings(config, file_digest) != settings:
+        raise DataError(
+            f"data.path={config.path!r}: files changed while they were read. Start again when they "
+            "are complete"
+        )
 
 
 def _later(config: DataConfig, path: str) -> DataConfig:
     """The configuration that reads an appended path alone."""
     return dataclasses.replace(config, path=path, append=())
+
+
+def _of_kind(config: DataConfig, base: Prepared) -> DataConfig:
+    """The configuration that reads later files of a table: text ids stay text if digits only."""
+    if config.dataset != "table":
+        return config
+    text_users = config.user_kind == "auto" and base.users.dtype.kind == "U"
+    text_items = config.item_kind == "auto" and base.vocabulary.ids.dtype.kind == "U"
+    return dataclasses.replace(
+        config,
+        user_kind="text" if text_users else config.user_kind,
+        item_kind="text" if text_items else config.item_kind,
+    )
 
 
 @contextlib.contextmanager
@@ -124,19 +174,21 @@ def _write(
     target: Path,
     base: Prepared | None,
     engine: building.Engine | None,
+    check_source: Callable[[], None],
 ) -> None:
     draft = target.with_name(f".preparing-{target.name}")
     shutil.rmtree(draft, ignore_errors=True)  # what an interrupted preparation left
     draft.mkdir()
     try:
         say(f"data: reading {config.dataset}")
-        reading = _later(config, config.append[-1]) if config.append else config
+        reading = config if base is None else _of_kind(_later(config, config.append[-1]), base)
         downloads = target.with_name("downloads")
         raw = datasets.read(reading, downloads)
         if base is None:
             marker = building.build(raw, config, draft, engine or building.Threads(), downloads)
         else:
             marker = building.extend(raw, config, base, draft)
+        check_source()
         seal(draft, target, {"settings": settings, **marker})
     except OSError as error:
         shutil.rmtree(draft, ignore_errors=True)
@@ -150,13 +202,14 @@ def _write(
 
 
 def seal(draft: Path, target: Path, marker: Json) -> None:
-    """Writes the marker with the sizes of all files and renames the folder."""
-    sizes = {
-        str(file.relative_to(draft)): file.stat().st_size
+    """Writes the marker with the digests of all files and renames the folder."""
+    files = {
+        str(file.relative_to(draft)): [file.stat().st_size, read_digest(file)]
         for file in sorted(draft.rglob("*"))
         if file.is_file()
     }
-    text = json.dumps({**marker, "files": sizes}, indent=2, sort_keys=True)
+    content = {**marker, "files": files}
+    text = json.dumps({"digest": digest(content), "content": content}, indent=2, sort_keys=True)
     (draft / MARKER).write_text(text)
     for file in draft.rglob("*"):
         if file.is_file():
@@ -173,25 +226,46 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def _load(config: DataConfig, key: str, folder: Path) -> Prepared:
-    again = f"Remove the folder to prepare it again: {folder}"
+def _again(folder: Path) -> str:
+    return f"Remove the folder to prepare it again: {folder}"
+
+
+def _read_marker(folder: Path) -> Json:
+    """The completion record. Raises DataError when it is missing or not what was written."""
     try:
-        marker = json.loads((folder / MARKER).read_text())
-        files = marker["files"]
-    except (OSError, KeyError, ValueError) as error:
-        raise DataError(f"{folder / MARKER}: missing or damaged ({error!r}). {again}") from error
-    for name, size in files.items():
+        record = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+        content = record["content"]
+        intact = digest(content) == record["digest"]
+    except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise DataError(
+            f"{folder / MARKER}: missing or damaged ({error!r}). {_again(folder)}"
+        ) from error
+    if not intact:
+        raise DataError(f"{folder / MARKER}: damaged, not what was written. {_again(folder)}")
+    return content
+
+
+def _check_files(folder: Path, files: Json, file_digest: Digest) -> None:
+    """Raises DataError naming the file that is not what the completion record says."""
+    for name, (size, written) in files.items():
         file = folder / name
         actual = file.stat().st_size if file.is_file() else None
         if actual != size:
             state = "is missing" if actual is None else f"has {actual} bytes"
-            raise DataError(f"{file} {state}, it was written with {size} bytes. {again}")
+            raise DataError(f"{file} {state}, it was written with {size} bytes. {_again(folder)}")
+        if file_digest(file) != written:
+            raise DataError(f"{file}: damaged, it is not what was written. {_again(folder)}")
+
+
+def _load(config: DataConfig, key: str, folder: Path, file_digest: Digest) -> Prepared:
+    marker = _read_marker(folder)
+    _check_files(folder, marker["files"], file_digest)
     try:
         vocabulary = Vocabulary.load(folder / "vocabulary.json")
         users = np.load(folder / "users.npy", allow_pickle=False)
         offsets = np.load(folder / "offsets.npy", allow_pickle=False)
     except ValueError as error:
-        raise DataError(f"{folder}: damaged ({error}). {again}") from error
+        raise DataError(f"{folder}: damaged ({error}). {_again(folder)}") from error
     source = records.RecordSource(folder / "records")
     split = {name: getattr(config, name) for name in SPLIT_KEYS}
     if config.split == "last":

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
+from jaxrec.config import digest
 from jaxrec.errors import DataError
 
 
@@ -46,6 +47,11 @@ class Vocabulary:
     def __len__(self) -> int:
         """V: items without padding."""
         return len(self.ids)
+
+    @property
+    def digest(self) -> str:
+        """12 hex digits that identify the ids and their order, as in a run's dataset.json."""
+        return digest([str(raw) for raw in self.ids.tolist()])
 
     def encode(self, raw: ArrayLike) -> np.ndarray:
         """int32 dense ids of raw ids, 0 for unknown ones, of the shape of `raw`.

@@ -26,6 +26,7 @@ import numpy as np
 from jaxrec.errors import WeightsError
 from jaxrec.interop import huggingface, llama_config
 from jaxrec.nn.text_model import TextModel
+from jaxrec.runtime import workdir
 from jaxrec.types import Array, Params
 
 ITEM, USER, TOKEN, SCALE = "item_llm.", "user_llm.", "item_emb_tokens", "logit_scale"
@@ -137,7 +138,8 @@ def save_extras(
     """Writes the embedding token [D] and the scale of logits, if any, beside an item tower."""
     values = {"token": token, "scale": scale}
     kept = {name: np.asarray(x, np.float32) for name, x in values.items() if x is not None}
-    np.savez(Path(folder) / EXTRAS, allow_pickle=False, **kept)
+    with workdir.replacing(Path(folder) / EXTRAS) as stream:
+        np.savez(stream, allow_pickle=False, **kept)
 
 
 def extras(folder: str | os.PathLike[str]) -> dict[str, np.ndarray]:

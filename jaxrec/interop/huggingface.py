@@ -264,7 +264,6 @@ def save(
     types = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
     if dtype not in types:
         raise ConfigError(f"dtype={dtype!r}: allowed are {', '.join(types)}")
-    save_file = _safetensors().numpy.save_file
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for old in (folder / INDEX, *folder.glob("model*.safetensors")):
@@ -280,18 +279,29 @@ def save(
         held, total = held + tensor.nbytes, total + tensor.nbytes
     metadata = {"format": "pt"}  # other readers need it
     if len(shards) == 1:
-        save_file(shards[0], folder / WEIGHTS, metadata)
+        _save_whole(shards[0], folder / WEIGHTS, metadata)
     else:
         places: dict[str, str] = {}
         for number, shard in enumerate(shards, 1):
             file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-            save_file(shard, folder / file, metadata)
+            _save_whole(shard, folder / file, metadata)
             places |= dict.fromkeys(shard, file)
         index = {"metadata": {"total_size": total}, "weight_map": places}
         workdir.write_text(folder / INDEX, json.dumps(index, indent=2, sort_keys=True))
     values = llama_config.config_values(model) | {"dtype": dtype, "torch_dtype": dtype}
     text = json.dumps(values, indent=2, sort_keys=True) + "\n"
     workdir.write_text(folder / llama_config.CONFIG, text)
+
+
+def _save_whole(tensors: Mapping[str, np.ndarray], file: Path, metadata: Mapping[str, str]) -> None:
+    """Writes a safetensors file, which appears whole or not at all."""
+    draft = file.with_name(file.name + ".tmp")
+    try:
+        _safetensors().numpy.save_file(dict(tensors), draft, dict(metadata))
+        os.replace(draft, file)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
 
 
 def encoder_leaves(folder: str | os.PathLike[str]) -> dict[str, np.ndarray]:

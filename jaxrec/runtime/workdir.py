@@ -1,6 +1,7 @@
 """A run's folder: its owner, and what may change between two starts of one run.
 
 config.json       the configuration of the run
+run.json          its identity, which its checkpoints carry
 dataset.json      digests of its data and vocabulary
 catalog.npz       raw item ids, popularity and time origin (`jaxrec.data.catalog`)
 environment.json  versions, devices and git revision of every start
@@ -15,8 +16,9 @@ import fnmatch
 import json
 import os
 import pathlib
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from jaxrec import config as config_lib
 from jaxrec.config import Config
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 CONFIG = "config.json"
 DATASET = "dataset.json"
+RUN = "run.json"
 CHECKPOINTS = "checkpoints"
 METRICS = "metrics.jsonl"
 
@@ -125,6 +128,7 @@ def claim(
                 "that they belong to is unknown; name another --workdir"
             )
         write_text(folder / DATASET, _json(digests))
+        write_text(folder / RUN, _json({"id": uuid.uuid4().hex}))
         write_text(folder / CONFIG, config_lib.to_json(config))
         return Claim([])
     stored, here, known = _stored(folder), flatten(config), _digests(folder)
@@ -186,6 +190,33 @@ def check_data(folder: pathlib.Path, digests: Mapping[str, str]) -> None:
             )
 
 
+def run_id(folder: pathlib.Path) -> str:
+    """The identity of the run in `folder`; empty where it has none (a snapshot's model).
+
+    Raises WorkdirError for a damaged file.
+    """
+    file = folder / RUN
+    identity = _read(file).get("id") if file.exists() else ""
+    if not isinstance(identity, str):
+        raise WorkdirError(f"{file} is damaged (its id is {identity!r}): restore it")
+    return identity
+
+
+def check_vocabulary(folder: pathlib.Path, vocabulary: str) -> None:
+    """Checks that a run's catalog has the vocabulary that the run was trained with.
+
+    vocabulary: digest, as in dataset.json. A folder without that file (a snapshot's model) passes.
+    Raises WorkdirError.
+    """
+    known = _digests(folder).get("vocabulary", vocabulary)
+    if known != vocabulary:
+        raise WorkdirError(
+            f"workdir {folder}: the catalog's vocabulary has digest {vocabulary}, the run was "
+            f"trained with {known}: it is another run's. Remove the catalog and start the training "
+            "command of this run again: it writes the file before it goes on"
+        )
+
+
 def adopt(folder: pathlib.Path, config: Config, digests: Mapping[str, str]) -> None:
     """Makes a run of an ancestor of this data a run of this data (see `Claim.grown`)."""
     # in this order: a process killed in between finds its run still grown, and comes here again
@@ -240,14 +271,24 @@ def write_text(path: pathlib.Path, text: str) -> None:
     if path.exists() and not path.is_file():
         path.write_text(text)
         return
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+@contextlib.contextmanager
+def replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
+    """A file to write bytes to that replaces `path` as a whole, on the disk, when the block ends.
+
+    An error, in the block too, leaves the file that was there.
+    """
     temporary = path.with_name(path.name + ".tmp")
     try:
-        with open(temporary, "w") as file:
-            file.write(text)
+        with open(temporary, "wb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError:
+    except BaseException:
         temporary.unlink(missing_ok=True)
         raise
 

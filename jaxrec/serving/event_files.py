@@ -33,14 +33,25 @@ class TopList(NamedTuple):
     scores: list[float]
 
 
-def read_events(pattern: str, config: DataConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def read_events(
+    pattern: str, config: DataConfig, *, text_users: bool = False, text_items: bool = False
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """User, item and time columns [N] of parquet or CSV files, named as in the training data.
+
+    text_users, text_items: ids are text in the training data, so digits in a CSV are text too.
 
     Raises DataError naming the file and the column.
     """
     names = (config.user_column, config.item_column, config.time_column)
+    ids = ((names[0], text_users), (names[1], text_items))
     table_format = files.Format(
-        times=[config.time_column], time_format=config.time_format, zone=config.time_zone
+        kinds={name: "text" for name, text in ids if text},
+        quotes=config.quotes,
+        times=[config.time_column],
+        time_format=config.time_format,
+        zone=config.time_zone,
+        null_values=config.null_values,
+        null_columns=names,
     )
     chunks = []
     for frame, file, row in files.frames(files.find(pattern, "--events"), names, table_format):
@@ -73,39 +84,62 @@ def read_users(source: str, config: DataConfig, text: bool) -> list[UserId]:
 
 
 def read_ids(source: str, flag: str, column: str, text: bool) -> list[UserId]:
-    """`read_users` for ids of any kind: those of a table's `column`, or one per line."""
+    """`read_users` for ids of any kind: those of a table's `column`, or one per line.
+
+    In texts a byte order mark, blank lines, quotes around an id and a first line that is the name
+    of the column are no ids.
+    """
     if source != STDIN and source.lower().endswith(TABLES):
-        columns = [
-            schema.check_ids(to_numpy(frame[column]), column, str(file), row)
-            for frame, file, row in files.frames(files.find(source, flag), (column,))
-        ]
-        ids = [raw for values in columns for raw in values.tolist()]
-        return [str(raw) for raw in ids] if text else ids
+        return _table_ids(source, flag, column, text)
     if source == STDIN:
-        return list(_ids(sys.stdin, "standard input", text))
+        return list(_ids(sys.stdin, "standard input", column, text))
     path = pathlib.Path(source)
     if not path.is_file():
         raise DataError(f"{flag}={source}: no such file")
     with path.open(encoding="utf-8") as stream:
-        return list(_ids(stream, source, text))
+        return list(_ids(stream, source, column, text))
 
 
-def _ids(stream: TextIO, source: str, text: bool) -> Iterator[UserId]:
-    number, value = 0, ""
+def _table_ids(source: str, flag: str, column: str, text: bool) -> list[UserId]:
+    ids: list[UserId] = []
+    written = files.Format(types={column: "String"})  # in a CSV; the ids' kind is known
+    for frame, file, row in files.frames(files.find(source, flag), (column,), written):
+        if file.name.lower().endswith(files.CSV):
+            lines = ((row + i + 2, value or "") for i, value in enumerate(frame[column].to_list()))
+            ids += [_id(v.strip(), n, str(file), text) for n, v in lines if v.strip()]
+            continue
+        values = schema.check_ids(to_numpy(frame[column]), column, str(file), row).tolist()
+        ids += [str(raw) for raw in values] if text else values
+    return ids
+
+
+def _ids(stream: TextIO, source: str, column: str, text: bool) -> Iterator[UserId]:
+    number = 0
     try:
         for line in stream:
-            number, value = number + 1, line.strip()
-            if value:
-                yield value if text else int(value)
+            number += 1
+            value = line.removeprefix("\ufeff").strip() if number == 1 else line.strip()
+            if len(value) > 1 and value[0] == value[-1] == '"':
+                value = value[1:-1].replace('""', '"')
+            if value and not (number == 1 and value == column):
+                yield _id(value, number, source, text)
     except UnicodeDecodeError as error:
         known = ", ".join(TABLES)
         raise DataError(
             f"{source}, behind line {number}: no text in UTF-8. One id per line is needed, or a "
             f"table whose name ends in {known}"
         ) from error
+
+
+def _id(value: str, line: int, source: str, text: bool) -> UserId:
+    """An id of the data's kind. Raises DataError for text where ids are integers."""
+    if text:
+        return value
+    try:
+        return int(value)
     except ValueError as error:
         raise DataError(
-            f"{source}, line {number}: {value!r} is no integer, as the ids of the data are"
+            f"{source}, line {line}: {value!r} is no integer, as the ids of the data are"
         ) from error
 
 

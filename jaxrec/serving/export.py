@@ -107,8 +107,9 @@ def save(
     for name, function in functions(rec, k).items():
         exported = jax.export.export(jax.jit(function), platforms=platforms)(*arguments[name])
         content = exported.serialize()
-        with as_store_errors(target / f"{name}.bin"):
-            (target / f"{name}.bin").write_bytes(content)
+        file = target / f"{name}.bin"
+        with as_store_errors(file), workdir.replacing(file) as stream:
+            stream.write(content)
         described[name] = {
             "inputs": [str(aval) for aval in exported.in_avals],
             "outputs": [str(aval) for aval in exported.out_avals],
@@ -122,7 +123,7 @@ def save(
     }
     values = {name: np.asarray(x) for name, x in leaves.flatten(rec.params).items()}
     with as_store_errors(target):
-        with (target / "params.npz").open("wb") as stream:
+        with workdir.replacing(target / "params.npz") as stream:
             np.savez(stream, **values)  # type: ignore[arg-type]
         rec.catalog.save(target)
         workdir.write_text(target / SIGNATURE, json.dumps(signature, indent=1) + "\n")

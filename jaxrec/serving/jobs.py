@@ -14,6 +14,8 @@ from jaxrec.errors import DataError
 from jaxrec.serving.tracking import Progress
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from jaxrec.data.prepared import Prepared
     from jaxrec.serving.service import Recommender
     from jaxrec.state_store.store import UserStateStore
@@ -114,12 +116,18 @@ def _new_store(rec: "Recommender", args: argparse.Namespace) -> "UserStateStore"
 
 def append(args: argparse.Namespace) -> None:
     """`append` of --events, or of what --later adds to the data of the run."""
+    from jaxrec.runtime.progress import say
     from jaxrec.serving import event_files
 
     rec = _load(args)
     if args.later:
         return _append_later(rec, args)
-    users, items, times = event_files.read_events(args.events, rec.config.data)
+    users, items, times = event_files.read_events(
+        args.events,
+        rec.config.data,
+        text_users=rec.catalog.text_users,
+        text_items=rec.catalog.text_items,
+    )
     with rec.open_store(args.store, shards=_shards(args.shards)) as store:
         owned = store.owns(users)
         result = rec.append(
@@ -129,6 +137,11 @@ def append(args: argparse.Namespace) -> None:
             times[owned],
             idempotent=True,
             progress=_progress("batches of users"),
+        )
+    if result.repeated:
+        say(
+            f"--events: {result.repeated:,} events were in the states already (same user, item and "
+            "time) and were added again"
         )
     _print_json(result._asdict() | {"of_other_shards": int((~owned).sum())})
 
@@ -150,6 +163,8 @@ def _append_later(rec: "Recommender", args: argparse.Namespace) -> None:
 
 def recommend(args: argparse.Namespace) -> None:
     """`recommend`: lists are written while they are computed, a batch of users at a time."""
+    import numpy as np
+
     from jaxrec.serving import event_files
     from jaxrec.serving.buckets import BATCH
 
@@ -163,7 +178,10 @@ def recommend(args: argparse.Namespace) -> None:
         else None
         for source, flag in ((args.candidates, "--candidates"), (args.exclude, "--exclude"))
     )
+    for flag, items in (("--candidates", candidates), ("--exclude", exclude)):
+        _say_unknown(flag, rec.catalog.vocabulary.encode(items or []) == 0, "items", "ignored")
     store = rec.open_store(args.store, mode="r")
+    has_state: list[np.ndarray] = []
     starts: Iterable[int] = range(0, len(users), BATCH)
     if args.output != event_files.STDIN:
         starts = _progress("batches of users")(starts, -(-len(users) // BATCH))
@@ -171,6 +189,7 @@ def recommend(args: argparse.Namespace) -> None:
     def top_lists() -> Iterable[event_files.TopList]:
         for start in starts:
             batch = users[start : start + BATCH]
+            has_state.append(store.read(batch)[1])
             items, scores = rec.recommend(
                 store,
                 batch,
@@ -187,6 +206,16 @@ def recommend(args: argparse.Namespace) -> None:
                 )
 
     event_files.write_lists(top_lists(), args.output)
+    if users:
+        _say_unknown("--users", ~np.concatenate(has_state), "users", "given the most popular items")
+
+
+def _say_unknown(flag: str, unknown: "np.ndarray", what: str, outcome: str) -> None:
+    """Says on standard error how many ids [N] of a file are unknown, unless all are known."""
+    from jaxrec.runtime.progress import say
+
+    if unknown.any():
+        say(f"{flag}: {int(unknown.sum()):,} of {len(unknown):,} {what} are unknown: {outcome}")
 
 
 def stat(args: argparse.Namespace) -> None:

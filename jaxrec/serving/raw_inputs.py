@@ -40,11 +40,12 @@ def check_events(user_ids: ArrayLike, item_ids: ArrayLike, timestamps: ArrayLike
 
 
 def digest(table: Interactions, batch: int) -> str:
-    """12 hex digits of events in their order, and of how they are cut into batches."""
+    """12 hex digits of a set of events, in whatever order, and of how it is cut into batches."""
     sums = hashlib.blake2b(str(batch).encode(), digest_size=6)
+    order = np.lexsort((table.time, table.item, table.user))
     for column in (table.user, table.item, table.time):
         sums.update(f"{column.dtype} {len(column)} ".encode())
-        sums.update(np.ascontiguousarray(column).view(np.uint8).data)
+        sums.update(np.ascontiguousarray(column[order]).view(np.uint8).data)
     return sums.hexdigest()
 
 

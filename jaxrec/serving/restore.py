@@ -30,7 +30,7 @@ def restore(
     """
     metadata = snapshot.metadata
     check_num_shards(num_shards)
-    source = f"{snapshot.folder.name}-{metadata.identity}-{snapshot.users}"
+    source = f"snapshot {snapshot.identity} of {snapshot.users} users"
     root = open_root(url)
     marker = read_json(root, COPY_FILE)[0]
     if marker is not None and marker.get("source") != source:

@@ -97,6 +97,7 @@ class Recommender:
         path = pathlib.Path(folder)
         config = workdir.load_config(path)
         catalog = Catalog.load(path)
+        workdir.check_vocabulary(path, catalog.vocabulary.digest)
         model = build_model(config, catalog.num_items)
         like = jax.eval_shape(model.init, jax.random.key(0))
         step, params = checkpoint.load_params(path / workdir.CHECKPOINTS, like, which)

@@ -17,6 +17,7 @@ import itertools
 import logging
 import pathlib
 import shutil
+import uuid
 import zlib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -58,7 +59,10 @@ PART_USERS = 4096
 
 
 class Part(NamedTuple):
-    """One Orbax checkpoint: users of one shard whose keys lie in [low, high] (hex)."""
+    """One Orbax checkpoint: users of one shard whose keys lie in [low, high] (hex).
+
+    keys_crc: of the users' keys. rows_crc: of the rows' checksums.
+    """
 
     name: str
     shard: int
@@ -66,6 +70,7 @@ class Part(NamedTuple):
     low: str
     high: str
     keys_crc: int
+    rows_crc: int
 
 
 def steps(folder: pathlib.Path) -> list[int]:
@@ -105,6 +110,7 @@ def save(
         with as_store_errors(folder_of_part):
             parts.append(_save_part(store, folder_of_part, shard, ids, columns))
     content = {
+        "id": uuid.uuid4().hex,
         "step": number,
         "users": sum(part.users for part in parts),
         "store": store.metadata.to_json(),
@@ -160,6 +166,7 @@ def _save_part(
         low=keys[0].hex(),
         high=keys[-1].hex(),
         keys_crc=zlib.crc32(blob.tobytes()),
+        rows_crc=zlib.crc32(arrays["crc"].tobytes()),
     )
 
 
@@ -194,14 +201,26 @@ class Snapshot:
         content, _ = read_json(open_root(self.folder), RECORD)
         if content is None:
             raise StoreError(f"{self.folder / RECORD}: missing")
+        # first: a record of an earlier format lacks what follows
+        self.metadata: Metadata = parse_metadata(content["store"], str(self.folder / RECORD))
+        self.identity: str = content["id"]
         self.step: int = content["step"]
         self.users: int = content["users"]
-        self.metadata: Metadata = parse_metadata(content["store"], str(self.folder / RECORD))
         self.parts = [Part(**part) for part in content["parts"]]
 
     def load(self, *, devices: Sequence[jax.Device] | None = None) -> Recommender:
-        """The model of the snapshot; devices as in `Recommender.load`."""
-        return Recommender.load(self.folder / "model", devices=devices)
+        """The model of the snapshot; devices as in `Recommender.load`.
+
+        Raises StoreError when it is not the model that the states belong to.
+        """
+        folder = self.folder / "model"
+        rec, binding = Recommender.load(folder, devices=devices), self.metadata.binding
+        if rec.binding(binding.encoding) != binding:
+            raise StoreError(
+                f"{folder}: not the model of this snapshot's states: its parameters, layout or "
+                "catalog are others; use another snapshot"
+            )
+        return rec
 
     def read(self, user_ids: UserIds) -> tuple[Columns, np.ndarray]:
         """(columns [B, ...], known bool [B]) of single users; rows of unknown users are zero.
@@ -249,7 +268,13 @@ class Snapshot:
 
         Raises StoreError naming the users whose rows are damaged.
         """
-        rows, crc = self._array(part, "rows", at), self._array(part, "crc", at)
+        rows, crc = self._array(part, "rows", at), self._array(part, "crc", None)
+        if zlib.crc32(crc.tobytes()) != part.rows_crc:
+            raise StoreError(
+                f"{self._where(part)}: the rows are not those that were saved: damaged, or another "
+                "snapshot's; use another snapshot"
+            )
+        crc = crc if at is None else crc[at]
         damaged = [
             decode_key(key)
             for key, row, saved in zip(keys, rows, crc.tolist(), strict=True)

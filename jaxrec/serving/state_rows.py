@@ -90,6 +90,16 @@ def merge(columns: Columns, events: Sequence[Events]) -> Merged:
     return Merged(merged, late)
 
 
+def repeated(columns: Columns, row: int, new: Events) -> int:
+    """How many new events have item and time of a pending event of their user's row."""
+    pending = int(columns["pending"][row])
+    if not pending:
+        return 0
+    known = [columns[name][row, :pending].tolist() for name in ("items", "times")]
+    there = set(zip(*known, strict=True))
+    return sum(event in there for event in zip(new.items.tolist(), new.times.tolist(), strict=True))
+
+
 def complete_segments(pending: Events, segment_size: int, recent_min: int) -> int:
     """How many segments `pending` events complete."""
     return max(len(pending.items) - recent_min, 0) // segment_size

@@ -23,6 +23,8 @@ class AppendResult(NamedTuple):
     late: events left out because newer ones of their user are compressed already.
     already_applied: users whose states had these very events and were left unchanged
         (`idempotent`).
+    repeated: of `events`, those that a state had already, same item and time, and has twice now: of
+        a file that overlaps with an earlier one. Compressed events are not known any more.
     """
 
     events: int
@@ -30,6 +32,7 @@ class AppendResult(NamedTuple):
     unknown_items: int
     late: int
     already_applied: int = 0
+    repeated: int = 0
 
 
 def append_events(
@@ -47,25 +50,26 @@ def append_events(
     """
     events_of = dict(zip(users, events, strict=True))
     encoding = store.metadata.binding.encoding
-    counts: dict[UserId, tuple[int, int]] = {}  # added, late
+    counts: dict[UserId, tuple[int, int, int]] = {}  # added, late, repeated
 
     def update(ids: list[UserId], columns: Columns, known: np.ndarray) -> Columns:
         del known  # rows of new users are zero: an empty state
         new = [events_of[user] for user in ids]
         result, late = updated_rows(model, columns, new, encoding)
-        for user, dropped, added in zip(ids, late.tolist(), new, strict=True):
-            counts[user] = (len(added.items) - dropped, dropped)
+        repeated = [state_rows.repeated(columns, row, added) for row, added in enumerate(new)]
+        for user, dropped, added, twice in zip(ids, late.tolist(), new, repeated, strict=True):
+            counts[user] = (len(added.items) - dropped, dropped, twice)
         return result
 
     store.update(list(users), update, idempotency_key=idempotency_key)
-    added = sum(pair[0] for pair in counts.values())
-    late = sum(pair[1] for pair in counts.values())
+    added, late, repeated = np.asarray([(0, 0, 0), *counts.values()]).sum(0).tolist()
     return AppendResult(
         events=added,
         users=len(counts),
         unknown_items=0,
         late=late,
         already_applied=len(users) - len(counts),
+        repeated=repeated,
     )
 
 

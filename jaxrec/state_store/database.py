@@ -24,7 +24,7 @@ T = TypeVar("T")
 # the bytes; and a search of the files shows whether an id is still there.
 NODE_BYTES = 8192
 # Values up to this size are stored in the leaf, under its checksum; the shard's status always is.
-INLINE_BYTES = 256
+INLINE_BYTES = 384
 FIRST_USER_KEY = b"\x00\x00"  # keys of users are longer than the one of the shard's status
 USERS_PER_RANGE = 4096
 PREFIXES = 1 << 16

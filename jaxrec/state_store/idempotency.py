@@ -1,11 +1,13 @@
 """Idempotency keys of updates, and the status of a shard that remembers them.
 
 The status is the value of a shard's status key (see shard.py), as JSON:
-`{"sealed": null or {"target", "owner"}, "applied": {source: position}}`. A source is remembered
-until newer ones push it out.
+`{"store", "shard", "sealed": null or {"target", "owner"}, "applied": {source: position}}`. A source
+is remembered until newer ones push it out.
 """
 
 import json
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 # Sources of updates that a shard remembers: the status has to fit into the tree's leaf.
@@ -22,12 +24,15 @@ class Seal(NamedTuple):
 class ShardStatus(NamedTuple):
     """The status of a shard.
 
+    store, shard: identity of the store, and which of its shards this is.
     seal: the compaction that keeps other writers out, None when there is none.
     applied: the last position that each source has applied, oldest source first.
     """
 
-    seal: Seal | None
-    applied: dict[str, tuple[int, ...]]
+    store: str
+    shard: int
+    seal: Seal | None = None
+    applied: Mapping[str, tuple[int, ...]] = MappingProxyType({})
 
     @classmethod
     def from_bytes(cls, value: bytes) -> "ShardStatus":
@@ -38,13 +43,16 @@ class ShardStatus(NamedTuple):
         content = json.loads(value)
         seal = None if content["sealed"] is None else Seal(**content["sealed"])
         positions = content.get("applied", {}).items()
-        return cls(seal, {source: tuple(position) for source, position in positions})
+        applied = {source: tuple(position) for source, position in positions}
+        return cls(content["store"], content["shard"], seal, applied)
 
     def to_bytes(self) -> bytes:
         """The stored value."""
         content = {
+            "store": self.store,
+            "shard": self.shard,
             "sealed": None if self.seal is None else self.seal._asdict(),
-            "applied": self.applied,
+            "applied": dict(self.applied),
         }
         return json.dumps(content, separators=(",", ":")).encode()
 
@@ -55,7 +63,7 @@ class IdempotencyKey(NamedTuple):
     source: short name of the updates' content, such as a digest.
     position: numbers, compared in order; the updates of a source come in ascending positions.
 
-    >>> empty = ShardStatus(seal=None, applied={})
+    >>> empty = ShardStatus(store="5f0c", shard=0)
     >>> key = IdempotencyKey("events-of-today", (0,))
     >>> key.already_applied(empty)
     False

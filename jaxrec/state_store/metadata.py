@@ -19,8 +19,8 @@ from jaxrec.state_store.database import unlocked
 from jaxrec.state_store.row_format import RowSpec
 from jaxrec.types import Json
 
-# Version of the store's layout: 2 renamed the binding's key `form` to `encoding`.
-FORMAT = 2
+# Version of the store's layout: 3 added the store's identity to every shard.
+FORMAT = 3
 REBUILD = "build it again with `python -m jaxrec.serving build-states`"
 STORE_FILE = "store.json"
 COPY_FILE = "copy.json"

@@ -52,7 +52,9 @@ class StoreReader:
         self.metadata = metadata
         self.spec = metadata.spec
         self.num_shards = metadata.num_shards
-        self._shards = [Shard(root, index, context) for index in range(self.num_shards)]
+        self._shards = [
+            Shard(root, index, metadata.identity, context) for index in range(self.num_shards)
+        ]
         # a writer's rows that are not durable yet: key -> (id, value)
         self._staged: dict[bytes, tuple[UserId, bytes]] = {}
         self._writing = threading.RLock()

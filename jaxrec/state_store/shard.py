@@ -11,6 +11,7 @@ generation current, or the new one with garbage that the next writer deletes.
 Every database holds a status key beside its users (idempotency.py has its content). It is read
 with every access.
 
+- It names store and shard: a folder that was swapped or taken from another store is refused.
 - A missing status means that the database is lost; a missing user alone is no error.
 - Its seal tells writers that a compaction is copying: they wait, and a write that raced with the
   seal aborts. Readers then check whether the pointer has moved. The holder of a local lock may
@@ -60,8 +61,9 @@ class Pointer(NamedTuple):
 class Shard:
     """A shard of an existing store; `create_shard` creates a new one."""
 
-    def __init__(self, parent: ts.KvStore, index: int, context: ts.Context) -> None:
-        self.index = index
+    def __init__(self, parent: ts.KvStore, index: int, store: str, context: ts.Context) -> None:
+        """parent: of the shard's folder. store: identity of the store that the shard belongs to."""
+        self.index, self.store = index, store
         self.root = parent / f"{shard_name(index)}/"
         self.where = display(self.root)
         self._context = context
@@ -209,11 +211,18 @@ class Shard:
                 "is lost; restore it from a snapshot or rebuild the store"
             )
         try:
-            return ShardStatus.from_bytes(result.value)
+            status = ShardStatus.from_bytes(result.value)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise StoreError(
                 f"{self.where}{self.current.name}: the shard's status is damaged: {error}"
             ) from error
+        if (status.store, status.shard) != (self.store, self.index):
+            raise StoreError(
+                f"{self.where}: this is shard {status.shard} of store {status.store}, not shard "
+                f"{self.index} of store {self.store}: put it back where it came from, restore the "
+                "store from a snapshot, or rebuild it"
+            )
+        return status
 
     def seal(self, generation: Generation, seal: Seal | None) -> None:
         """Seals a generation against other writers, or removes the seal (None).
@@ -254,21 +263,23 @@ def _parse_pointer(content: Json, where: str) -> Pointer:
     return Pointer(names[0], names[1:])
 
 
-def create_shard(parent: ts.KvStore, index: int, context: ts.Context) -> None:
+def create_shard(parent: ts.KvStore, index: int, store: str, context: ts.Context) -> None:
     """Creates an empty shard; raises StoreError when there already is one with users.
 
-    An empty shard, as a killed `create` leaves, is kept.
+    store: identity of the store. An empty shard, as a killed `create` leaves, becomes one of it.
     """
+    status = ShardStatus(store, index)
     root = parent / f"{shard_name(index)}/"
     content, version = read_json(root, POINTER_FILE)
     if content is not None:
         current = _parse_pointer(content, display(root, POINTER_FILE)).generation
         if _is_empty(root, current, context):
+            _write_status(db.open_database(root / f"{current}/", context), status, display(root))
             return
     name = new_generation_name()
     if content is None:
         database = db.open_database(root / f"{name}/", context)
-        _write_status(database, ShardStatus(seal=None, applied={}), display(root))
+        _write_status(database, status, display(root))
     pointer = Pointer(generation=name, garbage=[])
     if content is not None or not write_json(root, POINTER_FILE, pointer._asdict(), version):
         raise StoreError(

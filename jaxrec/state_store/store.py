@@ -98,7 +98,7 @@ class UserStateStore(StoreWriter):
                 )
             metadata = Metadata(uuid.uuid4().hex, num_shards, binding, spec)
             for index in range(num_shards):
-                create_shard(root, index, context)
+                create_shard(root, index, metadata.identity, context)
             if not write_json(root, STORE_FILE, metadata.to_json(), version):
                 raise StoreError(f"{where}: another process created a store here meanwhile")
         return cls.open(

@@ -1,9 +1,19 @@
 """Files of recipes and their arguments."""
 
+import re
+import subprocess
+import sys
+
 import pytest
 
 from jaxrec.config import Config, load_recipe, recipe_argument
 from jaxrec.errors import ConfigError
+
+COMMAND = """
+import sys
+from jaxrec.cli import flags
+flags.run(print, "usage", sys.argv[1:])
+"""
 
 
 def test_an_empty_argument_is_the_first_one():
@@ -44,6 +54,34 @@ def test_a_recipe_that_cannot_be_read_is_named(tmp_path, text, message):
     file.write_text(text)
     with pytest.raises(ConfigError, match=message):
         load_recipe(str(file))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("config.model.dim = 16", r"unknown config key model\.dim: known are .*width"),
+        ("config.model.hstu.layer = 1", r"unknown config key model\.hstu\.layer: known are "),
+        ("config.trian = 1", r"unknown config key trian: known are .*Did you mean train\?"),
+        ("config.train.step = 1", r"train\.step: known are .*Did you mean train\.steps\?"),
+        ("config.data.synthetic.user = 3", r"data\.synthetic\.user: .* data\.synthetic\.users\?"),
+        ("config.eval.k = (1,)", r"unknown config key eval\.k: known"),
+    ],
+)
+def test_an_unknown_key_in_a_recipe_is_refused(tmp_path, line, message):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        f"from jaxrec.config import Config\ndef get_config():\n    config = Config()\n    {line}\n"
+        "    return config\n"
+    )
+    with pytest.raises(ConfigError, match=message):
+        load_recipe(str(file))
+    argv = ["train.py", f"--config={file}", f"--workdir={tmp_path}"]
+    done = subprocess.run(
+        [sys.executable, "-c", COMMAND, *argv], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert re.search(message, done.stderr)
+    assert "Traceback" not in done.stderr
 
 
 def test_a_name_without_folder_lists_the_recipes_of_configs(tmp_path, monkeypatch):

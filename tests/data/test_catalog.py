@@ -9,7 +9,8 @@ import pytest
 from jaxrec.data.catalog import FILE
 from jaxrec.data.vocabulary import Vocabulary
 from jaxrec.errors import DataError, WorkdirError
-from jaxrec.serving import Catalog
+from jaxrec.runtime import checkpoint, workdir
+from jaxrec.serving import Catalog, Recommender
 from tests.serving import standin
 
 
@@ -38,6 +39,53 @@ def test_missing_and_damaged_files_are_named(tmp_path):
     file.write_bytes(content[:100])
     with pytest.raises(WorkdirError, match=r"catalog\.npz: damaged"):
         Catalog.load(tmp_path)
+
+
+def spoiled(file, **changes):
+    """The file with other arrays and the checksums of its archive mended."""
+    with np.load(file) as saved:
+        np.savez(file, **{**saved, **changes})
+
+
+def test_it_holds_what_was_written(tmp_path):
+    """Permuted ids would recommend other items."""
+    catalog = standin.catalog()
+    for changes in (
+        {"ids": catalog.vocabulary.ids[::-1].copy()},
+        {"counts": catalog.counts + 1},
+        {"time_origin": np.int64(catalog.time_origin + 1)},
+        {"text_users": np.bool_(True)},
+        {"digest": np.str_("0" * 32)},
+    ):
+        catalog.save(tmp_path)
+        spoiled(tmp_path / FILE, **changes)
+        with pytest.raises(
+            WorkdirError, match=r"catalog\.npz: damaged: it is not what was written"
+        ):
+            Catalog.load(tmp_path)
+    with np.load(tmp_path / FILE) as saved:
+        older = {name: saved[name] for name in saved if name != "digest"}
+    np.savez(tmp_path / FILE, **older)
+    with pytest.raises(
+        WorkdirError, match=r"catalog\.npz: of an earlier jaxrec\. Remove it and start"
+    ):
+        Catalog.load(tmp_path)
+
+
+def test_it_is_the_runs(tmp_path):
+    """A whole catalog of another run is refused where the run says what it was trained with."""
+    catalog = standin.catalog()
+    workdir.claim(tmp_path, standin.config(), {"vocabulary": catalog.vocabulary.digest})
+    params = {"params": standin.params_of(standin.config())}
+    checkpoint.save(tmp_path / "checkpoints", 3, params, {}, best=3)
+    catalog.save(tmp_path)
+    assert Recommender.load(tmp_path).step == 3
+    ids = catalog.vocabulary.ids[::-1].copy()
+    other = Catalog(Vocabulary(ids), catalog.counts, catalog.time_origin)
+    other.save(tmp_path)
+    digests = rf"{other.vocabulary.digest}, the run was trained with {catalog.vocabulary.digest}"
+    with pytest.raises(WorkdirError, match=digests):
+        Recommender.load(tmp_path)
 
 
 def test_counts_must_fit_the_items():
@@ -70,7 +118,6 @@ print(rec.recommend(store, [1, 2], k=2)[0].shape)
 
 def test_a_model_is_loaded_and_served_without_data_libraries(tmp_path):
     from jaxrec import config as config_lib
-    from jaxrec.runtime import checkpoint
 
     settings = standin.config()
     (tmp_path / "config.json").write_text(config_lib.to_json(settings))

@@ -5,8 +5,9 @@ import polars as pl
 import pytest
 
 from jaxrec.config import DataConfig
-from jaxrec.data import prepare
+from jaxrec.data import datasets, prepare
 from jaxrec.data.datasets import files
+from jaxrec.data.digests import read_digest
 from jaxrec.errors import DataError
 from tests.data import source
 
@@ -197,7 +198,7 @@ def test_fingerprint_follows_content_not_name(tmp_path):
     first = write(tmp_path / "a.parquet", GOOD)
     (tmp_path / "b.parquet").write_bytes(first.read_bytes())
     other = write(tmp_path / "c.parquet", GOOD, timestamp=[5, 6, 8])
-    prints = [files.fingerprint([tmp_path / f"{n}.parquet"]) for n in "abc"]
+    prints = [files.fingerprint([tmp_path / f"{n}.parquet"], read_digest) for n in "abc"]
     assert prints[0] == prints[1] != prints[2]
     assert np.asarray(prints[2]).shape == (1, 2)
     assert other.exists()
@@ -222,7 +223,7 @@ def table(path, *times):
 def test_text_that_is_not_iso_is_refused_whatever_its_days_are(tmp_path, times, line, example):
     match = rf"e\.csv, line {line}: column 'timestamp' .*not an ISO 8601.*'{example}.*time_format="
     with pytest.raises(DataError, match=match):
-        read(table(tmp_path / "e.csv", *times), incomplete="drop")
+        read(table(tmp_path / "e.csv", *times))
 
 
 @pytest.mark.parametrize(
@@ -284,3 +285,74 @@ def test_calendar_numbers_are_no_counts(tmp_path, times, pattern, unit):
 def test_counts_that_are_not_all_dates(tmp_path):
     for times in ((20240131, 20240132), (20241301, 20240131), (2024013124, 2024013123)):
         assert read(table(tmp_path / "e.csv", *times))[0].time.tolist() == list(times)
+
+
+def complete(path, **settings):
+    config = DataConfig(dataset="table", path=str(path), **settings)
+    return source.interactions(datasets.read(config, path.parent), incomplete="drop")
+
+
+WORDS = ["NULL", "\\N", "NA", "nan", "None"]
+
+
+@pytest.mark.parametrize("word", WORDS)
+@pytest.mark.parametrize("which", [0, 1, 2])
+@pytest.mark.parametrize("ids", [("3", "4"), ("u3", "i4")])
+def test_words_for_null(tmp_path, which, word, ids, capsys):
+    row = [*ids, "1706918401"]
+    row[which] = word
+    (tmp_path / "e.csv").write_text(
+        f"user_id,item_id,timestamp\n{','.join(ids)},1706918400\n{','.join(row)}\n"
+    )
+    column = ["user_id", "item_id", "timestamp"][which]
+    with pytest.raises(DataError, match=rf"'{column}' is null.* in 1 rows, first in row 1"):
+        read(tmp_path / "e.csv")
+    events = complete(tmp_path / "e.csv")
+    assert [str(events.user[0]), str(events.item[0]), len(events)] == [*ids, 1]
+    assert events.user.dtype.kind == ("i" if ids[0] == "3" else "U")
+    assert "1 of 2 rows have no user, item or time: dropped" in capsys.readouterr().err
+
+
+def test_words_for_null_in_other_files(tmp_path):
+    file = write(tmp_path / "e.parquet", GOOD, item_id=["a", "NULL", "b"])
+    assert complete(file).item.tolist() == ["a", "b"]
+    assert read(file, null_values=())[0].item.tolist() == ["a", "NULL", "b"]
+    assert complete(file, null_values=("a",)).item.tolist() == ["NULL", "b"]
+
+
+@pytest.mark.parametrize("rows", ["1,10,5\n1,11,6\n\n", "1,10,5\n,11,6\n", "1,10,5\n\n1,11,6\n"])
+def test_nulls_in_columns_of_integers(tmp_path, rows):
+    (tmp_path / "e.csv").write_text(f"user_id,item_id,timestamp\n{rows}")
+    with pytest.raises(DataError, match=r"column 'user_id' is null in 1 rows, first in row \d"):
+        read(tmp_path / "e.csv")
+
+
+@pytest.mark.parametrize(
+    ("columns", "match"),
+    [
+        (("item",), "'item' names the ids"),
+        (("title", "item_id"), "'item_id' names the ids"),
+        (("title", "title"), "named twice"),
+    ],
+)
+def test_text_columns_that_cannot_be(tmp_path, columns, match):
+    items = tmp_path / "items.csv"
+    items.write_text("item_id,item,title\na,x,one\nb,y,two\n")
+    file = write(tmp_path / "e.csv", GOOD)
+    with pytest.raises(DataError, match=rf"data\.text_columns=.*{match}"):
+        read(file, items_path=str(items), text_columns=columns)
+
+
+@pytest.mark.parametrize("ids", [("005", "5"), ('"00"', "0"), ("12", "012")])
+def test_leading_zeros_do_not_merge_ids(tmp_path, ids):
+    rows = "".join(f"{name},{name},{time}\n" for time, name in enumerate(ids, 1706918400))
+    (tmp_path / "e.csv").write_text(f"user_id,item_id,timestamp\n{rows}")
+    events = read(tmp_path / "e.csv")[0]
+    names = [name.strip('"') for name in ids]
+    assert events.user.tolist() == events.item.tolist() == names
+
+
+def test_leading_zeros_of_times_are_numbers(tmp_path):
+    file = table(tmp_path / "e.csv", "01706918400", 0)
+    events = read(file)[0]
+    assert (events.time.tolist(), events.item.tolist()) == ([1706918400, 0], [0, 1])

@@ -9,6 +9,7 @@ import pytest
 
 from jaxrec.config import DataConfig
 from jaxrec.data.datasets import movielens
+from jaxrec.data.digests import read_digest
 from jaxrec.errors import DataError
 from tests.data import source
 
@@ -85,7 +86,7 @@ def test_extracted_folder_and_the_one_above(tmp_path):
     for path in (tmp_path, tmp_path / "ml-1m"):
         assert len(read("1m", path)[0]) == 3
         config = DataConfig(dataset="movielens", variant="1m", path=str(path))
-        assert len(movielens.fingerprint(config)["files"]) == 2
+        assert len(movielens.fingerprint(config, read_digest)["files"]) == 2
 
 
 def test_wrong_inputs(tmp_path):

@@ -210,7 +210,7 @@ def test_damaged_records_and_split_are_named(config, tmp_path):
 
 def test_marker_says_what_the_data_is(config, tmp_path):
     folder = prepare(config, tmp_path / "data").folder
-    marker = json.loads((folder / "complete.json").read_text())
+    marker = json.loads((folder / "complete.json").read_text())["content"]
     assert marker["settings"]["min_item_events"] == 1
     assert "path" not in marker["settings"]
     assert marker["files"].keys() >= {"vocabulary.json", "users.npy", "offsets.npy"}

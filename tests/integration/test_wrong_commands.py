@@ -52,6 +52,10 @@ def test_train(tmp_path):
     corrupt.write_bytes(b"PAR1 this is no parquet file PAR1")
     header = "user_id,item_id,timestamp\n"
     good = table(tmp_path, "good.csv", header + "".join(f"1,{i % 3},{i}\n" for i in range(100)))
+    short = table(tmp_path, "short.csv", header + "".join(f"{i},{i % 3},{i}\n" for i in range(9)))
+    firsts = table(tmp_path, "firsts.csv", header + "".join(f"{i},1,{i}\n" for i in range(30)))
+    every = ["--config.data.min_user_events=1", "--config.data.min_item_events=1"]
+    small = ["--config.train.steps=1"]
     check(
         "train",
         [
@@ -101,6 +105,13 @@ def test_train(tmp_path):
                 r"bad\.parquet",
             ),
             ([*good, run, "--config.data.min_item_events=1000"], r"min_item_events"),
+            # no user has a target: known before the training
+            ([*short, *every, run], r"data/table-\w+: no user has a target for validation\. Lower"),
+            ([*good, *every, run, "--config.data.holdout=50"], r"no user has a target"),
+            (
+                [*firsts, *every, run, "--config.data.split=time", *small],
+                r"no user has a target for validation.*another data\.split",
+            ),
         ],
     )
 

@@ -17,9 +17,9 @@ import numpy as np
 import optax
 import pytest
 
-from jaxrec.config import MeshConfig
-from jaxrec.errors import CheckpointError, StructureError
-from jaxrec.runtime import checkpoint, leaves
+from jaxrec.config import Config, MeshConfig
+from jaxrec.errors import CheckpointError, StructureError, WorkdirError
+from jaxrec.runtime import checkpoint, leaves, workdir
 from jaxrec.runtime import mesh as mesh_lib
 from jaxrec.runtime.checkpoint import integrity
 
@@ -46,6 +46,50 @@ def assert_equal(a, b):
     for name in flat_a:
         assert flat_a[name].dtype == flat_b[name].dtype
         np.testing.assert_array_equal(flat_a[name], flat_b[name], err_msg=name)
+
+
+def run_of(folder, step):
+    """A run's folder with one checkpoint; returns its identity."""
+    workdir.claim(folder, Config(), {})
+    checkpoint.save(folder / "checkpoints", step, make_trees(step), {})
+    return workdir.run_id(folder)
+
+
+def test_checkpoints_of_another_run_are_refused(tmp_path):
+    """Another seed's run has the same shapes, so that only the identity tells."""
+    one, two = run_of(tmp_path / "one", 4), run_of(tmp_path / "two", 8)
+    assert one != two
+    here = tmp_path / "one" / "checkpoints"
+    shutil.copytree(tmp_path / "two" / "checkpoints" / "8", here / "8")
+    like = make_trees()
+    refused = rf"checkpoint 8 in .*one/checkpoints belongs to run {two}, the folder to run {one}"
+    for read in (
+        lambda: checkpoint.restore(here, 8, like),
+        lambda: checkpoint.restore_latest(here, like),
+        lambda: checkpoint.load_params(here, like["params"], "latest"),
+        lambda: checkpoint.load_params(here, like["params"]),
+    ):
+        with pytest.raises(StructureError, match=refused):
+            read()
+    assert checkpoint.steps(here) == [4, 8]  # it is not set aside as a corrupt one
+    shutil.rmtree(here / "8")
+    assert checkpoint.restore_latest(here, like).step == 4
+
+
+def test_checkpoints_without_identity_do_not_mix_with_others(tmp_path):
+    run_of(tmp_path / "run", 4)
+    (tmp_path / "run" / "run.json").rename(tmp_path / "run.json")
+    here = tmp_path / "run" / "checkpoints"
+    with pytest.raises(StructureError, match="the folder to run without an identity"):
+        checkpoint.restore_latest(here, make_trees())
+    checkpoint.save(here, 8, make_trees(8), {})  # as before runs had one
+    assert checkpoint.restore(here, 8, make_trees()).step == 8
+    (tmp_path / "run.json").rename(tmp_path / "run" / "run.json")
+    with pytest.raises(StructureError, match="belongs to run without an identity"):
+        checkpoint.restore(here, 8, make_trees())
+    (tmp_path / "run" / "run.json").write_text('{"id": 3}')
+    with pytest.raises(WorkdirError, match=r"run\.json is damaged"):
+        checkpoint.restore(here, 4, make_trees())
 
 
 def payload_files(folder, step):

@@ -7,9 +7,12 @@ import pathlib
 import resource
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from jaxrec.benchmark import timing
+from jaxrec.data.catalog import Catalog
+from jaxrec.data.vocabulary import Vocabulary
 from jaxrec.runtime import workdir
 
 LARGE = "x" * 100_000
@@ -36,6 +39,43 @@ def assert_kept(folder, write):
 
 def test_a_failing_write_leaves_the_old_file(tmp_path):
     assert_kept(tmp_path, lambda file: workdir.write_text(file, LARGE))
+
+
+def test_failing_arrays_leave_the_old_file(tmp_path):
+    def write(file):
+        with workdir.replacing(file) as stream:
+            np.savez(stream, x=np.arange(100_000))
+
+    assert_kept(tmp_path, write)
+    write(tmp_path / "results.json")
+    with np.load(tmp_path / "results.json") as saved:
+        assert saved["x"].sum() == 4999950000
+    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path):
+    file = tmp_path / "x"
+    file.write_text("old")
+
+    def interrupted():
+        with workdir.replacing(file) as stream:
+            stream.write(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert file.read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_a_failing_catalog_leaves_the_old_one(tmp_path):
+    ids = np.arange(10_000)
+    catalog = Catalog(Vocabulary(ids), np.ones(10_001, np.int64), 0)
+    catalog.save(tmp_path)
+    with full_disk(), pytest.raises(OSError, match="File too large"):
+        catalog.save(tmp_path)
+    assert Catalog.load(tmp_path).content_digest == catalog.content_digest
+    assert [path.name for path in tmp_path.iterdir()] == ["catalog.npz"]
 
 
 def test_a_failing_benchmark_report_leaves_the_old_one(tmp_path):

@@ -1,5 +1,7 @@
 """Files around serving: events and users in, lists out; wrong ones are named."""
 
+import gzip
+import io
 import json
 import pathlib
 
@@ -9,8 +11,9 @@ import pytest
 
 from jaxrec.config import DataConfig
 from jaxrec.errors import DataError
-from jaxrec.serving import event_files
+from jaxrec.serving import Recommender, arguments, event_files, jobs
 from jaxrec.serving.event_files import TopList
+from tests.serving import standin
 
 
 def test_events_of_several_files_with_fractions(tmp_path):
@@ -96,3 +99,77 @@ def test_ids_of_any_kind(tmp_path):
     (tmp_path / "users.txt").write_bytes(b"7\n\xff\xfe\n")
     with pytest.raises(DataError, match=r"users\.txt, behind line \d: no text in UTF-8"):
         event_files.read_users(str(tmp_path / "users.txt"), DataConfig(), text=False)
+
+
+BOM = "\ufeff"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        f"{BOM}0042\n007\n",
+        "visitor\n0042\n\n007\n",
+        f'{BOM}"visitor"\r\n"0042"\r\n"007"\r\n',
+        " 0042\n\n\n007 ",
+    ],
+)
+def test_lines_that_are_no_ids(tmp_path, content, monkeypatch):
+    lines = tmp_path / "ids.txt"
+    lines.write_text(content, newline="")
+    for text, ids in ((True, ["0042", "007"]), (False, [42, 7])):
+        assert event_files.read_ids(str(lines), "--users", "visitor", text) == ids
+        monkeypatch.setattr("sys.stdin", io.StringIO(content))
+        assert event_files.read_ids("-", "--users", "visitor", text) == ids
+
+
+@pytest.mark.parametrize("name", ["ids.csv", "ids.tsv", "ids.csv.gz"])
+def test_ids_of_a_table_have_the_kind_of_the_data(tmp_path, name):
+    content = f'{BOM}visitor\n0042\n\n"007"\n'.encode()
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    source = str(tmp_path / name)
+    assert event_files.read_ids(source, "--users", "visitor", True) == ["0042", "007"]
+    assert event_files.read_ids(source, "--users", "visitor", False) == [42, 7]
+
+
+def test_text_in_a_table_of_integers_names_the_line(tmp_path):
+    (tmp_path / "ids.csv").write_text("visitor\n42\nx7\n")
+    with pytest.raises(DataError, match=r"ids\.csv, line 3: 'x7' is no integer"):
+        event_files.read_ids(str(tmp_path / "ids.csv"), "--users", "visitor", False)
+
+
+def test_digits_in_events_stay_text_where_ids_are(tmp_path):
+    (tmp_path / "day.csv").write_text("user_id,item_id,timestamp\n0042,007,1700000000\n")
+    pattern, config = str(tmp_path / "day.csv"), DataConfig()
+    users, items, _ = event_files.read_events(pattern, config, text_users=True, text_items=True)
+    assert (users.tolist(), items.tolist()) == (["0042"], ["007"])
+    users, items, _ = event_files.read_events(pattern, config, text_items=True)
+    assert (users.tolist(), items.tolist()) == ([42], ["007"])
+
+
+def test_unknown_ids_are_counted(capsys):
+    jobs._say_unknown("--exclude", np.array([True, False, True]), "items", "ignored")
+    assert capsys.readouterr().err == "--exclude: 2 of 3 items are unknown: ignored\n"
+    jobs._say_unknown("--exclude", np.array([], bool), "items", "ignored")
+    jobs._say_unknown("--users", np.array([False]), "users", "ignored")
+    assert not capsys.readouterr().err
+
+
+def test_recommend_counts_unknown_ids(tmp_path, monkeypatch, capsys):
+    config = standin.config(layers=1)
+    rec = Recommender(config, standin.params_of(config), standin.catalog())
+    store = rec.create_store(tmp_path / "states")
+    rec.append(store, [1, 2], [1000, 1010], [standin.ORIGIN, standin.ORIGIN + 1])
+    store.close()
+    for name, ids in (("users", "1\n2\n77\n"), ("bad", "1000\n5\n6\n"), ("few", "1000\n1010\n8\n")):
+        (tmp_path / name).write_text(ids)
+    monkeypatch.setattr(jobs, "_load", lambda args: rec)
+    flags = f"recommend --workdir=x --store={tmp_path}/states --users={tmp_path}/users"
+    flags += f" --exclude={tmp_path}/bad --candidates={tmp_path}/few --k=1"
+    jobs.recommend(arguments.parser().parse_args(flags.split()))
+    captured = capsys.readouterr()
+    assert [json.loads(line)["items"] for line in captured.out.splitlines()] == [[1010]] * 3
+    assert captured.err.splitlines() == [
+        "--candidates: 1 of 3 items are unknown: ignored",
+        "--exclude: 2 of 3 items are unknown: ignored",
+        "--users: 1 of 3 users are unknown: given the most popular items",
+    ]

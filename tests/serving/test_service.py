@@ -135,6 +135,36 @@ def test_unordered_and_repeated_users_are_applied_in_time_order(rec, store):
     assert_close(scores_by_item(rec, store, 5), expected)
 
 
+@pytest.mark.parametrize("text", [False, True])
+def test_the_same_events_in_another_order_are_the_same(tmp_path, text):
+    rec = standin.make(text=text)
+    items, times = standin.history(6, 8)
+    items = np.asarray([f"item-{i}" for i in items]) if text else items
+    users = np.asarray([5, 6] * 4).astype(str if text else int)
+    with rec.create_store(tmp_path / "states", num_shards=2) as store:
+        assert rec.append(store, users, items, times, idempotent=True).events == 8
+        before = store.read(np.unique(users))[0]
+        for seed in range(3):
+            order = np.random.default_rng(seed).permutation(8)
+            rows = users[order], items[order], times[order]
+            again = rec.append(store, *rows, idempotent=True)
+            assert again == AppendResult(0, 0, 0, 0, already_applied=2)
+        for name, column in store.read(np.unique(users))[0].items():
+            np.testing.assert_array_equal(column, before[name])
+        # another set: an event more, or one twice
+        assert rec.append(store, users[:1], items[:1], times[:1], idempotent=True).events == 1
+        twice = np.r_[0, :8]
+        rec.append(store, users[twice], items[twice], times[twice], idempotent=True)
+        assert store.read(users[:1])[0]["events"][0] > before["events"][0]
+
+
+def test_events_of_overlapping_files_are_counted(rec, store):
+    same = ORIGIN + 100
+    assert rec.append(store, [1, 1, 2], [1000, 1010, 1000], [same, same, same]).repeated == 0
+    done = rec.append(store, [1, 1, 1, 2], [1000, 1010, 1000, 1010], [same, same + 1, same, same])
+    assert done == AppendResult(4, 2, 0, 0, repeated=2)
+
+
 def test_an_event_older_than_the_state(rec, store):
     """Takes its place among the pending events; behind a compressed one it is left out."""
     items, times = standin.history(5, 2 * N + R)

@@ -1,16 +1,20 @@
 """Model and states as one step: read singly, restored onto other shards, refused when damaged."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
+from jaxrec.data.vocabulary import Vocabulary
 from jaxrec.errors import StoreError
+from jaxrec.serving import Catalog
 from jaxrec.serving import snapshot as snapshots
 from jaxrec.serving.restore import restore
 from jaxrec.serving.snapshot import RECORD, Snapshot
 from jaxrec.state_store import metadata
 from tests.serving import standin
+from tests.serving.standin import ORIGIN
 
 USERS = 30
 
@@ -87,9 +91,12 @@ def test_an_interrupted_restore_goes_on(rec, store, saved, tmp_path):
         rec.open_store(tmp_path / "new", mode="r")
     with pytest.raises(StoreError, match="has 2 shards, not 3"):
         restore(taken, tmp_path / "new", 3)
-    other = Snapshot(saved)
-    other.users += 1  # not what was begun
-    with pytest.raises(StoreError, match=r"copy\.json: an unfinished copy of .*, not of"):
+    # another snapshot of the same users, in a folder of the same name
+    snapshots.save(rec, store, tmp_path / "other")
+    other = Snapshot(tmp_path / "other")
+    assert (other.folder.name, other.users) == (taken.folder.name, taken.users)
+    begun = rf"copy\.json: an unfinished copy of snapshot {taken.identity} .*, not of "
+    with pytest.raises(StoreError, match=begun + f"snapshot {other.identity} "):
         restore(other, tmp_path / "new", 2)
     parts = []
     restored = restore(
@@ -154,6 +161,28 @@ def test_damage_is_named(rec, store, tmp_path):
     record.write_text(json.dumps(text))
     with pytest.raises(StoreError, match=r"record\.json: damaged"):
         Snapshot(folder)
+
+
+def test_parts_and_models_of_other_snapshots_are_refused(rec, store, tmp_path):
+    folder = tmp_path / "snapshots"
+    snapshots.save(rec, store, folder)
+    users = list(range(USERS))
+    rec.append(store, users, [1000] * USERS, [ORIGIN + 2 * 10**6] * USERS)
+    snapshots.save(rec, store, folder)
+    part = "states/00001"
+    shutil.rmtree(folder / "2" / part)
+    shutil.copytree(folder / "1" / part, folder / "2" / part)  # same users, older rows
+    mixed = Snapshot(folder, 2)
+    refused = rf"{part}: the rows are not those that were saved: .*another snapshot's"
+    with pytest.raises(StoreError, match=refused):
+        restore(mixed, tmp_path / "new", 2)
+    with pytest.raises(StoreError, match=refused):
+        mixed.read(users)
+    catalog = Catalog.load(folder / "1" / "model")
+    ids = catalog.vocabulary.ids[::-1].copy()
+    Catalog(Vocabulary(ids), catalog.counts, catalog.time_origin).save(folder / "1" / "model")
+    with pytest.raises(StoreError, match=r"1/model: not the model of this snapshot's states"):
+        Snapshot(folder, 1).load()
 
 
 def test_a_snapshot_of_an_earlier_layout_is_refused_and_says_what_to_do(rec, store, tmp_path):

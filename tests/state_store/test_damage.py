@@ -116,11 +116,54 @@ def test_a_lost_database_is_not_an_empty_one(damaged_store):
         reopen(where, mode="w")
 
 
+def swapped(folder, other, first, second):
+    """Exchanges two shard folders, of one store or of two."""
+    aside = folder / "aside"
+    (folder / first).rename(aside)
+    (other / second).rename(folder / first)
+    aside.rename(other / second)
+
+
+@pytest.mark.parametrize("mode", ["r", "w"])
+@pytest.mark.parametrize("compacted", [False, True])
+def test_shard_folders_of_another_place_are_refused(damaged_store, tmp_path, mode, compacted):
+    where, users, whole = damaged_store
+    if compacted:
+        with reopen(where, mode="w") as store:
+            store.compact()
+    swapped(where, where, "shard-00000", "shard-00001")
+    refused = r"shard-0000[01]/: this is shard [10] of store (\w+), not shard [01] of store \1:"
+    with pytest.raises(StoreError, match=refused):
+        reopen(where, mode=mode).read(users)
+    swapped(where, where, "shard-00000", "shard-00001")
+    assert everything(where, users) == whole
+    other = tmp_path / "other"
+    shards = len(list(where.glob("shard-*")))
+    create(other, num_shards=shards).close()
+    swapped(where, other, "shard-00001", "shard-00001")
+    refused = r"shard-00001/: this is shard 1 of store (\w+), not shard 1 of store (?!\1)"
+    for place in (where, other):
+        with pytest.raises(StoreError, match=refused):
+            reopen(place, mode=mode).read(users)
+
+
+def test_an_empty_shard_of_a_killed_create_becomes_one_of_the_store(tmp_path, monkeypatch):
+    def killed(*args):
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr("jaxrec.state_store.store.write_json", killed)  # of store.json
+        with pytest.raises(SystemExit):
+            create(tmp_path / "s")
+    with create(tmp_path / "s") as store:
+        assert not store.read([1])[1].any()
+
+
 def test_another_format_is_refused(tmp_path):
     create(tmp_path / "s").close()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metadata, "FORMAT", 3)
-        with pytest.raises(StoreError, match="format 2 found, this version reads 3"):
+        patch.setattr(metadata, "FORMAT", 4)
+        with pytest.raises(StoreError, match="format 3 found, this version reads 4"):
             reopen(tmp_path / "s")
 
 
@@ -132,7 +175,7 @@ def test_a_store_of_an_earlier_layout_is_refused_and_says_what_to_do(tmp_path, e
     content["binding"][encoding_key] = content["binding"].pop("encoding")
     metadata.write_json(root, metadata.STORE_FILE, content | {"format": 1})
     sentence = (
-        r"store\.json: format 1 found, this version reads 2: made by an earlier layout of jaxrec: "
+        r"store\.json: format 1 found, this version reads 3: made by an earlier layout of jaxrec: "
         "build it again with `python -m jaxrec.serving build-states`"
     )
     with pytest.raises(StoreError, match=sentence):

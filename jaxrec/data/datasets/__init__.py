@@ -7,6 +7,7 @@ from types import ModuleType
 
 from jaxrec.config import CHOICES, DataConfig
 from jaxrec.data.datasets import files
+from jaxrec.data.digests import Digest
 from jaxrec.data.raw import Raw
 from jaxrec.errors import DataError
 from jaxrec.types import Json
@@ -21,7 +22,16 @@ FILES = {
 }
 MODULES = {"table": "interaction_table"}  # values of data.dataset that are not a module's name
 # keys that describe a table; the other readers know the columns of their files
-TABLE_KEYS = {"event_column": "", "time_unit": "s", "time_format": "", "time_zone": ""}
+TABLE_KEYS = {
+    "user_kind": "auto",
+    "item_kind": "auto",
+    "quotes": True,
+    "event_column": "",
+    "time_unit": "s",
+    "time_format": "",
+    "time_zone": "",
+    "null_values": DataConfig.null_values,
+}
 
 
 def read(config: DataConfig, downloads: Path) -> Raw:
@@ -51,9 +61,12 @@ def parts(config: DataConfig) -> list[DataConfig]:
     return [dataclasses.replace(config, path=str(path)) for path in paths]
 
 
-def fingerprint(config: DataConfig) -> Json:
-    """A JSON value that identifies the content of the source: versions, or hashes of its files."""
-    return _reader(config).fingerprint(config)
+def fingerprint(config: DataConfig, digest: Digest) -> Json:
+    """A JSON value that identifies the content of the source: versions, or digests of its files.
+
+    digest: of a file's content.
+    """
+    return _reader(config).fingerprint(config, digest)
 
 
 def _reader(config: DataConfig) -> ModuleType:

@@ -28,6 +28,7 @@ from typing import IO, TYPE_CHECKING, NamedTuple
 
 from jaxrec.config import DataConfig
 from jaxrec.data.datasets import files
+from jaxrec.data.digests import Digest
 from jaxrec.data.raw import Chunk, Names, Raw
 from jaxrec.errors import DataError
 from jaxrec.types import Json
@@ -66,13 +67,13 @@ RELEASES = {
 ASIN = r"^(?:B[0-9A-Z]{9}|\d{9}[0-9X])$"
 
 
-def fingerprint(config: DataConfig) -> Json:
+def fingerprint(config: DataConfig, digest: Digest) -> Json:
     """Identifies the content of the source (see `jaxrec.data.datasets.fingerprint`)."""
     _release(config)
     return {
         "reader": VERSION,
-        "files": files.fingerprint(files.find(config.path, "data.path")),
-        "items": files.fingerprint(_items(config)),
+        "files": files.fingerprint(files.find(config.path, "data.path"), digest),
+        "items": files.fingerprint(_items(config), digest),
     }
 
 

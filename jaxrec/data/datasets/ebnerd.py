@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 
 from jaxrec.config import DataConfig
 from jaxrec.data.datasets import files
+from jaxrec.data.digests import Digest
 from jaxrec.data.raw import Chunk, Names, Raw
 from jaxrec.errors import DataError
 from jaxrec.types import Json
@@ -49,10 +50,10 @@ FORMAT = files.Format(hint="Set data.path to an unpacked bundle of recsys.eb.dk"
 USERS = 1 << 14  # histories unfolded at once
 
 
-def fingerprint(config: DataConfig) -> Json:
+def fingerprint(config: DataConfig, digest: Digest) -> Json:
     """Identifies the content of the source (see `jaxrec.data.datasets.fingerprint`)."""
     paths = [path for part in _parts(config) for path in _files(config, part)]
-    return {"reader": VERSION, "files": files.fingerprint([_articles(config), *paths])}
+    return {"reader": VERSION, "files": files.fingerprint([_articles(config), *paths], digest)}
 
 
 def read(config: DataConfig, downloads: Path) -> Raw:

@@ -6,11 +6,12 @@ way, so memory does not grow with the files.
 
 import contextlib
 import glob
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
+from jaxrec.data.datasets import quoting
+from jaxrec.data.digests import Digest
 from jaxrec.data.raw import CHUNK, Chunk, Names
 from jaxrec.data.schema import INT64_MAX, require
 from jaxrec.errors import DataError
@@ -22,11 +23,13 @@ COMPRESSED = ("", ".gz", ".zst")
 PARQUET = (".parquet", ".pq")
 CSV = tuple(kind + packed for kind in (".csv", ".tsv") for packed in COMPRESSED)
 JSONL = tuple(kind + packed for kind in (".jsonl", ".ndjson") for packed in COMPRESSED)
-INFERENCE_ROWS = 10_000  # rows of a JSON-lines file from which columns and types are inferred
+INFERENCE_ROWS = 10_000  # rows of a JSON-lines file from which its columns are known
 OFFSET = r"(?:Z|[+-]\d{2}:?\d{2})$"  # of an ISO time with a zone
 # texts that are ISO 8601; others, such as 02/01/2024, can be read in more than one way
 ISO = r"^\d{4}-\d{2}-\d{2}(?:[T ]\d{2}:\d{2}(?::\d{2}(?:\.\d+)?)?(?:Z|[+-]\d{2}:?\d{2})?)?$"
 INTEGER = r"^[+-]?\d+$"
+LEADING_ZERO = r"^[+-]?0\d"  # an id with one is text: 001 and 1 are two ids
+NO_ID = r"^(?:true|false|\[.*|\{.*)$"  # in JSON lines
 NUMBER = r"(?i)^[+-]?(?:\d+\.?\d*(?:e[+-]?\d+)?|\.\d+(?:e[+-]?\d+)?|nan|inf)$"
 
 
@@ -37,7 +40,11 @@ class Format(NamedTuple):
     are comma or tab separated, whatever their ending. header: column names of CSV files without a
     header line. separator: of CSV files. times: columns whose text is parsed as ISO datetimes.
     time_format: how they are written instead (strptime), numbers included; empty: ISO. zone: of
-    times without a zone, empty for UTC. hint: advice about a missing column.
+    times without a zone, empty for UTC. null_values: words of `null_columns` that mean null.
+    id_keys: columns of ids -> the configuration key that says their kind; in a CSV they are text
+    where a value has a leading zero. kinds: columns of ids that are "text" or "integer" whatever
+    the file says. quotes: whether " around a field of a CSV quotes it. hint: advice about a missing
+    column.
     """
 
     types: Mapping[str, str] = {}
@@ -47,6 +54,11 @@ class Format(NamedTuple):
     times: Sequence[str] = ()
     time_format: str = ""
     zone: str = ""
+    null_values: Sequence[str] = ()
+    null_columns: Sequence[str] = ()
+    id_keys: Mapping[str, str] = {}
+    kinds: Mapping[str, str] = {}
+    quotes: bool = True
     hint: str = ""
 
 
@@ -73,18 +85,9 @@ def find(pattern: str, key: str, inside: str = "") -> list[Path]:
     return files
 
 
-def fingerprint(files: Sequence[Path]) -> list[list[int | str]]:
-    """[size, hash of the first and last MiB] of every file: a cheap test for edited files."""
-    prints: list[list[int | str]] = []
-    for file in files:
-        size = file.stat().st_size
-        digest = hashlib.sha256()
-        with file.open("rb") as stream:
-            digest.update(stream.read(2**20))
-            stream.seek(max(0, size - 2**20))
-            digest.update(stream.read())
-        prints.append([size, digest.hexdigest()[:16]])
-    return prints
+def fingerprint(files: Sequence[Path], digest: Digest) -> list[list[int | str]]:
+    """[size, digest of the content] of every file."""
+    return [[file.stat().st_size, digest(file)] for file in files]
 
 
 def chunks(files: Sequence[Path], names: Names, file_format: Format = Format()) -> Iterator[Chunk]:  # noqa: B008
@@ -109,16 +112,19 @@ def frames(
     Raises DataError naming the file when it is empty or damaged, lacks a column, or its types
     differ from those of the files before it.
     """
-    schema: pl.Schema | None = None
+    import polars as pl
+
+    schema: dict[str, pl.DataType] | None = None
     zones = zones or _Zones(file_format)
     for file in files:
         with guarded(file):
             lazy = _scan(file, columns, file_format).select(columns)
-            file_schema = lazy.collect_schema()
+            found = lazy.collect_schema()
+            file_schema = {c: found[c] for c in columns if c not in file_format.kinds}
         if schema is not None and file_schema != schema:
             raise DataError(
                 f"{file}: column types {_types(file_schema)} differ from those of {files[0]}: "
-                f"{_types(schema)}. Convert one of them"
+                f"{_types(schema)}. {_conversion(schema, file_schema, file_format)}"
             )
         schema, row = file_schema, 0
         with guarded(file):
@@ -128,6 +134,10 @@ def frames(
                 frame = next(batches, None)
             if frame is None:
                 break
+            texts = [c for c in columns if frame.schema[c] == pl.String]
+            frame = frame.with_columns(_without_null_words(c, file_format) for c in texts)
+            for column, kind in file_format.kinds.items():
+                frame = frame.with_columns(_as_kind(frame[column], kind, file, row, file_format))
             yield zones.read(frame, file, row), file, row
             row += len(frame)
 
@@ -143,6 +153,11 @@ def guarded(file: Path) -> Iterator[None]:
         raise
     except (pl.exceptions.PolarsError, OSError, ValueError) as error:
         reason = str(error).split("\n\nYou might want to try")[0]
+        if reason.startswith("cannot parse"):  # of JSON lines, whose values have kinds
+            raise DataError(
+                f"{file}: a column holds values of several kinds: {reason}. Where these are ids of "
+                "a table, set data.user_kind or data.item_kind=text"
+            ) from error
         raise DataError(
             f"{file}: cannot be read, the file is damaged or not what its ending says: {reason}"
         ) from error
@@ -156,6 +171,7 @@ class _CsvOptions(TypedDict):
     has_header: bool
     infer_schema: bool
     new_columns: list[str] | None
+    quote_char: str | None
 
 
 def _scan(file: Path, columns: Sequence[str], file_format: Format) -> "pl.LazyFrame":
@@ -180,32 +196,46 @@ def _scan(file: Path, columns: Sequence[str], file_format: Format) -> "pl.LazyFr
         lazy = pl.scan_ndjson(file, infer_schema_length=INFERENCE_ROWS)
         require(lazy.collect_schema().names(), columns, str(file), file_format.hint)
         known = lazy.collect_schema()
-        return pl.scan_ndjson(file, schema={c: types.get(c, known[c]) for c in columns})
+        types = {c: known[c] for c in columns} | types
+        numbers = [c for c, kind in types.items() if kind == pl.Int64]
+        types |= _json_texts(file, numbers, file_format)
+        return pl.scan_ndjson(file, schema={c: types[c] for c in columns})
     options: _CsvOptions = {
         "separator": file_format.separator or ("\t" if ".tsv" in name else ","),
         "glob": False,
         "has_header": not file_format.header,
         "infer_schema": False,
         "new_columns": list(file_format.header) or None,
+        "quote_char": '"' if file_format.quotes else None,
     }
     plain = pl.scan_csv(file, **options)
-    require(plain.collect_schema().names(), columns, str(file), file_format.hint)
+    names = plain.collect_schema().names()
+    require(names, columns, str(file), file_format.hint)
+    if file_format.quotes:
+        quoting.check(file, options["separator"], len(names))
     if not file_format.header:
-        types |= _kinds(file, plain, [c for c in columns if c not in types], file_format.times)
-        return pl.scan_csv(file, **options, schema_overrides=types)
+        types |= dict.fromkeys(file_format.kinds, pl.String)
+        kinds, words = _kinds(file, plain, [c for c in columns if c not in types], file_format)
+        types |= kinds | dict.fromkeys(words, pl.String)
+        return pl.scan_csv(file, **options, schema_overrides=types).with_columns(
+            _without_null_words(c, file_format).cast(kinds[c]) for c in words
+        )
     # overrides cannot name columns that are renamed by `new_columns`
     return plain.with_columns(pl.col(c).cast(kind) for c, kind in types.items() if c in columns)
 
 
 def _kinds(
-    file: Path, plain: "pl.LazyFrame", columns: Sequence[str], times: Sequence[str]
-) -> "dict[str, type[pl.DataType]]":
-    """Types of CSV columns, from all rows: a guess from the first ones breaks on mixed ids."""
+    file: Path, plain: "pl.LazyFrame", columns: Sequence[str], file_format: Format
+) -> "tuple[dict[str, type[pl.DataType]], list[str]]":
+    """Types of CSV columns, from all rows, and the columns that hold words for nulls.
+
+    A guess of the types from the first rows breaks on mixed ids.
+    """
     import polars as pl
 
     tests = []
     for column in columns:
-        texts = pl.col(column)
+        texts = _without_null_words(column, file_format)
         # integers beyond int64 are no texts: they are refused by name
         large = texts.filter(
             (texts.str.len_bytes() > 18) & texts.cast(pl.Int64, strict=False).is_null()
@@ -213,16 +243,23 @@ def _kinds(
         tests += [
             texts.str.contains(INTEGER).all().alias(f"integer {column}"),
             texts.str.contains(NUMBER).all().alias(f"number {column}"),
+            texts.str.contains(LEADING_ZERO).any().alias(f"zeros {column}"),
             large.first().alias(f"large {column}"),
+            texts.filter(~texts.str.contains(INTEGER)).first().alias(f"fraction {column}"),
+            (texts.is_null() & pl.col(column).is_not_null()).any().alias(f"words {column}"),
         ]
     values = plain.select(tests).collect(engine="streaming").row(0, named=True) if tests else {}
     kinds: dict[str, type[pl.DataType]] = {}
     for column in columns:
-        if values[f"integer {column}"]:
+        if column in file_format.id_keys and values[f"zeros {column}"]:
+            kinds[column] = pl.String
+        elif values[f"integer {column}"]:
             if values[f"large {column}"] is not None:
                 advice = (
                     "Times are seconds since 1970: repair the column"
-                    if column in times
+                    if column in file_format.times
+                    else f"Set {file_format.id_keys[column]}=text"
+                    if column in file_format.id_keys
                     else "Store such ids as text"
                 )
                 raise DataError(
@@ -230,9 +267,74 @@ def _kinds(
                     f"(largest is {INT64_MAX}). {advice}"
                 )
             kinds[column] = pl.Int64
+        elif values[f"number {column}"] and column in file_format.id_keys:
+            raise DataError(
+                f"{file}: column {column!r} holds numbers that are no integers, such as "
+                f"{values[f'fraction {column}']}, and so no ids. If they are names, set "
+                f"{file_format.id_keys[column]}=text"
+            )
         else:
             kinds[column] = pl.Float64 if values[f"number {column}"] else pl.String
-    return kinds
+    return kinds, [column for column in columns if values[f"words {column}"]]
+
+
+def _json_texts(
+    file: Path, columns: Sequence[str], file_format: Format
+) -> "dict[str, type[pl.DataType]]":
+    """Columns of ids of a JSON-lines file, integers at its beginning, that hold texts as well."""
+    import polars as pl
+
+    ids = [c for c in columns if c in file_format.id_keys and c not in file_format.kinds]
+    if not ids:
+        return {}
+    texts = pl.scan_ndjson(file, schema=dict.fromkeys(ids, pl.String))
+    names = {c: ~pl.col(c).str.contains(NUMBER) | pl.col(c).str.contains(LEADING_ZERO) for c in ids}
+    # lists and truth values are no ids: reading them as integers names them
+    tests = [(found & ~pl.col(c).str.contains(NO_ID)).any().alias(c) for c, found in names.items()]
+    mixed = texts.select(tests).collect(engine="streaming").row(0, named=True)
+    return {c: pl.String for c in ids if mixed[c]}
+
+
+def _as_kind(
+    series: "pl.Series", kind: str, file: Path, first_row: int, file_format: Format
+) -> "pl.Series":
+    """Ids as "text" or "integer". Raises DataError for a text that is no integer."""
+    import polars as pl
+
+    if series.dtype in (pl.Categorical, pl.Enum):
+        series = series.cast(pl.String)
+    if kind == "text":
+        return series.cast(pl.String) if series.dtype.is_integer() else series
+    if series.dtype != pl.String:
+        return series
+    integers = series.cast(pl.Int64, strict=False)
+    bad = integers.is_null() & series.is_not_null()
+    if bad.any():
+        row = int(bad.arg_max() or 0)
+        raise DataError(
+            f"{file}, {_place(file, first_row + row, file_format)}: column {series.name!r} holds "
+            f"{series[row]!r}, which is no integer of 64 bits as {file_format.id_keys[series.name]}"
+            "=integer says. Repair the row or set it to text"
+        )
+    return integers
+
+
+def _conversion(
+    before: "Mapping[str, pl.DataType]", here: "Mapping[str, pl.DataType]", file_format: Format
+) -> str:
+    """What to do about types that differ between files."""
+    keys = [key for c, key in file_format.id_keys.items() if before.get(c) != here.get(c)]
+    return f"Set {keys[0]}=text" if keys else "Convert one of them"
+
+
+def _without_null_words(column: str, file_format: Format) -> "pl.Expr":
+    """A column of texts in which words that mean null are null."""
+    import polars as pl
+
+    if column not in file_format.null_columns or not file_format.null_values:
+        return pl.col(column)
+    words = pl.col(column).is_in(list(file_format.null_values))
+    return pl.when(~words).then(pl.col(column)).alias(column)
 
 
 ZONES = {None: "", True: ", times with a zone", False: ", times without a zone"}

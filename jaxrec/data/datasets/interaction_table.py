@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from jaxrec.config import DataConfig
 from jaxrec.data.datasets import files
+from jaxrec.data.digests import Digest
 from jaxrec.data.raw import Names, Raw
 from jaxrec.errors import DataError
 from jaxrec.types import Json
@@ -25,13 +26,13 @@ if TYPE_CHECKING:
 VERSION = 2
 
 
-def fingerprint(config: DataConfig) -> Json:
+def fingerprint(config: DataConfig, digest: Digest) -> Json:
     """Identifies the content of the source (see `jaxrec.data.datasets.fingerprint`)."""
     items = files.find(config.items_path, "data.items_path") if config.items_path else []
     return {
         "reader": VERSION,
-        "files": files.fingerprint(files.find(config.path, "data.path")),
-        "items": files.fingerprint(items),
+        "files": files.fingerprint(files.find(config.path, "data.path"), digest),
+        "items": files.fingerprint(items, digest),
     }
 
 
@@ -40,7 +41,14 @@ def read(config: DataConfig, downloads: Path) -> Raw:
     names = Names(config.user_column, config.item_column, config.time_column, config.event_column)
     paths = files.find(config.path, "data.path")
     file_format = files.Format(
-        times=[config.time_column], time_format=config.time_format, zone=config.time_zone
+        times=[config.time_column],
+        time_format=config.time_format,
+        zone=config.time_zone,
+        null_values=config.null_values,
+        null_columns=(config.user_column, config.item_column, config.time_column),
+        id_keys={config.user_column: "data.user_kind", config.item_column: "data.item_kind"},
+        kinds=_known_kinds(config),
+        quotes=config.quotes,
     )
     if config.text_columns and not config.items_path:
         raise DataError(
@@ -51,6 +59,14 @@ def read(config: DataConfig, downloads: Path) -> Raw:
         raise DataError(
             f"data.items_path={config.items_path!r}: set data.text_columns to its text columns"
         )
+    for name in config.text_columns:
+        if name in ("item", config.item_column):
+            raise DataError(
+                f"data.text_columns={config.text_columns!r}: {name!r} names the ids of the items, "
+                "and no text. Take it out or rename the column"
+            )
+    if len(set(config.text_columns)) < len(config.text_columns):
+        raise DataError(f"data.text_columns={config.text_columns!r}: a column is named twice")
     return Raw(
         lambda: files.chunks(paths, names, file_format),
         names,
@@ -62,5 +78,19 @@ def read(config: DataConfig, downloads: Path) -> Raw:
 
 def _texts(config: DataConfig) -> "Iterator[pl.DataFrame]":
     columns = (config.item_column, *config.text_columns)
-    for frame, _, _ in files.frames(files.find(config.items_path, "data.items_path"), columns):
+    nulls = files.Format(
+        null_values=config.null_values,
+        null_columns=(config.item_column,),
+        id_keys={config.item_column: "data.item_kind"},
+        kinds={c: k for c, k in _known_kinds(config).items() if c == config.item_column},
+        quotes=config.quotes,
+    )
+    paths = files.find(config.items_path, "data.items_path")
+    for frame, _, _ in files.frames(paths, columns, nulls):
         yield frame.rename({config.item_column: "item"})
+
+
+def _known_kinds(config: DataConfig) -> dict[str, str]:
+    """Columns of ids -> their kinds, where the configuration says them."""
+    kinds = {config.user_column: config.user_kind, config.item_column: config.item_kind}
+    return {column: kind for column, kind in kinds.items() if kind != "auto"}

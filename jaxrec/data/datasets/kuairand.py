@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from jaxrec.config import DataConfig
 from jaxrec.data.datasets import files
+from jaxrec.data.digests import Digest
 from jaxrec.data.raw import Chunk, Names, Raw
 from jaxrec.types import Json
 
@@ -34,10 +35,10 @@ FORMAT = files.Format(
 )
 
 
-def fingerprint(config: DataConfig) -> Json:
+def fingerprint(config: DataConfig, digest: Digest) -> Json:
     """Identifies the content of the source (see `jaxrec.data.datasets.fingerprint`)."""
     logs = _logs(config)
-    return {"reader": VERSION, "files": files.fingerprint([*logs, *_videos(logs)])}
+    return {"reader": VERSION, "files": files.fingerprint([*logs, *_videos(logs)], digest)}
 
 
 def read(config: DataConfig, downloads: Path) -> Raw:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from jaxrec.config import DataConfig
 from jaxrec.data.datasets import files
+from jaxrec.data.digests import Digest
 from jaxrec.data.raw import Names, Raw
 from jaxrec.types import Json
 
@@ -37,9 +38,9 @@ FORMAT = files.Format(
 )
 
 
-def fingerprint(config: DataConfig) -> Json:
+def fingerprint(config: DataConfig, digest: Digest) -> Json:
     """Identifies the content of the source (see `jaxrec.data.datasets.fingerprint`)."""
-    return {"reader": VERSION, "files": files.fingerprint(_files(config))}
+    return {"reader": VERSION, "files": files.fingerprint(_files(config), digest)}
 
 
 def read(config: DataConfig, downloads: Path) -> Raw:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from jaxrec.config import DataConfig
 from jaxrec.data.datasets import files
+from jaxrec.data.digests import Digest
 from jaxrec.data.raw import Chunk, Names, Raw
 from jaxrec.errors import DataError
 from jaxrec.types import Json
@@ -56,14 +57,14 @@ VARIANTS = {
 }
 
 
-def fingerprint(config: DataConfig) -> Json:
+def fingerprint(config: DataConfig, digest: Digest) -> Json:
     """Identifies the content of the source (see `jaxrec.data.datasets.fingerprint`)."""
     variant = _variant(config)
     if not config.path:  # the download is checked against a checksum
         return {"reader": VERSION, "url": URL.format(folder=variant.zip or variant.folder)}
     path = Path(config.path)
     parts = [path] if path.is_file() else [_inside(path, variant, n) for n in variant[1:3]]
-    return {"reader": VERSION, "files": files.fingerprint(parts)}
+    return {"reader": VERSION, "files": files.fingerprint(parts, digest)}
 
 
 def read(config: DataConfig, downloads: Path) -> Raw:

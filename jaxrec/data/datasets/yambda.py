@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from jaxrec.config import DataConfig
 from jaxrec.data.datasets import files
+from jaxrec.data.digests import Digest
 from jaxrec.data.raw import CHUNK, Chunk, Names, Raw
 from jaxrec.errors import DataError
 from jaxrec.types import Json
@@ -43,11 +44,11 @@ FORMAT = files.Format(
 USERS = 1 << 10  # sequences unfolded at once
 
 
-def fingerprint(config: DataConfig) -> Json:
+def fingerprint(config: DataConfig, digest: Digest) -> Json:
     """Identifies the content of the source (see `jaxrec.data.datasets.fingerprint`)."""
     paths = files.find(config.path, "data.path")
     kinds = [KINDS.get(path.stem, path.stem) for path in paths]
-    return {"reader": VERSION, "kinds": kinds, "files": files.fingerprint(paths)}
+    return {"reader": VERSION, "kinds": kinds, "files": files.fingerprint(paths, digest)}
 
 
 def read(config: DataConfig, downloads: Path) -> Raw:

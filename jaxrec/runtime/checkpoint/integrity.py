@@ -40,6 +40,7 @@ class Record:
 
     step: optimizer steps done. best: step of the best checkpoint so far. leaves: `tree/leaf` ->
     what is stored. meta: JSON values of the caller. files: path below the checkpoint -> digest.
+    run: identity of the run (`workdir.run_id`); empty: none.
     """
 
     step: int
@@ -47,6 +48,7 @@ class Record:
     leaves: Mapping[str, StoredLeaf]
     meta: Json
     files: Mapping[str, FileDigest]
+    run: str = ""
 
 
 def steps(folder: pathlib.Path) -> list[int]:
@@ -81,7 +83,8 @@ def write_record(path: pathlib.Path, record: Record) -> None:
 def read_record(folder: pathlib.Path, step: int) -> Record:
     """The record of checkpoint `step`.
 
-    Raises CheckpointError when it is not intact, StructureError when it has another format.
+    Raises CheckpointError when it is not intact, StructureError when it has another format or is
+    one of another run.
     """
     file = folder / str(step) / RECORD
     try:
@@ -104,7 +107,15 @@ def read_record(folder: pathlib.Path, step: int) -> Record:
             f"another folder (or use the revision that wrote it). Its format is {written}, this "
             f"revision reads {FORMAT}"
         )
+    run, here = values.get("run", ""), workdir.run_id(folder.parent)
+    if run != here:
+        raise StructureError(
+            f"checkpoint {step} in {folder} belongs to run {run or 'without an identity'}, the "
+            f"folder to run {here or 'without an identity'}: move it to the folder that it came "
+            f"from (with its {workdir.RUN})"
+        )
     return Record(
+        run=run,
         step=step,
         best=values["best"],
         leaves={

@@ -12,7 +12,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from jaxrec.errors import CheckpointError
-from jaxrec.runtime import leaves
+from jaxrec.runtime import leaves, workdir
 from jaxrec.runtime.checkpoint import integrity
 from jaxrec.runtime.checkpoint.integrity import RECORD, Record, StoredLeaf, steps
 from jaxrec.runtime.checkpoint.quiet import quiet_orbax
@@ -62,7 +62,9 @@ def save(
                 for path in sorted(new.rglob("*"))
                 if path.is_file()
             }
-            integrity.write_record(new, Record(step, best, stored, dict(meta), files))
+            integrity.write_record(
+                new, Record(step, best, stored, dict(meta), files, workdir.run_id(folder.parent))
+            )
             if final.exists():
                 _delete(final, lambda: new.rename(final))
             else:
