@@ -49,7 +49,8 @@ def test_pooled_items_are_softmax_averages_of_the_segment():
 @pytest.mark.parametrize("backbone", ["hstu", "sasrec", "llama"])
 def test_what_no_state_keeps_is_made_again(backbone):
     """The first layer's K/V of learned tokens: the same for all users and segments, to the bit, and
-    what a forward over the items computes, to rounding (other shapes, other order of sums)."""
+    what a forward over the items computes, to rounding (other shapes, other order of sums).
+    """
     config = dataclasses.replace(PLAIN, backbone=backbone)
     model = recommender.build(config, LossConfig(), LAYOUT, parity.ITEMS)
     params = parity.random_params(model)
