@@ -26,5 +26,6 @@ def get_config(backbone: str = "hstu") -> ExperimentsConfig:
     # times of generated data carry no information
     config.model.hstu.time_bias = False
     config.experiments.seeds = (0, 1, 2)
-    config.experiments.probe.steps = 4000
+    config.experiments.users = 0
+    config.experiments.probe.steps = 5000
     return config

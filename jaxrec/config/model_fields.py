@@ -145,6 +145,11 @@ class ModelConfig(Group):
     layers: int = option(4, "L, blocks of the encoder.", low=1)
     heads: int = option(4, "N, attention heads; must divide model.width.", low=1)
     dropout: float = option(0.2, "Dropout of block outputs, probability.", low=0, high=0.99)
+    embed_scale: bool = option(
+        True,
+        "Multiply learned item vectors by the square root of model.width where they enter the "
+        "encoder, so that positions do not drown them; vectors of texts are never scaled.",
+    )
     embed_dropout: float = option(
         0.2, "Dropout of the encoder's input, probability.", low=0, high=0.99
     )

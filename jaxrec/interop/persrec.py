@@ -183,6 +183,7 @@ def _model_config(config: Json) -> ModelConfig:
         heads=heads,
         dropout=float(config.get("hidden_dropout_prob") or 0.0),
         embed_dropout=0.0,
+        embed_scale=False,
         hstu=HSTUConfig(position_bias=False, time_bias=False, activation=activation),
     )
 

@@ -70,6 +70,8 @@ class Network(nn.Module):
         set to zero in training; other arguments as of `Compressor`.
         """
         x = self.item_projection(embedding) if self.projects else embedding
+        if self.config.embed_scale and not self.config.texts.model:
+            x = x * math.sqrt(self.config.width)  # arXiv 1706.03762 section 3.4
         if train and item_dropout:
             keep = jax.random.bernoulli(self.make_rng("dropout"), 1 - item_dropout, x.shape[:2])
             x = x * keep[..., None]

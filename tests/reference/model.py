@@ -34,11 +34,13 @@ def times_of(segments, times, request_time):
     return np.stack(key, 1), np.stack(query, 1)
 
 
-def embed(params, segments, items, *, fixed=False, absolute=None):
+def embed(params, segments, items, *, scaled, fixed=False, absolute=None):
     """[B, T, D] encoder input. absolute: [B, T] rows of the position table, None for offsets."""
     vectors = np.float64(params["item"]["embedding"])[items]
     if "item_projection" in params:
         vectors = vectors @ np.float64(params["item_projection"]["kernel"])
+    if scaled:
+        vectors = vectors * vectors.shape[-1] ** 0.5
     tables = params["compressor"]
     x, tokens = [], 0
     for position, ((slot, _), place) in enumerate(
@@ -90,7 +92,8 @@ def outputs(
     visible = layout.visible(segments, (), max_segments)
     valid = np.asarray([layout.valid(segments, row, fixed) for row in lengths])
     key, query = times_of(segments, times, config.request_time)
-    x = embed(params, segments, items, fixed=fixed, absolute=absolute)
+    scaled = config.embed_scale
+    x = embed(params, segments, items, scaled=scaled, fixed=fixed, absolute=absolute)
     for number in range(config.layers):
         w = layer_weights(params, number)
         tables = w.get("bias", {})
