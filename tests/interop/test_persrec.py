@@ -212,7 +212,7 @@ def test_model_config_runs_the_model():
     y, kv = forward(params)
     valid = model.layout.valid(lengths)
     np.testing.assert_allclose(y[valid], arrays["hidden"][valid], atol=2e-5)
-    assert kv.k.shape == (2, 2, 6, 2, 4)
+    assert kv.k.shape == (1, 2, 6, 2, 4)  # of all layers but the first
 
 
 def test_settings_of_the_loss():
