@@ -3,8 +3,8 @@
 Data and layout: as `ml1m.py`: full history of 200, compressed 6 x (25 + tokens) + 26 to 50, recent
 50; all 6,040 users, seen items filtered.
 Argument: BACKBONE, `sasrec` (default) or `hstu`.
-Hardware and cost: one CPU core a run; a run takes about an hour.
-Quality: `results/experiments_ml1m`.
+Hardware and cost: one CPU core a run, some two hours each; `--only` lets runs share the cores.
+Quality: not measured yet.
 Command:
 
     python -m jaxrec.experiments gap --config=configs/experiments_ml1m.py:sasrec \
@@ -12,12 +12,14 @@ Command:
 """
 
 from configs import ml1m
+from jaxrec.config import recipe_argument
 from jaxrec.experiments.settings import ExperimentsConfig, ExperimentsSettings
 
 ARGUMENTS = ml1m.BACKBONES
 
 
 def get_config(backbone: str = "sasrec") -> ExperimentsConfig:
-    config = ExperimentsConfig(**vars(ml1m.get_config(f"compressed_{backbone or 'sasrec'}")))
+    backbone = recipe_argument(backbone, ARGUMENTS)
+    config = ExperimentsConfig(**vars(ml1m.get_config(f"compressed_{backbone}")))
     config.experiments = ExperimentsSettings(seeds=(0,), users=0, tokens=(1, 4, 16), last=1)
     return config

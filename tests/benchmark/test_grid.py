@@ -12,7 +12,7 @@ from jaxrec.errors import ConfigError
 from jaxrec.model import cost
 
 TINY = """--config.shapes=((20,5),) --config.catalog=50 --config.seconds=0.01 --config.rounds=3
---config.model.width=8 --config.model.heads=2 --config.model.layers=1 --config.train_batch=2
+--config.model.width=8 --config.model.heads=2 --config.model.layers=2 --config.train_batch=2
 --config.local_window=6 --config.local_prefix=2 --config.loss.negatives=4"""
 
 
@@ -55,7 +55,7 @@ def test_every_figure_and_a_second_run_measures_nothing(tmp_path, monkeypatch, m
     monkeypatch.setattr(grid, "measure", never)
     assert run(monkeypatch, tmp_path, chosen) == rows
     with pytest.raises(AssertionError, match="again"):  # other settings are other cells
-        run(monkeypatch, tmp_path, chosen, "--config.model.layers=2")
+        run(monkeypatch, tmp_path, chosen, "--config.model.layers=3")
 
 
 def test_a_request_at_the_papers_shape_needs_24_percent_of_the_flops():

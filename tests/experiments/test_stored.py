@@ -136,7 +136,7 @@ def test_rows_of_encodings(lab):
     kept, half, small, *outputs = rows
     assert kept["ranks_that_differ"] == 0
     assert kept["recall_of_float32"] == pytest.approx(1)
-    # two segments of two tokens, keys and values, one layer of width 8
+    # two segments of two tokens, keys and values of the second layer, width 8
     assert kept["vector_bytes"] == 2 * 2 * 2 * 8 * 4
     assert half["vector_bytes"] * 2 == kept["vector_bytes"]
     assert small["vector_bytes"] == 2 * 2 * 2 * (8 + 2 * 2)  # and a scale for each head

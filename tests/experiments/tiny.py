@@ -18,7 +18,7 @@ def config(**experiments):
     made.data.synthetic = SyntheticConfig(users=24, items=60, events=40, gap=12)
     made.data.holdout, made.data.workers = 2, 0
     made.layout.segment_size, made.layout.tokens, made.layout.max_segments = 6, 2, 2
-    made.model.width, made.model.layers, made.model.heads = 8, 1, 2
+    made.model.width, made.model.layers, made.model.heads = 8, 2, 2
     made.model.repeat_half_lives = (4.0,)
     made.loss.kind, made.loss.negatives = "sampled_softmax", 8
     made.train.steps, made.train.batch_size, made.train.validation_users = 4, 4, 8
