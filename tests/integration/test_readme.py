@@ -100,16 +100,22 @@ def test_the_readme_quotes_the_ablations():
         assert f"| {name} | {ndcg} | {of_recipe} |\n" in README.read_text()
 
 
-def test_the_readme_quotes_the_probe():
-    rows = {(row["series"], row["distance"]): row for row in load("experiments/probe.json")["rows"]}
-    distances = ("28 to 31", "32 to 35", "36 and more")
-    targets = [rows["compressed", distance]["targets"] for distance in distances]
-    heads = zip(distances, targets, strict=True)
-    head = " | ".join(f"{distance} events ago ({count} targets)" for distance, count in heads)
-    assert f"| history | {head} |\n" in README.read_text()
-    for series in ("full history", "compressed", "recent window alone"):
-        cells = [with_interval(rows[series, distance], "recall@10", 3) for distance in distances]
-        assert f"| {series} | {' | '.join(cells)} |\n" in README.read_text()
+@pytest.mark.parametrize("backbone", ["hstu", "sasrec"])
+def test_the_readme_quotes_the_probe(backbone):
+    rows = load(f"probe/{backbone}/probe.json")["rows"]
+    summary = [row for row in rows if row["part"] == "all returns"]
+    assert len(summary) == 4
+    for row in summary:
+        cells = [
+            backbone,
+            row["name"],
+            with_interval(row, "recall@10", 3),
+            with_interval(row, "mrr", 3),
+            with_interval(row, "mrr_of_full", 3),
+            f"{row['flops_of_full']:.1%}",
+            f"{row['state_bytes']:,}",
+        ]
+        assert f"| {' | '.join(cells)} |\n" in README.read_text()
 
 
 @pytest.mark.parametrize(
