@@ -31,7 +31,7 @@ RECIPES = {
     "completejourney_sasrec": completejourney_sasrec,
     "pod_hstu": pod_hstu,
 }
-ITEMS, USERS, EVENTS = 500, 64, 160  # of the models whose scores are compared
+ITEMS, USERS, EVENTS = 500, 64, 150  # of the models whose scores are compared
 
 
 def bytes_of(config: Config) -> Json:
@@ -72,8 +72,9 @@ def distance_of(backbone: str) -> Json:
     rng = np.random.default_rng(0)
     items = rng.integers(1, ITEMS + 1, (USERS, EVENTS)).astype(np.int32)
     times = np.sort(rng.integers(0, 10**8, (USERS, EVENTS)), axis=1).astype(np.int32)
-    count = rng.integers(1, EVENTS - 30, USERS)
-    more = np.asarray([rng.integers(0, EVENTS - 30 - c + 1) for c in count])
+    room = model.layout.num_items  # no segment drops off: one forward covers every event
+    count = rng.integers(1, room, USERS)
+    more = np.asarray([rng.integers(0, room - c + 1) for c in count])
     state = jax.jit(functools.partial(states.compress, model))(params, items, times, count)
     rest = np.minimum(count[:, None] + np.arange(EVENTS), EVENTS - 1)
     rest_items, rest_times = (np.take_along_axis(a, rest, 1) for a in (items, times))
