@@ -114,9 +114,11 @@ def _bars(axes: "Axes", plot: Json, rows: Rows) -> None:
         for label in axes.get_xticklabels():
             label.set(ha="right", rotation_mode="anchor")
     axes.grid(False, axis="x")
-    if len(series) > 1:  # above the bars, in a row of its own
-        axes.set_ylim(top=axes.get_ylim()[1] * 1.15)
-        axes.legend(frameon=False, fontsize=9, loc="upper left", ncols=len(series))
+    if len(series) > 1:  # above the bars, in rows of their own that are no wider than the plot
+        columns = len(series) if len(series) < 4 else 2
+        lines = -(-len(series) // columns)
+        axes.set_ylim(top=axes.get_ylim()[1] * (1.05 + 0.1 * lines))
+        axes.legend(frameon=False, fontsize=9, loc="upper left", ncols=columns)
 
 
 def _heat(axes: "Axes", plot: Json, rows: Rows) -> None:

@@ -20,7 +20,7 @@ from jaxrec.session import Session
 SERIES = {
     "full": "full history",
     "compressed": "compressed",
-    "learned": "compressed, tokens that start from learned vectors alone",
+    "learned": "compressed, not pooled",
     "recent": "recent window alone",
 }
 
