@@ -18,7 +18,7 @@ Workers and the launching process share the input files and the scratch folder, 
 import functools
 import pickle
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
@@ -86,7 +86,7 @@ class Pool:
         parts = datasets.parts(config)
         say(f"data: reading {len(parts)} files with Beam")
         files: list[Part] = list(self._read(_Read(parts, downloads, chunks), len(parts)))
-        _check_columns([file for file in files if file.rows])
+        _check_columns([file for file in files if file.rows], _kind_keys(config, raw))
         types = EventTypes(config.event_types)
         for file in files:
             for name in file.names:
@@ -249,13 +249,24 @@ def _merged(chunks: Path, name: str) -> IdCounts:
         return saved["ids"], saved["counts"]
 
 
-def _check_columns(parts: list[Part]) -> None:
-    """Raises DataError unless all files have the same columns and types."""
+def _kind_keys(config: DataConfig, raw: Raw) -> dict[str, str]:
+    """Columns of ids -> the key that says their kind, where there is one."""
+    if config.dataset != "table":
+        return {}
+    return {raw.names.user: "data.user_kind", raw.names.item: "data.item_kind"}
+
+
+def _check_columns(parts: list[Part], keys: Mapping[str, str]) -> None:
+    """Raises DataError unless all files have the same columns and types; keys: `_kind_keys`."""
     for part in parts[1:]:
         if part.kinds != parts[0].kinds:
+            same = set(part.kinds.split(", ")) & set(parts[0].kinds.split(", "))
+            known = {pair.partition(" ")[0] for pair in same}
+            differ = [key for column, key in keys.items() if column not in known]
             raise DataError(
                 f"{part.source}: column types {part.kinds} differ from those of "
-                f"{parts[0].source}: {parts[0].kinds}. Convert one of them"
+                f"{parts[0].source}: {parts[0].kinds}. "
+                + (f"Set {differ[0]}=text" if differ else "Convert one of them")
             )
 
 
@@ -268,7 +279,8 @@ def _check_ids(parts: list[Part], raw: Raw) -> None:
             here, before = ("integers", "text") if first == "U" else ("text", "integers")
             raise DataError(
                 f"{other.source}: ids of column {getattr(raw.names, name)!r} are {here}, those of "
-                f"the files before it {before}. Convert one of them"
+                f"the files before it {before}. Convert one of them, or set "
+                f"data.{name}_kind=text (table)"
             )
 
 

@@ -46,7 +46,7 @@ def prepare(configs, root, beam, bucket=200):
 
 
 def contents(folder):
-    """What was prepared: all files but locks and the marks of the source files (place, inode, time)."""
+    """What was prepared: all files but locks and marks of files (place, inode, time)."""
     files = {
         str(file.relative_to(folder)): file.read_bytes()
         for file in sorted(folder.rglob("*"))
