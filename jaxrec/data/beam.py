@@ -27,6 +27,7 @@ import numpy as np
 
 from jaxrec.config import DataConfig
 from jaxrec.data import datasets, sorting
+from jaxrec.data.datasets.column_kinds import conversion
 from jaxrec.data.ingest import EventTypes, Read, check, check_whole
 from jaxrec.data.raw import Raw
 from jaxrec.data.sorting import Sorted
@@ -262,11 +263,10 @@ def _check_columns(parts: list[Part], keys: Mapping[str, str]) -> None:
         if part.kinds != parts[0].kinds:
             same = set(part.kinds.split(", ")) & set(parts[0].kinds.split(", "))
             known = {pair.partition(" ")[0] for pair in same}
-            differ = [key for column, key in keys.items() if column not in known]
+            advice = conversion([column for column in keys if column not in known], keys)
             raise DataError(
                 f"{part.source}: column types {part.kinds} differ from those of "
-                f"{parts[0].source}: {parts[0].kinds}. "
-                + (f"Set {differ[0]}=text" if differ else "Convert one of them")
+                f"{parts[0].source}: {parts[0].kinds}. {advice}"
             )
 
 

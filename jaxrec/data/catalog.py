@@ -20,6 +20,18 @@ from jaxrec.runtime import workdir
 from jaxrec.types import ItemId, UserId
 
 FILE = "catalog.npz"
+# what reading an archive with wrong bytes ends in
+_DAMAGE = (
+    DataError,
+    EOFError,
+    KeyError,
+    MemoryError,
+    NotImplementedError,
+    OSError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+)
 _AGAIN = (
     "Remove it and start the training command of this run again: it writes the file before it "
     "goes on"
@@ -143,10 +155,7 @@ class Catalog:
                 origin, text = int(saved["time_origin"]), bool(saved["text_users"])
                 catalog = cls(vocabulary, saved["counts"], origin, text)
                 written = str(saved["digest"]) if "digest" in saved else ""
-        except (
-            *(KeyError, TypeError, ValueError, EOFError, DataError, OSError),
-            *(zipfile.BadZipFile, NotImplementedError, MemoryError),
-        ) as error:
+        except _DAMAGE as error:
             raise WorkdirError(f"{file}: damaged ({error!r}). {_AGAIN}") from error
         if written != catalog.content_digest:
             state = "damaged: it is not what was written" if written else "of an earlier jaxrec"

@@ -62,10 +62,10 @@ class Compressor(nn.Module):
                 f"layout.positions={self.base.positions!r}: model.backbone=llama rotates by the "
                 "offset inside the segment, layout.positions=segment is needed"
             )
-        for key in ("state", "token_input"):
-            value = getattr(self.config, key)
-            if value in ("embedding", "pooled") and self.base.fixed:
-                raise ValueError(f"model.{key}={value!r} needs a stream of equal segments")
+        if self.base.fixed and self.config.state == "embedding":
+            raise ValueError("model.state='embedding' needs a stream of equal segments")
+        if self.base.fixed and self.config.token_input == "pooled":
+            raise ValueError("model.token_input='pooled' needs a stream of equal segments")
         # a stream reuses its k vectors behind every segment, a fixed layout has its own for each
         self.num_vectors = (
             self.base.num_tokens if self.base.fixed else max(k for _, k in self.base.segments)
