@@ -56,16 +56,38 @@ def forward_flops(
 ) -> int:
     """FLOPs of the encoder over a layout: projections of every position, query-key pairs.
 
-    pairs: those that are needed, or those that a backend computes (`SegmentLayout.pairs`).
-    With `model.state=embedding` also K and V of the tokens before every segment, made anew.
+    pairs: those that are needed, or those that a backend computes (`SegmentLayout.pairs`). What
+    tokens start from and the K and V that are made again of cached tokens are part of it.
     """
     attention = layout.pairs(pairs) * 2 * 2 * config.heads * config.head_width
-    again = 0
-    if config.state == "embedding" and (layout.num_cached or layout.num_tokens):
-        tokens = layout.max_segments * max(*layout.cached, *(k for _, k in layout.segments), 0)
-        width = config.kv_heads * config.head_width
-        again = layout.num_segments * tokens * 2 * 2 * config.width * width
-    return config.layers * (layout.length * dense_flops(config) + attention) + config.layers * again
+    layers = config.layers * (layout.length * dense_flops(config) + attention)
+    return layers + _pooling_flops(config, layout) + _made_again_flops(config, layout)
+
+
+def _pooling_flops(config: ModelConfig, layout: SegmentLayout) -> int:
+    """FLOPs of what tokens start from: weights of their segment's items, and the average."""
+    if config.token_input != "pooled":
+        return 0
+    return sum(n * k for n, k in layout.segments) * 2 * 2 * config.width
+
+
+def _made_again_flops(config: ModelConfig, layout: SegmentLayout) -> int:
+    """FLOPs of K and V of cached tokens that a state does not hold.
+
+    model.state=kv: those of the first layer; without `keeps_inputs` they are the same for all
+    users and segments and made of one segment's tokens. model.state=embedding: those of all layers,
+    before every segment.
+    """
+    one = 2 * 2 * config.width * config.kv_heads * config.head_width
+    if config.state == "kv":
+        cached = (
+            layout.num_cached if keeps_inputs(config, layout) else max(layout.cached, default=0)
+        )
+        return cached * one
+    if not (layout.num_cached or layout.num_tokens):
+        return 0
+    tokens = layout.max_segments * max(*layout.cached, *(k for _, k in layout.segments), 0)
+    return config.layers * layout.num_segments * tokens * one
 
 
 def training_flops(

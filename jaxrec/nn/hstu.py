@@ -17,6 +17,22 @@ def layer_norm(x: jax.Array, eps: float = 1e-6) -> jax.Array:
     return y.astype(x.dtype)
 
 
+class UVQK(nn.Module):
+    """y W of a layer, whole or some of its parts; W [D, 4 D] holds u, v, q, k side by side."""
+
+    @nn.compact
+    def __call__(self, y: jax.Array, parts: str = "uvqk") -> list[jax.Array]:
+        """[..., D] -> [..., D] of each part; only these are computed."""
+        width = y.shape[-1]
+        init = nn.initializers.lecun_normal()
+        kernel = self.param("kernel", init, (width, 4 * width)).astype(y.dtype)
+        if parts != "uvqk":
+            columns = jnp.split(kernel, 4, axis=1)
+            kernel = jnp.concatenate([columns["uvqk".index(part)] for part in parts], axis=1)
+        product = jax.lax.dot_general(y, kernel, (((y.ndim - 1,), (0,)), ((), ())))
+        return jnp.split(product, len(parts), axis=-1)
+
+
 class HSTUBlock(Block):
     """`[U V Q K] = silu(LN(x) W)`; `y = W_o (U * LN(A V)) + x`, A pointwise without softmax."""
 
@@ -30,23 +46,17 @@ class HSTUBlock(Block):
     ) -> tuple[jax.Array, KeysValues]:
         """See `Block`."""
         config, hstu = self.config, self.config.hstu
-        width = config.width
-        dense = nn.Dense(4 * width, use_bias=False, dtype=x.dtype, name="uvqk")
-
-        def project(y: jax.Array) -> tuple[jax.Array, ...]:
-            uvqk = dense(layer_norm(y))
-            if hstu.activation == "silu":
-                uvqk = nn.silu(uvqk)
-            u, v, q, k = jnp.split(uvqk, 4, axis=-1)
-            return u, *(self.split_heads(x) for x in (v, q, k))
+        uvqk = UVQK(name="uvqk")
+        activation = nn.silu if hstu.activation == "silu" else lambda y: y
 
         def keys_values(y: jax.Array) -> KeysValues:
-            _, v, _, k = project(y.astype(x.dtype))
-            return k, v
+            v, k = (activation(part) for part in uvqk(layer_norm(y.astype(x.dtype)), "vk"))
+            return self.split_heads(k), self.split_heads(v)
 
-        u, v, q, k = project(x)
         if self.keys_only:
-            return x, (k, v)
+            return x, keys_values(x)
+        u, *heads = (activation(part) for part in uvqk(layer_norm(x)))
+        v, q, k = (self.split_heads(part) for part in heads)
         mixed = attend(
             q,
             k,
@@ -60,5 +70,5 @@ class HSTUBlock(Block):
             backend=config.attention,
         )
         mixed = u * layer_norm(mixed.reshape(u.shape))
-        out = nn.Dense(width, dtype=x.dtype, name="out")(self.drop(mixed))
+        out = nn.Dense(config.width, dtype=x.dtype, name="out")(self.drop(mixed))
         return x + out, self.of_tokens(k, v)

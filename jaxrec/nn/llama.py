@@ -230,7 +230,7 @@ class LlamaBlock(Block):
             outputs = TurnedOutputs(past, rotation(self._cached_offset(), rates, wide))
         offset = self.layout.offset
         if self.keys_only:
-            offset = self._cached_offset()
+            offset = self._cached_offset()[: x.shape[1]]
         y, k, v = decoder_layer(
             config,
             x,

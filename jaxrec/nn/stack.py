@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 
 from jaxrec.config import ModelConfig
@@ -157,11 +158,14 @@ class Stack(nn.Module):
     def with_first_layer(self, kv: KV, layout: SegmentLayout, token_inputs: Array | None) -> KV:
         """`kv` with the K/V of the first layer in front; arguments as of the call."""
         dtype = DTYPES[self.config.dtype]
+        index = np.arange(layout.num_cached)
         inputs = kv.inputs
         if inputs is None:
             if token_inputs is None:
                 raise ValueError("kv has no inputs of the first layer: pass those of any segment")
-            inputs = jnp.asarray(token_inputs)[None, layout.key_token_index[: layout.num_cached]]
+            # the same for every segment and user: made once, for one of each
+            inputs = token_inputs[None]
+            index = layout.key_token_index[: layout.num_cached]
         inputs = jnp.asarray(inputs, dtype)
         params = jax.tree.map(lambda leaf: leaf[0], self.variables["params"]["layers"])
         if self.placement is not None and self.placement.splits_weights():
@@ -172,7 +176,7 @@ class Stack(nn.Module):
         times, valid = Times(nothing, nothing), nothing > 0
         _, keys_values = block.apply({"params": params}, inputs, None, valid, times)
         k, v = (
-            jnp.concatenate([jnp.broadcast_to(new, old.shape[1:])[None].astype(old.dtype), old])
+            jnp.concatenate([jnp.broadcast_to(new[:, index], old.shape[1:])[None], old])
             for new, old in zip(keys_values, (kv.k, kv.v), strict=True)
         )
         return kv._replace(k=k, v=v, inputs=None)

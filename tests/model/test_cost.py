@@ -6,7 +6,7 @@ import pytest
 
 from jaxrec.config import LossConfig, ModelConfig
 from jaxrec.layout import SegmentLayout
-from jaxrec.model import cost, recommender
+from jaxrec.model import cost, recommender, states
 from jaxrec.serving import state_rows
 from tests.reference.elementwise import elementwise_flops
 
@@ -75,6 +75,27 @@ def test_compressed_layout_computed_densely_is_within_5_percent():
     found = USERS * (products + elementwise_flops(config, layout, "dense"))
     assert found == pytest.approx(xla_flops(config, layout), rel=0.05)
     assert cost.forward_flops(config, layout) < products  # what is visible is less
+
+
+@pytest.mark.parametrize("token_input", ["learned", "pooled"])
+@pytest.mark.parametrize("backbone", ["hstu", "sasrec"])
+def test_a_request_is_within_5_percent_of_xla(backbone, token_input):
+    """K and V of the first layer, which no state holds, are counted as they are computed."""
+    config = model_config(backbone, "classic", 64, 1, layers=2, token_input=token_input)
+    layout = SegmentLayout.stream(30, 8, 4)
+    model = recommender.build(config, LossConfig(), layout, 50)
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    state = jax.eval_shape(lambda: states.empty(model, USERS))
+    run = jax.jit(lambda params, state: states.recent_outputs(model, params, state))
+    counted = run.lower(params, state).compile().cost_analysis()["flops"]
+    request = layout.request()
+    found = cost.forward_flops(config, request, "dense")
+    found = USERS * (found + elementwise_flops(config, request, "dense"))
+    assert found == pytest.approx(counted, rel=0.05)
+    whole = config.layers * request.length * cost.dense_flops(config)
+    made_again = cost.forward_flops(config, request) - whole
+    if token_input == "pooled":  # 32 tokens beside 30 positions
+        assert made_again > 0.1 * whole
 
 
 @pytest.mark.parametrize("state", ["kv", "embedding"])
