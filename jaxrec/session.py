@@ -241,7 +241,8 @@ class Session:
     def validation(self) -> Callable[[Params], dict[str, float]]:
         """Parameters -> metrics on a fixed sample of validation users (`train.validation_users`).
 
-        Ranks are those of one masked forward pass. Metrics: recall@10, ndcg@10, `train.metric`.
+        Ranks are those of one masked forward pass; `eval.filter_seen` counts here too. Metrics:
+        recall@10, ndcg@10, `train.metric`.
         """
         config, users = self.config, self._validation_users()
         predict = evaluator.predictor("masked", self.model, self.mesh)
@@ -255,6 +256,7 @@ class Session:
                 params,
                 self.model.item_index(params, self.mesh),
                 self.eval_batches(users, "validation"),
+                history=self.history if config.eval.filter_seen else None,
                 chunk=config.eval.chunk,
                 history_items=history_items,
                 lists=False,

@@ -85,6 +85,15 @@ def _check_layout(config: Config) -> None:
             "layout.recent_min",
             f"with layout.segment_size={layout.segment_size} the recent window would be empty",
         )
+    model = config.model
+    same = model.token_input == "learned" and model.state == "kv" and layout.positions == "segment"
+    if layout.mode == "compressed" and model.layers == 1 and same:
+        raise _refusal(
+            config,
+            "model.layers",
+            "in the first layer tokens that start from learned vectors are the same for everybody, "
+            "so they would carry nothing; take 2 layers or model.token_input=pooled",
+        )
 
 
 def _check_texts(config: Config) -> None:

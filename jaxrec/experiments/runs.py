@@ -40,6 +40,7 @@ DECIDING = (
     "train.steps",
     "train.eval_every",
     "train.patience",
+    "eval.filter_seen",
     "data.path",
     "data.items_path",
 )

@@ -111,6 +111,17 @@ def test_patterns_of_frozen_parameters_are_regular_expressions():
     refused("train.frozen", ("^items", "("), "'(' is no regular expression")
 
 
+def test_tokens_of_one_layer_carry_nothing_unless_they_start_from_the_segment():
+    config = Config()
+    config.model.layers = 1
+    with pytest.raises(ConfigError, match=r"model\.layers=1.*model\.token_input=pooled"):
+        configs.validate(config)
+    config.model.token_input = "pooled"
+    configs.validate(config)
+    config.model.token_input, config.layout.mode = "learned", "full"
+    configs.validate(config)
+
+
 # -- derived sizes ----------------------------------------------------------------------------
 
 

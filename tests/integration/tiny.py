@@ -21,6 +21,7 @@ MODEL = [
     "--config.layout.max_segments=3",
     "--config.model.width=8",
     "--config.model.layers=1",
+    "--config.model.token_input=pooled",
     "--config.model.heads=2",
     "--config.model.repeat_half_lives=(4.0, 0.0)",
     "--config.model.repeat_half_times=(60.0,)",
