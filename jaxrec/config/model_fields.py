@@ -148,7 +148,7 @@ class ModelConfig(Group):
     embed_scale: bool = option(
         True,
         "Multiply learned item vectors by the square root of model.width where they enter the "
-        "encoder, so that positions do not drown them; vectors of texts are never scaled.",
+        "encoder; vectors of texts are never scaled.",
     )
     embed_dropout: float = option(
         0.2, "Dropout of the encoder's input, probability.", low=0, high=0.99
