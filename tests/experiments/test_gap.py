@@ -55,7 +55,7 @@ def test_ranks_with_and_without_seen_items_are_kept_apart(tmp_path):
     plain = lab(tmp_path)
     config = tiny.config(seeds=(0,))
     config.eval.filter_seen = True
-    filtered = Lab(config, tmp_path, [].append, train=False)
+    filtered = Lab(config, tmp_path, [].append)  # its validations choose among the same steps
     every, fewer = (
         plain.ranks(gap.base_of(plain), "compressed"),
         filtered.ranks(gap.base_of(filtered), "compressed"),

@@ -40,6 +40,7 @@ def make_config(folder):
     synthetic.users, synthetic.items, synthetic.events, synthetic.gap = 60, 40, 16, 6
     config.layout.segment_size, config.layout.tokens, config.layout.max_segments = 6, 2, 3
     config.model.width, config.model.heads, config.model.layers = 8, 2, 1
+    config.model.token_input = "pooled"
     config.loss.kind, config.loss.negatives = "sampled_softmax", 8
     train = config.train
     train.batch_size, train.length_buckets, train.grad_accum_steps = 4, 2, 2

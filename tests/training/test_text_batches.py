@@ -42,6 +42,7 @@ def config_of(folder, **texts):
     config.layout.segment_size, config.layout.tokens, config.layout.max_segments = 3, 1, 2
     model = config.model
     model.backbone, model.width, model.item_width, model.heads, model.layers = "llama", 8, 6, 2, 1
+    model.token_input = "pooled"
     model.dropout = model.embed_dropout = 0.0
     model.attention = "dense"  # less to compile
     model.llama = LlamaConfig(kv_heads=1, ffn_width=12)
