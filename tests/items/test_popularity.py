@@ -84,7 +84,7 @@ def test_a_run_starts_at_the_popularity_of_its_training_events(tmp_path):
     config.data.synthetic.events = 12
     config.data.holdout = 2
     config.layout.segment_size, config.layout.max_segments = 3, 2
-    config.model.width, config.model.layers, config.model.heads = 8, 1, 2
+    config.model.width, config.model.layers, config.model.heads = 8, 2, 2
     config.model.item_bias = True
     session = Session(config, tmp_path)
     params = session.init()(jax.random.key(0))
