@@ -1,0 +1,1 @@
+"""Recommendations over HTTP from stored user states (extra `serve`)."""
