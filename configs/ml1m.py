@@ -58,7 +58,7 @@ def get_config(argument: str = "full") -> Config:
     # that a constant rate takes
     config.train.learning_rate = 2e-3
     config.train.ema = 0.999
-    config.train.steps = 4000
+    config.train.steps = 2400
     config.train.eval_every = config.train.checkpoint_every = 250
     config.train.validation_users = 3000
     config.train.patience = 8

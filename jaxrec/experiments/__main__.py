@@ -11,8 +11,9 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from jaxrec.errors import ConfigError, JaxrecError, WorkdirError
+from jaxrec.errors import ConfigError, JaxrecError
 from jaxrec.experiments import page, plots, registry, result_table, settings, verify
+from jaxrec.experiments.output import check_output
 from jaxrec.experiments.runs import Lab
 from jaxrec.runtime.preemption import Preempted, Preemption
 from jaxrec.types import Json
@@ -107,25 +108,6 @@ def make(lab: Lab, experiment: result_table.Experiment, command: str) -> Json:
     return result_table.result(
         experiment, rows, lab.config, registry.protocol(lab, experiment), command
     )
-
-
-def check_output(output: pathlib.Path, config: settings.ExperimentsConfig) -> None:
-    """Raises WorkdirError where the folder holds tables of another configuration."""
-    for name in registry.EXPERIMENTS:
-        file = output / f"{name}.json"
-        if not file.is_file():
-            continue
-        # a key that was added since has its default in older tables
-        stored = settings.record(settings.rebuild(result_table.read(file)["config"]))
-        chosen = settings.record(config)
-        if name != "probe":  # its settings decide no other table
-            del stored["experiments"]["probe"], chosen["experiments"]["probe"]
-        if stored != chosen:
-            first = next(iter(verify.differing(stored, chosen)), "its keys")
-            raise WorkdirError(
-                f"{output} holds tables of another configuration ({first}): name another "
-                "--output, or remove its tables"
-            )
 
 
 def say(line: str) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from jaxrec.config import Config
 from jaxrec.evaluation.ranks import Ranks
-from jaxrec.experiments import measures, verdict
+from jaxrec.experiments import measures, plateau, verdict
 from jaxrec.experiments.quality import full_of, price, recent_of
 from jaxrec.experiments.result_table import Cell, Experiment, Line, Values
 from jaxrec.experiments.runs import Lab, with_values
@@ -44,13 +44,20 @@ COUNTED = (
 )
 
 
+def modes_of(base: Config) -> dict[str, Config]:
+    """The runs that are compared, by layout.mode, from the compressed one."""
+    return {"recent": recent_of(base), "compressed": base, "full": full_of(base)}
+
+
 class _Part:
     """Makes the rows of one part from runs with recent, compressed and full history."""
 
     def __init__(self, lab: Lab, name: str, base: Config, suffix: str = "") -> None:
         self.lab, self.name, self.suffix = lab, name, suffix
         self.samples = lab.config.experiments.bootstrap
-        self.runs = {"recent": recent_of(base), "compressed": base, "full": full_of(base)}
+        self.runs = modes_of(base)
+        if lab.given:
+            self.runs |= lab.given
 
     def ranks(self, mode: str) -> list[Ranks]:
         """Ranks by seed of the run of a mode."""
@@ -62,12 +69,18 @@ class _Part:
 
         def make() -> Values:
             row = self._row(name, self.ranks(mode)) | price(self.runs[mode], mode, self._base)
+            row["still_rising"] = self._still_rising(mode)
             if mode == "compressed":
                 ends = self.ranks("recent"), self.ranks("full")
                 row |= measures.closed(self.ranks(mode), *ends, self.samples)
             return row
 
         return Cell(name, make, lambda: self.ranks(mode))
+
+    def _still_rising(self, mode: str) -> int:
+        """How many of the seeds' trainings ended before their plateau."""
+        configs = [with_values(self.runs[mode], seed=seed) for seed in self.lab.seeds]
+        return sum(plateau.unfinished(self.lab.place(config), config) for config in configs)
 
     def without_tokens(self) -> Cell:
         """The compressed run shown only its recent window."""

@@ -49,6 +49,21 @@ def tiles(table: Json) -> list[tuple[str, str, str]]:
     return [*made, (f"{row['state_bytes']:,} B", "kept per user", parts)]
 
 
+def cost_tiles(rows: Sequence[Json]) -> list[tuple[str, str, str]]:
+    """Times of the compressed rows of a table of `cost`, as shares of full history."""
+    by_part = {(row["part"], row["name"]): row for row in rows}
+    return [
+        (
+            percent(row["ms_of_full"]),
+            f"time of a {part}",
+            f"{row['ms']:.3g} ms against {by_part[part, 'full']['ms']:.3g} ms; {MEASURED} "
+            f"{100 * row['ms_of_full_low']:.1f} to {100 * row['ms_of_full_high']:.1f} %",
+        )
+        for (part, name), row in by_part.items()
+        if name == "compressed"
+    ]
+
+
 def paper_row(rows: Sequence[Json]) -> Json | None:
     """The benchmark's compressed request at 5 segments x 4 tokens, longest history, one user."""
     candidates = [

@@ -27,6 +27,8 @@ TITLES = {
     "ndcg@10": "NDCG@10",
     "recall of full": "Recall@10 / full",
     "ndcg of full": "NDCG@10 / full",
+    "ms": "milliseconds",
+    "ms of full": "time / full",
     "mrr": "MRR",
     "recall@10 closed": "gap closed, Recall@10",
     "ndcg@10 closed": "gap closed, NDCG@10",
@@ -150,6 +152,10 @@ def top(tables: Sequence[Json], report: Json | None) -> list[Block]:
         if found.told:
             blocks += [doc.Heading("What tokens keep, and what it costs", 3)]
             blocks += [doc.Figures(headline.tiles(gap))]
+    cost = next((t for t in tables if t["experiment"] == "cost"), None)
+    if cost is not None:
+        blocks += [doc.Heading("What these models take on this machine", 3)]
+        blocks += [doc.Figures(headline.cost_tiles(cost["rows"]))]
     if report is not None and (tiles := headline.bench_tiles(report["rows"])):
         blocks += [
             doc.Heading("Measured at the paper's 5 segments x 4 tokens", 3),
@@ -184,9 +190,9 @@ def experiment(value: Json, folder: str) -> list[Block]:
         doc.Text(f"How to read it: {value['reading']}"),
         *(grid(rows) for rows in result_table.parts(value["rows"])),
         doc.Text(
-            "Numbers in brackets are 95 % intervals. The first command makes this section "
-            f"(all columns: `{value['experiment']}.json`), the second makes its rows again and "
-            "compares."
+            f"Numbers in brackets are {value.get('brackets', result_table.INTERVALS)}. The first "
+            f"command makes this section (all columns: `{value['experiment']}.json`), the second "
+            "makes its rows again and compares."
         ),
         doc.Code(f"{value['command']}\npython -m jaxrec.experiments verify {file}"),
     ]

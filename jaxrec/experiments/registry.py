@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 
-from jaxrec.experiments import ablations, experts, gap, probe, quality, staleness, stored
+from jaxrec.experiments import ablations, experts, gap, probe, quality, staleness, stored, timed
 from jaxrec.experiments.result_table import Experiment
 from jaxrec.experiments.runs import Lab
 from jaxrec.types import Json
 
 EXPERIMENTS: dict[str, Callable[[Lab], Experiment]] = {
     "gap": gap.gap,
+    "cost": timed.cost,
     "length": quality.length,
     "tokens": quality.tokens,
     "segments": quality.segments,
@@ -56,7 +57,7 @@ def protocol(lab: Lab, experiment: Experiment) -> Json:
         "seeds": list(settings.seeds),
         "interval": f"95 %, bootstrap over seeds and users, {settings.bootstrap} samples",
     }
-    if experiment.name == "experts":
+    if experiment.name in ("cost", "experts"):
         for key in ("targets", "ranking", "split"):
             del facts[key]
     return facts

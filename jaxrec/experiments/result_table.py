@@ -20,6 +20,7 @@ from jaxrec.runtime import environment, workdir
 from jaxrec.types import Json
 
 Values: TypeAlias = Json  # columns of a row by name
+INTERVALS = "95 % intervals"
 # columns that are shares of full history, or of what it adds, end so
 SHARES = ("_of_full", "_closed", "_without_gap")
 
@@ -60,7 +61,8 @@ class Line:
 class Experiment:
     """A table to be made; question, method and reading are sentences for the page.
 
-    reading: how to read it, also as a function of the rows that were made.
+    reading: how to read it, also as a function of the rows that were made. brackets: what numbers
+    in brackets are.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Experiment:
     reading: str | Callable[[Sequence[Values]], str]
     cells: Sequence[Cell]
     plots: Sequence[Line]
+    brackets: str = INTERVALS
 
 
 def spread(name: str, value: Interval) -> Values:
@@ -98,6 +101,7 @@ def result(
             "question": experiment.question,
             "method": experiment.method,
             "reading": reading if isinstance(reading, str) else reading(plain(rows)),
+            "brackets": experiment.brackets,
             "command": command,
             "config_digest": settings.digest(config),
             "config": settings.record(config),

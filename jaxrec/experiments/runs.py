@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -82,7 +82,8 @@ class Lab:
     """Runs, their ranks, and the users that all experiments evaluate.
 
     say: prints progress. train: missing runs are trained, else MissingRun is raised. fresh:
-    ranks are computed again and not stored, for `verify`.
+    ranks are computed again and not stored, for `verify`. given: folders of finished runs that
+    stand for those of a `layout.mode`.
     """
 
     def __init__(
@@ -92,10 +93,14 @@ class Lab:
         say: Say = print,
         train: bool = True,
         fresh: bool = False,
+        given: Mapping[str, pathlib.Path] | None = None,
     ) -> None:
         self.config, self.folder, self.say = config, runs, say
         self.train, self.fresh = train, fresh
         self.base = plain(config)
+        # layout.mode -> configuration of a run that was given
+        self.given = {mode: workdir.load_config(path) for mode, path in (given or {}).items()}
+        self._given = {name_of(self.given[m]): path for m, path in (given or {}).items()}
         self._trained: set[str] = set()
         self._sessions: dict[str, Session] = {}
         self._users: dict[str, np.ndarray] = {}
@@ -107,17 +112,28 @@ class Lab:
 
     def place(self, config: Config) -> pathlib.Path:
         """The folder of a run."""
-        return self.folder / name_of(config)
+        name = name_of(config)
+        return self._given.get(name, self.folder / name)
+
+    def finished(self, config: Config) -> bool:
+        """Whether a run is trained."""
+        folder = self.place(config)
+        trained = bool(steps(folder / CHECKPOINTS))
+        return trained and (name_of(config) in self._given or (folder / DONE).is_file())
+
+    def untrained(self, config: Config) -> Session:
+        """Data and model of a run that may not be trained yet."""
+        self._share_compiled(config)
+        return Session(self._with_data(config), self.place(config))
 
     def session(self, config: Config) -> Session:
         """Data, model and checkpoints of a run, which is trained first where it is missing."""
         name = name_of(config)
-        folder = self.folder / name
+        folder = self.place(config)
         self._share_compiled(config)
-        if not config.data.cache_dir:
-            config = with_values(config, data__cache_dir=str(self.folder / "data"))
+        config = self._with_data(config)
         if name not in self._trained:
-            finished = (folder / DONE).is_file() and bool(steps(folder / CHECKPOINTS))
+            finished = self.finished(config)
             if not finished and not self.train:
                 raise MissingRun(
                     f"{folder}: no finished run of this configuration ({essence(config)}); name "
@@ -133,6 +149,12 @@ class Lab:
             workdir.claim(folder, config, session.digests)  # of this data and configuration
             self._sessions[name] = session
         return self._sessions[name]
+
+    def _with_data(self, config: Config) -> Config:
+        """The configuration with the folder of prepared data, which runs share."""
+        if config.data.cache_dir or name_of(config) in self._given:
+            return config
+        return with_values(config, data__cache_dir=str(self.folder / "data"))
 
     def _share_compiled(self, config: Config) -> None:
         """Compiles once for all seeds of a setting and for later starts."""
@@ -239,13 +261,12 @@ class Lab:
         if config.eval.filter_seen:
             deciding.append("seen items filtered")
         key = config_lib.digest(*deciding)
-        name = name_of(config)
-        file = self.folder / name / "ranks" / f"{key}.npz"
+        file = self.place(config) / "ranks" / f"{key}.npz"
         if file.is_file() and not self.fresh:
             with np.load(file) as stored:
                 return dict(stored)
         self.session(config)
-        self.say(f"evaluating {name}: {what}")
+        self.say(f"evaluating {file.parent.parent.name}: {what}")
         arrays = make()
         if not self.fresh:
             file.parent.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
 """What a table of `gap` allows to say: one sentence, from its intervals alone.
 
 A share of a gap is a ratio of differences. It is said only where the models learned something
-(they are above popularity), full history adds something (the gap's interval is above 0) and the
-interval of the share is narrow enough.
+(they are above popularity) and to the end (validation no longer grew), full history adds something
+(the gap's interval is above 0) and the interval of the share is narrow enough.
 """
 
 from collections.abc import Sequence
@@ -70,11 +70,22 @@ def verdict(rows: Sequence[Json], metric: str = METRIC, suffix: str = "") -> Ver
     row = by_name["compressed" + suffix]
     gap, closed = Estimate.of(row, f"{metric}_gap"), Estimate.of(row, f"{metric}_closed")
     title = METRICS[metric]
+    users = f"{row['users']:,} users are too few" if row.get("users") else "there are too few users"
     reasons = [
         f"{name}{suffix} is not above popularity ({title} {level} against {popularity})"
         for name, level in (("recent", recent), ("full", full))
         if not level.above(popularity)
     ]
+    rising = [
+        f"{name}{suffix}"
+        for name in ("recent", "compressed", "full")
+        if by_name[name + suffix].get("still_rising")
+    ]
+    if rising:
+        reasons.append(
+            f"{listed(rising)} {'was' if len(rising) == 1 else 'were'} still improving when the "
+            "training ended (raise train.steps)"
+        )
     if not gap.low > 0:
         if not reasons and gap.low <= 0 <= gap.high and gap.width <= FLAT * full.mean:
             return Verdict(
@@ -82,11 +93,12 @@ def verdict(rows: Sequence[Json], metric: str = METRIC, suffix: str = "") -> Ver
                 f"{gap})",
                 False,
             )
-        reasons.append(f"full{suffix} is not above recent{suffix} (gap in {title} {gap})")
+        few = f": {users} to see one of this size" if gap.mean > 0 and gap.high > 0 else ""
+        reasons.append(f"full{suffix} is not above recent{suffix} (gap in {title} {gap}){few}")
     elif not closed.width <= WIDEST:
         reasons.append(
             f"the interval of the share is wider than {100 * WIDEST:.0f} points ({title} "
-            f"{share(closed)})"
+            f"{share(closed)}): {users}"
         )
     if reasons:
         return Verdict(f"Cannot tell, because {' and '.join(reasons)}", False)
@@ -96,6 +108,15 @@ def verdict(rows: Sequence[Json], metric: str = METRIC, suffix: str = "") -> Ver
         f"{row['state_bytes'] / 1024:.1f} KB a user",
         True,
     )
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names as English lists them.
+
+    >>> listed(["recent", "compressed", "full"])
+    'recent, compressed and full'
+    """
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def reading(rows: Sequence[Json]) -> str:

@@ -90,7 +90,7 @@ def test_conditions_tell_what_differs_between_sources(report):
     assert f"| machine devices | {devices} |" in text
     of_jax = r"[\d.]+ \(gap, length, placement, experts\); 0.0.1 \("
     assert re.search(rf"\| version jax \| {of_jax}", text)
-    assert "Not in this report: tokens, segments, staleness, forms, longer, probe." in text
+    assert "Not in this report: cost, tokens, segments, staleness, forms, longer, probe." in text
 
 
 def test_a_page_says_what_its_gap_does_not_show(tmp_path):

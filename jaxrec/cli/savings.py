@@ -1,0 +1,93 @@
+"""Answers whether compressing long histories is worth it, on your data and on this machine.
+
+    jaxrec savings --config=configs/table.py:events.parquet --workdir=runs/savings
+    jaxrec savings --recent=RUN --compressed=RUN --full=RUN --workdir=runs/savings
+
+Trains three models that differ in what they are shown (the recent window alone, compressed
+history, full history), or takes finished runs of yours, measures quality and cost, and prints a
+verdict of three lines and the tables. WORKDIR has the page (index.html), tables and plots then.
+Scores do not count the user's own items, which would carry raw ids past the tokens.
+A stopped command goes on where it was.
+"""
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from jaxrec.errors import ConfigError
+
+EXAMPLE = "--config=configs/table.py:events.parquet"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags."""
+    made = argparse.ArgumentParser(
+        prog="jaxrec savings",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        epilog="--config.KEY=VALUE sets any key of the compressed model; the others follow it.",
+    )
+    made.add_argument("--workdir", default="", help="folder of the runs, tables and the page")
+    made.add_argument(
+        "--config", default="", help="FILE.py[:ARGUMENT], a recipe of a compressed model"
+    )
+    made.add_argument("--seeds", type=int, default=1, help="trainings of each model (default 1)")
+    for mode in ("recent", "compressed", "full"):
+        made.add_argument(
+            f"--{mode}", default="", metavar="RUN", help=f"finished run, layout.mode={mode}"
+        )
+    return made
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command; returns its exit status."""
+    args, overrides = parser().parse_known_args(argv)
+    if not args.workdir:
+        raise ConfigError("--workdir=FOLDER is needed: where runs, tables and the page go")
+    if args.seeds < 1:
+        raise ConfigError(f"--seeds={args.seeds}: a positive number of trainings is needed")
+    given = {mode: getattr(args, mode) for mode in ("recent", "compressed", "full")}
+    if any(given.values()) and (missing := [f"--{m}" for m, run in given.items() if not run]):
+        raise ConfigError(f"{missing[0]}=RUN is needed too: all three runs, or none")
+    if any(given.values()) and (args.config or overrides or args.seeds > 1):
+        extra = "--config" if args.config else overrides[0] if overrides else "--seeds"
+        raise ConfigError(f"{extra}: finished runs are taken as they are; leave it out")
+    if not any(given.values()) and not args.config:
+        raise ConfigError(f"--config=FILE.py is needed, for example {EXAMPLE}")
+    return _answer(args, overrides, {m: pathlib.Path(run) for m, run in given.items() if run})
+
+
+def _answer(
+    args: argparse.Namespace, overrides: Sequence[str], given: dict[str, pathlib.Path]
+) -> int:
+    from jaxrec.experiments import result_table, savings
+    from jaxrec.experiments.output import check_output
+    from jaxrec.experiments.runs import Lab
+    from jaxrec.runtime.preemption import Preempted, Preemption
+    from jaxrec.runtime.progress import say
+
+    folder = pathlib.Path(args.workdir)
+    if given:
+        config = savings.of_runs(given)
+    else:
+        config = savings.of_recipe(args.config, overrides, args.seeds)
+    check_output(folder, config)
+    lab = Lab(config, folder / "runs", say, given=given)
+    try:
+        with Preemption() as preemption, preemption.interrupting():
+            lines = savings.answer(lab, folder, savings.command(args, overrides))
+    except Preempted:
+        say("stopped; the same command goes on")
+        return 0
+    print("\n".join(lines))
+    for name in ("gap", "cost"):
+        rows = result_table.read(folder / f"{name}.json")["rows"]
+        print(f"\n{result_table.markdown(savings.shown(rows))}")
+    print(f"\n{folder / 'index.html'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
