@@ -140,7 +140,8 @@ def top(tables: Sequence[Json], report: Json | None) -> list[Block]:
     else:
         found = verdict.verdict(gap["rows"])
         blocks = [
-            doc.Heading(found.sentence, 1),
+            doc.Heading(found.title, 1),
+            *([] if found.title == found.sentence else [doc.Text(f"{found.sentence}.")]),
             doc.Text(
                 f"Measured on {gap['protocol']['dataset']} by {verdict.METRICS[verdict.METRIC]}, "
                 "with models trained on the recent window alone, on compressed and on full "

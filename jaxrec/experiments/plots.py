@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Rows = Sequence[Json]
-LETTERS = 80  # characters of bar labels that fit side by side
+LETTERS = 56  # characters of bar labels that fit side by side
 
 
 def check() -> None:

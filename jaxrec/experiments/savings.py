@@ -116,7 +116,7 @@ def conclusion(gap_rows: Sequence[Json], cost_rows: Sequence[Json]) -> list[str]
     )
     seeds = len(compressed[f"{verdict.METRIC}_seeds"])
     return [
-        f"{verdict.verdict(gap_rows).sentence}.",
+        f"{verdict.verdict(gap_rows).title}.",
         _costs({(row["part"], row["name"]): row for row in cost_rows}, compressed),
         f"{title}: {levels}; {compressed['users']:,} users, {compressed['targets']:,} targets, "
         f"{seeds} training{'s' if seeds > 1 else ''} each, 95 % intervals.",

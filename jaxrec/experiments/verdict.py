@@ -5,7 +5,7 @@ A share of a gap is a ratio of differences. It is said only where the models lea
 (the gap's interval is above 0) and the interval of the share is narrow enough.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from jaxrec.types import Json
@@ -17,10 +17,21 @@ FLAT = 0.05  # width of the interval of a gap that is none, as a share of full h
 
 
 class Verdict(NamedTuple):
-    """sentence: without a full stop. told: whether the share of the gap may be printed."""
+    """sentence: with its figures, without a full stop. title: the same, short.
+
+    told: whether the share of the gap may be printed.
+    """
 
     sentence: str
     told: bool
+    title: str
+
+
+class Reason(NamedTuple):
+    """Why nothing can be told: short, and with its figures."""
+
+    short: str
+    figures: str
 
 
 class Estimate(NamedTuple):
@@ -71,43 +82,52 @@ def verdict(rows: Sequence[Json], metric: str = METRIC, suffix: str = "") -> Ver
     gap, closed = Estimate.of(row, f"{metric}_gap"), Estimate.of(row, f"{metric}_closed")
     title = METRICS[metric]
     users = f"{row['users']:,} users are too few" if row.get("users") else "there are too few users"
-    reasons = [
-        f"{name}{suffix} is not above popularity ({title} {level} against {popularity})"
-        for name, level in (("recent", recent), ("full", full))
-        if not level.above(popularity)
-    ]
+    levels = {"recent": recent, "full": full}
+    low = {name: level for name, level in levels.items() if not level.above(popularity)}
+    reasons = []
+    if low:
+        figures = (
+            f"{name}{suffix} is not above popularity ({title} {level} against {popularity})"
+            for name, level in low.items()
+        )
+        short = f"{listed(list(low))} {_be(low, 'is', 'are')} not above popularity"
+        reasons.append(Reason(short, " and ".join(figures)))
     rising = [
         f"{name}{suffix}"
         for name in ("recent", "compressed", "full")
         if by_name[name + suffix].get("still_rising")
     ]
     if rising:
-        reasons.append(
-            f"{listed(rising)} {'was' if len(rising) == 1 else 'were'} still improving when the "
-            "training ended (raise train.steps)"
+        text = (
+            f"{listed(rising)} {_be(rising, 'was', 'were')} still improving when the training ended"
         )
+        reasons.append(Reason(text, f"{text} (raise train.steps)"))
     if not gap.low > 0:
         if not reasons and gap.low <= 0 <= gap.high and gap.width <= FLAT * full.mean:
-            return Verdict(
-                f"History does not help here: recent alone is as good (full - recent {title} "
-                f"{gap})",
-                False,
-            )
+            text = "History does not help here: recent alone is as good"
+            return Verdict(f"{text} (full - recent {title} {gap})", False, text)
         few = f": {users} to see one of this size" if gap.mean > 0 and gap.high > 0 else ""
-        reasons.append(f"full{suffix} is not above recent{suffix} (gap in {title} {gap}){few}")
+        short = f"full{suffix} is not above recent{suffix}"
+        reasons.append(Reason(short + few, f"{short} (gap in {title} {gap}){few}"))
     elif not closed.width <= WIDEST:
-        reasons.append(
-            f"the interval of the share is wider than {100 * WIDEST:.0f} points ({title} "
-            f"{share(closed)}): {users}"
-        )
+        text = f"the interval of the share is wider than {100 * WIDEST:.0f} points"
+        reasons.append(Reason(users, f"{text} ({title} {share(closed)}): {users}"))
     if reasons:
-        return Verdict(f"Cannot tell, because {' and '.join(reasons)}", False)
-    return Verdict(
+        return Verdict(
+            f"Cannot tell, because {' and '.join(reason.figures for reason in reasons)}",
+            False,
+            f"Cannot tell: {', '.join(reason.short for reason in reasons)}",
+        )
+    text = (
         f"Tokens close {share(closed)} of what full history adds, for "
         f"{100 * row['flops_of_full']:.1f} % of the FLOPs of a request; "
-        f"{row['state_bytes'] / 1024:.1f} KB a user",
-        True,
+        f"{row['state_bytes'] / 1024:.1f} KB a user"
     )
+    return Verdict(text, True, text)
+
+
+def _be(names: Collection[str], one: str, several: str) -> str:
+    return one if len(names) == 1 else several
 
 
 def listed(names: Sequence[str]) -> str:

@@ -97,7 +97,8 @@ def test_a_page_says_what_its_gap_does_not_show(tmp_path):
     made_up.gap(tmp_path, recent=0.04)
     page.write(tmp_path, None)
     text = (tmp_path / "README.md").read_text()
-    assert text.startswith("# Cannot tell, because recent is not above popularity (NDCG@10 0.0400 ")
+    assert text.startswith("# Cannot tell: recent is not above popularity\n")
+    assert "\nCannot tell, because recent is not above popularity (NDCG@10 0.0400 " in text
     assert "kept per user;" not in text
     assert "of the gap closed by" not in text
 

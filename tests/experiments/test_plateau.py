@@ -12,7 +12,9 @@ def run(folder, values, last=400):
     """A folder whose validations have these values, in `last` steps."""
     folder.mkdir(exist_ok=True)
     every = last / len(values)
-    lines = [{"step": round((n + 1) * every), "validation/ndcg@10": v} for n, v in enumerate(values)]
+    lines = [
+        {"step": round((n + 1) * every), "validation/ndcg@10": v} for n, v in enumerate(values)
+    ]
     lines.append({"step": last, "train/loss": 1.0})
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     config = Config()

@@ -43,8 +43,8 @@ def test_tables_page_and_verdict_are_written(answered):
     lines = (folder / "verdict.txt").read_text().splitlines()
     assert len(lines) == 3
     # four steps teach nothing, and nobody may say so of tokens
-    assert lines[0].startswith("Cannot tell, because ")
-    assert "still improving when the training ended (raise train.steps)" in lines[0]
+    assert lines[0].startswith("Cannot tell: ")
+    assert "still improving when the training ended" in lines[0]
     assert "users are too few" in lines[0]
     assert lines[1].startswith("Of full history's cost compressed takes ")
     assert lines[2].startswith("NDCG@10: popularity 0.")

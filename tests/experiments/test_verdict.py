@@ -45,6 +45,22 @@ def test_what_cannot_be_told_says_why(values, reason):
     assert not found.told
     assert re.match(f"Cannot tell, because {reason}", found.sentence)
     assert "Tokens close" not in found.sentence
+    assert found.title.startswith("Cannot tell: ")
+    assert "[" not in found.title
+
+
+def test_a_title_has_the_reasons_without_figures():
+    rows = made_up.gap_rows(recent=0.04, full=0.06, compressed=0.05, error=0.003)
+    for row in rows:
+        row["still_rising"] = int(row["name"] in ("recent", "full"))
+    found = verdict.verdict(rows)
+    assert found.title == (
+        "Cannot tell: recent is not above popularity, recent and full were still improving when "
+        "the training ended"
+    )
+    assert "still improving when the training ended (raise train.steps)" in found.sentence
+    wide = verdict.verdict(made_up.gap_rows(full=0.12, compressed=0.11, error=0.006))
+    assert wide.title == "Cannot tell: 10 users are too few"
 
 
 def test_a_narrow_gap_around_nothing_says_that_history_does_not_help():
