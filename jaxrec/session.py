@@ -291,8 +291,11 @@ class Session:
             self.model, params, self.eval_batches, recent_batches=recent, mesh=self.mesh
         )
 
-    def evaluate(self, say: evaluator.Say) -> Json:
-        """The report of the run's best checkpoint: all rows of `eval.mode`."""
+    def evaluate(self, say: evaluator.Say, keep: evaluator.Keep = lambda ranks: None) -> Json:
+        """The report of the run's best checkpoint: all rows of `eval.mode`.
+
+        keep: gets the ranks of every row.
+        """
         return evaluator.evaluate(
             self.config,
             self.trained_model(),
@@ -301,6 +304,7 @@ class Session:
             others={name: self._other_model(name) for name in evaluator.beside(self.config)},
             returning=self.returning if self.config.data.dataset == "synthetic" else None,
             say=say,
+            keep=keep,
         )
 
     def _other_model(self, mode: str) -> evaluator.TrainedModel:

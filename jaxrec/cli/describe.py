@@ -1,6 +1,6 @@
 """Describes the data set of a recipe and warns about what would spoil an evaluation.
 
-    python -m jaxrec.cli.describe --config=configs/quickstart.py --workdir=runs/quickstart
+    jaxrec describe --config=configs/quickstart.py --workdir=runs/quickstart
 
   --config=FILE[:ARGUMENT]  a recipe of configs/; only its data.* keys matter
   --config.KEY=VALUE        another value for one of the keys below
@@ -14,15 +14,36 @@ and warnings. Data that is not prepared yet is prepared first.
 
 import json
 import pathlib
+import shlex
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from jaxrec.cli import flags
 from jaxrec.errors import ConfigError
+from jaxrec.runtime.program import exit_status
 
 
-def main(flags: Any) -> None:
-    """Prepares, describes and prints. Raises ConfigError, DataError."""
+def main(argv: Sequence[str]) -> int:
+    """`jaxrec describe`; returns its exit status."""
+
+    def described(values: Any) -> None:
+        describe(values, f"jaxrec describe {shlex.join(argv)}")
+
+    return flags.call(described, __doc__, argv, define=_define)
+
+
+def _define(values: Any) -> None:
+    from absl import flags as absl_flags
+
+    absl_flags.DEFINE_string("output", "", "JSON file of the description", flag_values=values)
+    absl_flags.DEFINE_bool(
+        "verify", False, "compare the digests of all prepared files", flag_values=values
+    )
+
+
+def describe(flags: Any, command: str) -> None:
+    """Prepares, describes and prints. command: kept in the file. Raises ConfigError, DataError."""
     from jaxrec.data import description  # --help does without them
     from jaxrec.data.preparation import prepare, verify
     from jaxrec.runtime import workdir
@@ -39,7 +60,6 @@ def main(flags: Any) -> None:
     if output is None:
         return
     output.parent.mkdir(parents=True, exist_ok=True)
-    command = " ".join(["python -m jaxrec.cli.describe", *sys.argv[1:]])
     facts = {"command": command, "dataset": flags.config.data.dataset, "digest": prepared.digest}
     workdir.write_text(
         output, json.dumps({**facts, **statistics}, indent=2, ensure_ascii=False) + "\n"
@@ -47,12 +67,8 @@ def main(flags: Any) -> None:
     try:
         description.plot(prepared, str(output.with_suffix(".png")))
     except ModuleNotFoundError as error:
-        print(f"no plot ({error}): pip install matplotlib", file=sys.stderr)
+        print(f"no plot ({error}): pip install 'jaxrec[plot]'", file=sys.stderr)
 
 
 if __name__ == "__main__":
-    from absl import flags as absl_flags
-
-    absl_flags.DEFINE_string("output", "", "JSON file of the description")
-    absl_flags.DEFINE_bool("verify", False, "compare the digests of all prepared files")
-    flags.run(main, __doc__)
+    sys.exit(exit_status("describe.py", main))

@@ -1,25 +1,27 @@
-"""The command line of `train.py` and `eval.py`: flags, help, readable errors.
+"""The flags of commands that take a recipe: --config, its keys, --workdir, and --help.
 
-    python train.py --config=configs/x.py[:argument] --config.train.steps=100 --workdir=runs/x
+    jaxrec train --config=configs/x.py[:argument] --config.train.steps=100 --workdir=runs/x
 
-Flags are absl's and ml_collections'; a mistake in them, in the data or in the folder ends the
-program with one line and exit status 2 instead of a traceback. Nothing here imports jax, so that
---help answers at once.
+Flags are absl's and ml_collections'; a mistake in them is a ConfigError of one line. Nothing here
+imports jax, so that --help answers at once.
 """
 
 import dataclasses
+import difflib
 import pathlib
 import re
-import signal
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NoReturn
+from typing import Any, TypeAlias
 
 from jaxrec.config import Config, check_key, lookup, validate
-from jaxrec.config.option import Option, group_of, option_of
+from jaxrec.config.option import Option, group_of, option_of, options
 from jaxrec.config.recipe import load_recipe, recipe_file
-from jaxrec.errors import ConfigError, JaxrecError
+from jaxrec.errors import ConfigError, WorkdirError
+from jaxrec.runtime.program import nearest
 
+Define: TypeAlias = Callable[[Any], None]  # gets absl's FlagValues and adds flags to them
+
+_NO_WORKDIR = "--workdir=FOLDER is needed: where the run lives, see --help"
 _HELP = ("-h", "--help", "--helpshort", "--helpfull")
 # what Python and absl say of a value of another type -> what to give instead
 _WRONG_TYPE = {
@@ -29,53 +31,50 @@ _WRONG_TYPE = {
 }
 
 
-def run(
-    main: Callable[[Any], None], usage: str | None, argv: Sequence[str] | None = None
-) -> NoReturn:
-    """Parses the command line, calls `main(flags)` and exits.
+def call(
+    main: Callable[[Any], int | None],
+    usage: str | None,
+    argv: Sequence[str],
+    *,
+    define: Define | None = None,
+    recorded: bool = False,
+) -> int:
+    """Parses a command line and calls `main(flags)`; returns its exit status, 0 for None.
 
-    main: gets absl's flags, `config` (validated) and `workdir` among them. usage: the program's
-    docstring, shown by --help above the configuration keys. argv: default `sys.argv`. Exit
-    status: 0, 2 after an error that names what to change, 130 after Ctrl-C.
+    main: gets absl's flags, `config` (validated) and `workdir` among them. usage: the command's
+    docstring, shown by --help above the configuration keys, before anything slow is imported.
+    argv, define, recorded: as in `parse`. Raises JaxrecError, OSError.
     """
-    argv = sys.argv if argv is None else list(argv)
-    help_if_asked(usage, argv)
-    try:
-        main(parse(argv))
-    except (JaxrecError, OSError) as error:
-        _fail(argv, error)
-    except KeyboardInterrupt:
-        print(f"{_program(argv)}: interrupted", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
-    sys.exit(0)
+    if set(argv).intersection(_HELP):
+        print(f"{(usage or '').strip()}\n\n{describe(_recipe(argv))}")
+        return 0
+    return main(parse(argv, define, recorded=recorded)) or 0
 
 
-def help_if_asked(usage: str | None, argv: Sequence[str] | None = None) -> None:
-    """Prints --help and exits, if the command line asks for it.
+def parse(argv: Sequence[str], define: Define | None = None, *, recorded: bool = False) -> Any:
+    """absl's flags with `config` and `workdir` read.
 
-    Programs call it before they import what takes seconds. usage, argv: as in `run`.
+    argv: without the program. define: adds flags of the command (absl's `flag_values`). recorded:
+    without --config the configuration is that of the run in --workdir. Raises ConfigError, and
+    WorkdirError for a folder without a run.
     """
-    argv = sys.argv if argv is None else argv
-    if not set(argv[1:]).intersection(_HELP):
-        return
-    try:
-        print(f"{(usage or '').strip()}\n\n{describe(_recipe(argv[1:]))}")
-    except (JaxrecError, OSError) as error:
-        _fail(argv, error)
-    sys.exit(0)
-
-
-def parse(argv: Sequence[str]) -> Any:
-    """absl's flags with `config` and `workdir` read. Raises ConfigError."""
     from absl import flags
     from ml_collections import config_flags
 
-    check_overrides(argv[1:])
-    config_flags.DEFINE_config_file("config", None, "recipe")
-    flags.DEFINE_string("workdir", None, "folder of the run")
+    values, line = flags.FlagValues(), ["jaxrec", *argv]
+    flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
+    if define is not None:
+        define(values)
+    check_overrides(argv, [*values, "config"], recorded=recorded)
+    if _recipe(argv) is None:
+        config_flags.DEFINE_config_dataclass(
+            "config", _of_run(_last(argv, "workdir")), flag_values=values, sys_argv=line
+        )
+    else:
+        config_flags.DEFINE_config_file("config", None, "recipe", flag_values=values, sys_argv=line)
     try:
-        unparsed = flags.FLAGS(list(argv))[1:]
-        config = flags.FLAGS.config
+        unparsed = values(line)[1:]
+        config = values.config
     except flags.Error as error:
         raise ConfigError(_reason(str(error))) from error
     except AttributeError as error:
@@ -87,22 +86,62 @@ def parse(argv: Sequence[str]) -> Any:
     if unparsed:
         raise ConfigError(f"unexpected argument {unparsed[0]!r}: see --help")
     _check_class(config)
-    if not flags.FLAGS.workdir:
-        raise ConfigError("--workdir=FOLDER is needed: where the run lives, see --help")
+    if not values.workdir:
+        raise ConfigError(_NO_WORKDIR)
     validate(config)
-    return flags.FLAGS
+    return values
 
 
-def check_overrides(arguments: Sequence[str]) -> None:
-    """Raises ConfigError for a missing config file or an override of a key that is not there."""
+def _of_run(folder: str | None) -> Config:
+    """The configuration that a run recorded. Raises ConfigError, WorkdirError."""
+    from jaxrec.runtime import workdir
+
+    if not folder:
+        raise ConfigError(_NO_WORKDIR)
+    if not pathlib.Path(folder).is_dir():
+        raise WorkdirError(f"{folder}: no such run; train it first, or name its folder")
+    return workdir.load_config(pathlib.Path(folder))
+
+
+def check_overrides(
+    arguments: Sequence[str],
+    known: Sequence[str] = ("config", "workdir"),
+    *,
+    recorded: bool = False,
+) -> None:
+    """Raises ConfigError for a missing recipe, and for a flag or key that is not there.
+
+    known: names of the flags. recorded: the recipe may be left out.
+    """
     recipe = _recipe(arguments)
-    if recipe is None:
+    if recipe is None and not recorded:
         raise ConfigError("--config=FILE.py is needed, for example --config=configs/quickstart.py")
-    recipe_file(recipe.partition(":")[0])
+    if recipe is not None:
+        recipe_file(recipe.partition(":")[0])
     for argument in arguments:
+        if argument == "--":
+            return
         match = re.match(r"--?(?:no)?config\.([^=\[]+)", argument)
         if match:
             check_key(Config(), match[1])
+        elif match := re.match(r"--?([A-Za-z][\w.-]*)", argument):
+            name = match[1]
+            if name not in known and name.removeprefix("no") not in known:
+                raise ConfigError(f"unknown flag --{name}{_advice(name, known)}")
+
+
+def _advice(name: str, known: Sequence[str]) -> str:
+    """What a flag that is not there was meant to be."""
+    keys = [key for key, _ in options(Config)]
+    meant = [key for key in keys if name in (key, key.rpartition(".")[2])]
+    if not meant and (flag := nearest(name, [f"--{flag}" for flag in known])):
+        return flag
+    if not meant:  # a key that is spelt almost so
+        endings = {key.rpartition(".")[2]: key for key in keys}
+        meant = [endings[near] for near in difflib.get_close_matches(name, endings, 1)]
+    if not meant:
+        return ": see --help"
+    return f": did you mean {' or '.join(f'--config.{key}' for key in meant)}?"
 
 
 def describe(recipe: str | None = None) -> str:
@@ -145,10 +184,16 @@ def _line(key: str, option: Option, value: object, default: object) -> str:
 
 def _recipe(arguments: Sequence[str]) -> str | None:
     """The value of the last --config; None without one."""
-    recipes = [m[1] for a in arguments if (m := re.fullmatch(r"--?config=(.*)", a, re.DOTALL))]
-    if "--config" in arguments[:-1]:
-        recipes.append(arguments[list(arguments).index("--config") + 1])
-    return recipes[-1] if recipes else None
+    return _last(arguments, "config")
+
+
+def _last(arguments: Sequence[str], flag: str) -> str | None:
+    """The value of the last --flag; None without one."""
+    pattern = re.compile(rf"--?{flag}=(.*)", re.DOTALL)
+    found = [m[1] for a in arguments if (m := pattern.fullmatch(a))]
+    if f"--{flag}" in arguments[:-1]:
+        found.append(arguments[list(arguments).index(f"--{flag}") + 1])
+    return found[-1] if found else None
 
 
 def _check_class(config: object) -> None:
@@ -168,12 +213,3 @@ def _reason(text: str) -> str:
     for pattern, needed in _WRONG_TYPE.items():
         text = re.sub(rf": {pattern}.*", f": {needed} is needed", text)
     return text
-
-
-def _fail(argv: Sequence[str], error: Exception) -> NoReturn:
-    print(f"{_program(argv)}: error: {error}", file=sys.stderr)
-    sys.exit(2)
-
-
-def _program(argv: Sequence[str]) -> str:
-    return pathlib.Path(argv[0]).name

@@ -1,6 +1,6 @@
-"""Prepares the data set of a recipe, as `train.py` would, and reports what was kept.
+"""Prepares the data set of a recipe, as `jaxrec train` would, and reports what was kept.
 
-    python -m jaxrec.cli.prepare --config=configs/table.py:events.parquet --workdir=runs/mine
+    jaxrec prepare --config=configs/table.py:events.parquet --workdir=runs/mine
 
   --config=FILE[:ARGUMENT]  a recipe of configs/; only its data.* keys matter
   --config.KEY=VALUE        another value for one of the keys below
@@ -18,13 +18,28 @@ already prepared is only loaded.
 import importlib.util
 import json
 import pathlib
+import sys
+from collections.abc import Sequence
 from typing import Any
 
 from jaxrec.cli import flags
 from jaxrec.errors import ConfigError
+from jaxrec.runtime.program import exit_status
 
 
-def main(flags: Any) -> None:
+def main(argv: Sequence[str]) -> int:
+    """`jaxrec prepare`; returns its exit status."""
+    return flags.call(prepare_data, __doc__, argv, define=_define)
+
+
+def _define(values: Any) -> None:
+    from absl import flags as absl_flags
+
+    absl_flags.DEFINE_bool("beam", False, "prepare with Apache Beam", flag_values=values)
+    absl_flags.DEFINE_string("beam_options", "", "flags of Beam's pipelines", flag_values=values)
+
+
+def prepare_data(flags: Any) -> None:
     """Prepares and prints the report. Raises ConfigError, DataError."""
     from jaxrec.data import beam  # --help does without them
     from jaxrec.data.preparation import prepare
@@ -42,8 +57,4 @@ def main(flags: Any) -> None:
 
 
 if __name__ == "__main__":
-    from absl import flags as absl_flags
-
-    absl_flags.DEFINE_bool("beam", False, "prepare with Apache Beam")
-    absl_flags.DEFINE_string("beam_options", "", "flags of Beam's pipelines")
-    flags.run(main, __doc__)
+    sys.exit(exit_status("prepare.py", main))

@@ -125,4 +125,8 @@ class TrainConfig(Group):
     continue_on_new_data: bool = option(
         False, "Continue a run whose data has later files (data.append); new items get new rows."
     )
-    compilation_cache: str = option("", "Folder of JAX's persistent compilation cache; empty: off.")
+    compilation_cache: str = option(
+        "",
+        "Folder of compiled programs, which later starts read; empty: jaxrec/compiled in "
+        "$XDG_CACHE_HOME or ~/.cache ($JAX_COMPILATION_CACHE_DIR wins); off: none are kept.",
+    )

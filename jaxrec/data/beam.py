@@ -1,6 +1,6 @@
 """Preparation of data on Apache Beam workers, for tables that one machine cannot read in time.
 
-    python -m jaxrec.cli.prepare --config=... --workdir=... --beam
+    jaxrec prepare --config=... --workdir=... --beam
 
 Runs the functions of `jaxrec.data.building` and gives the same bytes:
 

@@ -41,6 +41,7 @@ from jaxrec.runtime import mesh as mesh_lib
 from jaxrec.types import Batch, Json, Params, Queries
 
 Say: TypeAlias = Callable[[str], None]
+Keep: TypeAlias = Callable[[dict[str, Ranks]], None]
 
 PAUSE = 5.0  # seconds between two lines of progress
 CHECKED_BATCHES = 4  # batches in which the scores of the two paths are compared
@@ -173,15 +174,16 @@ def evaluate(
     others: Mapping[str, TrainedModel] = MappingProxyType({}),
     returning: Callable[[int], np.ndarray] | None = None,
     say: Say = lambda line: None,
+    keep: Keep = lambda ranks: None,
 ) -> Json:
     """All rows of `eval.mode` as a JSON value.
 
     counts: [V + 1] training events per item; others: models of the rows `beside`;
     returning: user -> bool per event, planted returns of synthetic data; say: gets lines of
-    progress. Keys: `protocol`, `rows`, `comparisons` (paired ratios), `gap_closed` (with the rows
-    compressed, recent and full), `paths`
-    (how far the two ways to compute a compressed prediction are apart) and `full_history`
-    (what a request would cost that model). Raises ConfigError for unknown row names and for a
+    progress; keep: gets the ranks of all rows. Keys: `protocol`, `rows`, `comparisons` (paired
+    ratios), `gap_closed` (with the rows compressed, recent and full), `paths` (how far the
+    two ways to compute a compressed prediction are apart) and `full_history` (what a request would
+    cost that model). Raises ConfigError for unknown row names and for a
     split without targets.
     """
     names = chosen(config)
@@ -210,6 +212,7 @@ def evaluate(
             request_cost = row_cost(name, row_model.model)
         kinds = kinds or kinds_of(ranks[name], history, config.layout.recent, returning)
         rows.append(report.summarise(name, ranks[name], config, num_items, request_cost, kinds))
+    keep(ranks)
     paths = None
     if "compressed" in ranks:
         say("comparing the scores of the two paths")

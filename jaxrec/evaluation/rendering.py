@@ -1,4 +1,4 @@
-"""Evaluation results as text: a table for a terminal, Markdown tables, a page of all results."""
+"""Evaluation results as Markdown: the tables of one, a page of all of them."""
 
 import json
 import pathlib
@@ -57,7 +57,7 @@ COUNTED = (
     "window. So no ratio of their rows says what the tokens alone carry."
 )
 MADE = """
-This page is made by `python -m jaxrec.evaluation.report --page results > docs/quality.md`.
+This page is made by `jaxrec report --page=results > docs/quality.md`.
 """
 
 
@@ -82,12 +82,12 @@ def markdown(result: Json, groups: bool = False) -> str:
     groups: with tables by history length and by when the user last had the target.
     """
     rows = result["rows"]
-    k = _list_length(rows)
+    k = list_length(rows)
     lines = [*_rows_markdown(result, k), "", *_ratios_markdown(result, k)]
     if result.get("gap_closed"):  # older results do not have it
         lines += ["", *_closed_markdown(result["gap_closed"])]
     if result["paths"] is not None:
-        lines += ["", f"State path against one masked forward: {_paths(result['paths'])}."]
+        lines += ["", f"State path against one masked forward: {paths_text(result['paths'])}."]
     for grouping in GROUPINGS if groups else ():
         if rows[0][grouping.key]:
             lines += ["", f"Recall@{k} {grouping.title}:", ""]
@@ -106,8 +106,8 @@ def _rows_markdown(result: Json, k: int) -> list[str]:
         flops, state = row["request_flops"], row["state_bytes"]
         cells = [
             row["name"],
-            *(_interval(row["metrics"][f"{metric}@{k}"], 4) for metric in COMPARED),
-            _or_blank(row["coverage"], ".1%"),
+            *(interval(row["metrics"][f"{metric}@{k}"], 4) for metric in COMPARED),
+            or_blank(row["coverage"], ".1%"),
             "" if flops is None else f"{flops / 1e6:.1f}",
             "" if flops is None else f"{flops / result['full_history']['flops']:.1%}",
             "" if not state else f"{state / 1024:.1f} KB",
@@ -119,7 +119,7 @@ def _rows_markdown(result: Json, k: int) -> list[str]:
 def _ratios_markdown(result: Json, k: int) -> list[str]:
     lines = [f"| ratio | Recall@{k} | NDCG@{k} |", "|---|---|---|"]
     for pair, ratios in result["comparisons"].items():
-        cells = [_interval(ratio, 3) for ratio in ratios.values()]
+        cells = [interval(ratio, 3) for ratio in ratios.values()]
         lines.append(f"| {' | '.join([pair, *cells])} |")
     return lines
 
@@ -137,14 +137,14 @@ def _closed_markdown(gap_closed: Json) -> list[str]:
     return [
         f"| compressed between recent and full | {' | '.join(heads)} |",
         "|---" * (len(heads) + 1) + "|",
-        f"| gap closed | {' | '.join(_share(value['share']) for value in columns)} |",
-        f"| gap, full - recent | {' | '.join(_interval(value['gap'], 4) for value in columns)} |",
+        f"| gap closed | {' | '.join(share_text(value['share']) for value in columns)} |",
+        f"| gap, full - recent | {' | '.join(interval(value['gap'], 4) for value in columns)} |",
         f"| resamples without a gap | "
-        f"{' | '.join(_or_blank(value['without_gap'], '.1%') for value in columns)} |",
+        f"{' | '.join(or_blank(value['without_gap'], '.1%') for value in columns)} |",
     ]
 
 
-def _share(value: Json) -> str:
+def share_text(value: Json) -> str:
     """A share with its interval, as percentages."""
     if value["mean"] is None:
         return "undefined: full is not above recent"
@@ -160,7 +160,7 @@ def _groups_markdown(rows: list[Json], grouping: Grouping, metric: str) -> list[
     }
     lines = [f"| row | {' | '.join(heads.values())} |", "|---" * (len(heads) + 1) + "|"]
     for row in rows:
-        cells = [_interval(row[grouping.key][label]["metrics"][metric], 3) for label in heads]
+        cells = [interval(row[grouping.key][label]["metrics"][metric], 3) for label in heads]
         lines.append(f"| {' | '.join([row['name'], *cells])} |")
     return lines
 
@@ -178,84 +178,22 @@ def page(folder: pathlib.Path) -> str:
     return "\n".join(sections)
 
 
-def _list_length(rows: list[Json]) -> int:
+def list_length(rows: list[Json]) -> int:
     """The k of the printed metrics: HEADLINE, or the longest list that was evaluated."""
     lengths = sorted({int(name.partition("@")[2]) for name in rows[0]["metrics"]})
     return HEADLINE if HEADLINE in lengths else lengths[-1]
 
 
-def format_table(result: Json) -> str:
-    """The JSON value of an evaluation as a table for a terminal."""
-    rows = result["rows"]
-    k = _list_length(rows)
-    shown = [f"{metric}@{k}" for metric in COMPARED]
-    name_width = max(len(row["name"]) for row in rows) + 2
-    lines = _rows_text(result, shown, name_width)
-    for grouping in GROUPINGS:
-        if rows[0][grouping.key]:
-            lines += ["", f"{shown[0]} {grouping.title}"]
-            lines += _groups_text(rows, grouping, shown[0], name_width)
-    lines.append("")
-    for pair, ratios in result["comparisons"].items():
-        cells = [f"{metric} {_interval(ratio, 3)}" for metric, ratio in ratios.items()]
-        lines.append(f"{pair}: {', '.join(cells)}")
-    for name, value in (result.get("gap_closed") or {}).items():
-        lines.append(
-            f"gap closed, {name}: {_share(value['share'])} of {_interval(value['gap'], 4)}, "
-            f"{_or_blank(value['without_gap'], '.1%')} of resamples without a gap"
-        )
-    if result["paths"] is not None:
-        lines.append("state path against one masked forward: " + _paths(result["paths"]))
-    lines += [f"{key}: {value}" for key, value in result["protocol"].items()]
-    return "\n".join(lines)
-
-
-def _rows_text(result: Json, shown: list[str], name_width: int) -> list[str]:
-    lines = [
-        f"{'row':<{name_width}}"
-        + "".join(f"{name:>25}" for name in shown)
-        + f"{'coverage':>10}{'pairs':>10}{'MFLOP':>9}{'of full':>9}{'state KB':>10}"
-    ]
-    for row in result["rows"]:
-        flops, state = row["request_flops"], row["state_bytes"]
-        share = None if flops is None else flops / result["full_history"]["flops"]
-        cells = [f"{row['name']:<{name_width}}"]
-        cells += [f"{_interval(row['metrics'][name], 4):>25}" for name in shown]
-        cells.append(f"{_or_blank(row['coverage'], '.1%'):>10}")
-        cells.append(f"{_or_blank(row['request_pairs'], ',d'):>10}")
-        cells.append(f"{'' if flops is None else format(flops / 1e6, '.2f'):>9}")
-        cells.append(f"{_or_blank(share, '.1%'):>9}")
-        cells.append(f"{'' if state is None else format(state / 1024, '.1f'):>10}")
-        lines.append("".join(cells))
-    lines.append(
-        "pairs, MFLOP: attention pairs of one layer and encoder work of one request; of full: "
-        "work of a full-history request"
-    )
-    return lines
-
-
-def _groups_text(rows: list[Json], grouping: Grouping, metric: str, name_width: int) -> list[str]:
-    """One metric, a column per group, with the size of the groups on top."""
-    labels = list(rows[0][grouping.key])
-    counts = [f"{rows[0][grouping.key][label][grouping.counted]:,}" for label in labels]
-    lines = [
-        " " * name_width + "".join(f"{label:>16}" for label in labels),
-        f"{grouping.counted:<{name_width}}" + "".join(f"{count:>16}" for count in counts),
-    ]
-    for row in rows:
-        means = [row[grouping.key][label]["metrics"][metric]["mean"] for label in labels]
-        lines.append(f"{row['name']:<{name_width}}" + "".join(f"{mean:>16.4f}" for mean in means))
-    return lines
-
-
-def _paths(paths: Json) -> str:
+def paths_text(paths: Json) -> str:
+    """How far state path and masked forward are apart."""
     text = f"scores differ by {paths['score_difference']:.1e} of their range"
     if paths["ranks_that_differ"] is not None:
         text += f", {paths['ranks_that_differ']} of {paths['targets']} ranks differ"
     return text
 
 
-def _interval(value: Json, digits: int) -> str:
+def interval(value: Json, digits: int) -> str:
+    """A mean with its interval; `undefined` without one."""
     if value["mean"] is None:
         return "undefined"
     text = f"{value['mean']:.{digits}f}"
@@ -264,5 +202,6 @@ def _interval(value: Json, digits: int) -> str:
     return f"{text} [{value['low']:.{digits}f}, {value['high']:.{digits}f}]"
 
 
-def _or_blank(value: float | None, format_spec: str) -> str:
+def or_blank(value: float | None, format_spec: str) -> str:
+    """A number, or nothing."""
     return "" if value is None else format(value, format_spec)

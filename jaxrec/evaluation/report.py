@@ -1,15 +1,12 @@
 """From ranks to results: metrics with intervals, comparisons, cost of a request, protocol.
 
 A user's metric is the mean over its targets; users count equally. Intervals resample users.
-`python -m jaxrec.evaluation.report` prints results again (`jaxrec.evaluation.rendering`).
+`jaxrec report` prints results again (`jaxrec.evaluation.printing`).
 """
 
-import argparse
 import dataclasses
 import itertools
-import json
 import math
-import pathlib
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -21,9 +18,10 @@ from jaxrec.data.datasets.synthetic import durable_items
 from jaxrec.evaluation import intervals, metrics
 from jaxrec.evaluation.intervals import Closed, Interval
 from jaxrec.evaluation.ranks import Ranks
-from jaxrec.evaluation.rendering import COMPARED, HEADLINE, format_table, markdown, page
+from jaxrec.evaluation.rendering import COMPARED, HEADLINE
 from jaxrec.layout import SegmentLayout
 from jaxrec.model import cost
+from jaxrec.runtime.program import exit_status
 from jaxrec.types import Json
 
 # The first of these rows that was evaluated is compared with every other row.
@@ -261,31 +259,7 @@ def _row_columns(row: Row) -> dict[str, object]:
     return {**columns, **dict(zip(names, row.cost or (None,) * 3, strict=True))}
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Prints results as a table, as Markdown or as the page of all of them."""
-    parser = argparse.ArgumentParser(
-        prog="python -m jaxrec.evaluation.report",
-        description="Prints the JSON results of an evaluation.",
-    )
-    parser.add_argument("files", nargs="*", help="JSON files of eval.py or train.py")
-    parser.add_argument("--markdown", action="store_true", help="for a README")
-    parser.add_argument("--page", metavar="FOLDER", help="all results of a folder as one page")
-    args = parser.parse_args(argv)
-    if bool(args.files) == bool(args.page):
-        parser.error("files, or --page=FOLDER, are needed")
-    if args.page:
-        folder = pathlib.Path(args.page)
-        if not folder.is_dir():
-            parser.error(f"{folder}: no such folder")
-        sys.stdout.write(page(folder))
-    for file in args.files:
-        try:
-            result = json.loads(pathlib.Path(file).read_text())
-            text = markdown(result) if args.markdown else format_table(result)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            parser.error(f"{file}: not the result of an evaluation ({error!r})")
-        print(text)
-
-
 if __name__ == "__main__":
-    main()
+    from jaxrec.evaluation import printing
+
+    sys.exit(exit_status("python -m jaxrec.evaluation.report", printing.main))

@@ -34,7 +34,7 @@ from jaxrec.types import Json
 
 # keys of timings and of facts about a machine, which differ between runs
 MEASURED = re.compile(r"(^|_)(seconds|ms|per_s|curves?)($|_)|^(git|time|machine|versions|command)$")
-PROGRAMS = re.compile(r"(eval\.py|-m (jaxrec|benchmarks)(\.\w+)+)( |$)")
+PROGRAMS = re.compile(r"(eval\.py|-m (jaxrec|benchmarks(?=\.))(\.\w+)*)( |$)")
 # arguments that name folders; only these may be added
 ELSEWHERE = (*(f"--config.{key}" for key in settings.PLACES), "--workdir")
 # arguments of the folders of other runs -> their layout.mode
@@ -238,7 +238,9 @@ def _place(text: str, allowed: Sequence[str]) -> None:
 
 def program(command: str, file: pathlib.Path) -> list[str]:
     """A stored command as arguments, run by this Python; raises WorkdirError for other programs."""
-    argv = shlex.split(command)
+    # `jaxrec evaluate` is `python eval.py`
+    command = re.sub(r"^jaxrec evaluate\b", "python eval.py", command)
+    argv = shlex.split(re.sub(r"^jaxrec\b", "python -m jaxrec", command))
     if argv[0] != "python" or not PROGRAMS.match(" ".join(argv[1:])):
         raise WorkdirError(
             f"{file}: verify runs `python eval.py`, `python -m jaxrec...` and `python -m "

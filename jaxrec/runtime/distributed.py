@@ -17,6 +17,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxrec.errors import ConfigError, PeerError
+from jaxrec.runtime import rendezvous
 from jaxrec.types import Tree
 
 COORDINATOR, PROCESSES, PROCESS = "JAXREC_COORDINATOR", "JAXREC_PROCESSES", "JAXREC_PROCESS"
@@ -27,6 +28,7 @@ class _Cluster(TypedDict, total=False):
     """Arguments of `jax.distributed.initialize` that `auto` leaves out."""
 
     coordinator_address: str
+    coordinator_bind_address: str | None
     num_processes: int | None
     process_id: int | None
 
@@ -71,6 +73,8 @@ def place(
         raise ConfigError(f"--coordinator={coordinator!r}: allowed are HOST:PORT, auto, none")
     processes = _number("--processes", processes, PROCESSES, environment)
     process = _number("--process", process, PROCESS, environment)
+    if not 0 < int(port) < 65536:
+        raise ConfigError(f"--coordinator={coordinator!r}: the port must be 1 to 65535")
     if not 0 <= process < processes:
         raise ConfigError(f"--process={process}: allowed are 0 to {processes - 1} (--processes)")
     return Place(coordinator, processes, process)
@@ -95,8 +99,10 @@ def start(where: Place | None, timeout: int = 100) -> None:
         return
     coordinator, processes, process = where
     arguments: _Cluster = {}
-    if coordinator != "auto":
+    if processes is not None and process is not None:
+        rendezvous.meet(coordinator, processes, process, timeout)
         arguments = {
+            "coordinator_bind_address": rendezvous.bind_address(coordinator),
             "coordinator_address": coordinator,
             "num_processes": processes,
             "process_id": process,

@@ -1,13 +1,12 @@
 """Serving: recommendations from persistent user states. Start with `Recommender.load`.
 
-`Recommender` is imported on first use, because training needs only the catalog.
+Names are imported on first use: training needs only the catalog, `--help` nothing.
 """
 
 from typing import TYPE_CHECKING
 
-from jaxrec.data.catalog import Catalog
-
 if TYPE_CHECKING:
+    from jaxrec.data.catalog import Catalog
     from jaxrec.serving.service import Recommender
     from jaxrec.serving.updates import AppendResult
 
@@ -15,6 +14,10 @@ __all__ = ["AppendResult", "Catalog", "Recommender"]
 
 
 def __getattr__(name: str) -> object:
+    if name == "Catalog":
+        from jaxrec.data.catalog import Catalog
+
+        return Catalog
     if name == "Recommender":
         from jaxrec.serving.service import Recommender
 

@@ -1,14 +1,16 @@
-"""The flags of `python -m jaxrec.serving`."""
+"""The flags of the commands that serve user states (`jaxrec states`, `jaxrec recommend`)."""
 
 import argparse
 from typing import Protocol
+
+from jaxrec.runtime.program import Parser
 
 USAGE = """Persistent user states: build them once, add events as they arrive, recommend.
 
   build-states  compress the prepared histories of users that the store does not have
   rebuild       create a new model's store for the users of an old one, from prepared data
   append        add events from parquet or CSV files
-  recommend     print the best next items of users, as JSON lines or parquet
+  recommend     the best next items of users, as JSON lines, CSV or parquet
   stat          count users and bytes of a store
   verify        recompute a sample of users from their histories and compare
   delete        forget users
@@ -17,53 +19,57 @@ USAGE = """Persistent user states: build them once, add events as they arrive, r
   restore       write the states of a snapshot into a new store
   export        write the model's functions as artifacts for servers without this package
 
-A store belongs to one model. After training another one, rebuild its states into a new store."""
+A store belongs to one model. After training another one, rebuild its states into a new store.
+COMMAND --help lists the flags of a command."""
+# commands of `jaxrec states` -> their names in `python -m jaxrec.serving`
+STATES = {
+    "build": "build-states",
+    **{
+        name: name
+        for name in (
+            "rebuild", "append", "stat", "verify", "delete", "compact", "snapshot", "restore",
+            "export",
+        )
+    },
+}  # fmt: skip
 
 
-class Formatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows defaults, except empty ones."""
+def parsers(prefix: str, names: dict[str, str] | None = None) -> dict[str, Parser]:
+    """A parser for every command.
 
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default in (None, ""):
-            return action.help
-        return super()._get_help_string(action)
+    prefix: of the program's name in --help. names: name on the command line -> command, default
+    those of USAGE.
+    """
+    shown = {command: name for name, command in (names or {}).items()}
+    made: dict[str, Parser] = {}
 
-
-def parser() -> argparse.ArgumentParser:
-    """All subcommands with their flags."""
-    top = argparse.ArgumentParser(
-        prog="python -m jaxrec.serving",
-        description=USAGE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    def add(
-        name: str, text: str, *, model: bool = True, store: bool = True
-    ) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text, formatter_class=Formatter)
+    def add(name: str, text: str, *, model: bool = True, store: bool = True) -> Parser:
+        sub = Parser(f"{prefix} {shown.get(name, name)}".strip(), text)
+        sub.set_defaults(command=name)
         if model:
             sub.add_argument("--workdir", required=True, help="folder of the training run")
             sub.add_argument("--which", default="best", help="checkpoint: best, latest or a step")
         if store:
             sub.add_argument(
-                "--store", required=True, help="path or URL (gs://, s3://) of the store"
+                "--store",
+                "--states",
+                required=True,
+                help="path or URL (gs://, s3://) of the store",
             )
+        made[name] = sub
         return sub
 
     _add_filling(add)
     _add_requests(add)
     _add_maintenance(add)
-    return top
+    return made if names is None else {name: made[command] for name, command in names.items()}
 
 
 class AddCommand(Protocol):
-    """Adds a subcommand; with the flags of a model and of a store, unless switched off."""
+    """Adds a command; with the flags of a model and of a store, unless switched off."""
 
-    def __call__(
-        self, name: str, text: str, *, model: bool = True, store: bool = True
-    ) -> argparse.ArgumentParser:
-        """The parser of the new subcommand."""
+    def __call__(self, name: str, text: str, *, model: bool = True, store: bool = True) -> Parser:
+        """The parser of the new command."""
         ...
 
 
@@ -102,7 +108,9 @@ def _add_filling(add: AddCommand) -> None:
 def _add_requests(add: AddCommand) -> None:
     """Commands that read a store: recommend, stat, verify."""
     sub = add("recommend", "The best next items of users.")
-    _add_users(sub)
+    who = sub.add_mutually_exclusive_group()
+    _add_users(who)
+    who.add_argument("--all-users", action="store_true", help="every user that the store has")
     sub.add_argument("--k", type=int, default=10, help="items per user")
     sub.add_argument("--now", type=float, help="time of the requests, seconds since 1970")
     sub.add_argument("--exclude-seen", action="store_true", help="needs a store with --keep-seen")
@@ -110,7 +118,19 @@ def _add_requests(add: AddCommand) -> None:
         "--candidates", default="", help="items to choose from: parquet, CSV, or one id per line"
     )
     sub.add_argument("--exclude", default="", help="items to leave out: the same kinds of file")
-    sub.add_argument("--output", default="-", help=".jsonl or .parquet file; - is standard output")
+    sub.add_argument(
+        "--titles",
+        default="",
+        metavar="FILE:COLUMN",
+        help="joins a column of a parquet or CSV file of items, which also has the column of item "
+        "ids of the training data",
+    )
+    sub.add_argument(
+        "--output",
+        default="-",
+        help=".jsonl or .parquet file, a row per user, or .csv file, a row per item; - is standard "
+        "output, JSON lines",
+    )
     add("stat", "Users and bytes of a store, per shard, as JSON.", model=False)
     sub = add("verify", "Recomputes a sample of users; status 1 when scores differ.")
     sub.add_argument("--sample", type=int, default=200, help="users")
@@ -146,7 +166,7 @@ def _add_cache_dir(sub: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_users(sub: argparse.ArgumentParser) -> None:
+def _add_users(sub: argparse._ActionsContainer) -> None:
     sub.add_argument(
         "--users", default="-", help="parquet, CSV, or a file of one id per line; - is stdin"
     )

@@ -1,53 +1,54 @@
-"""The command line `python -m jaxrec.serving`: flags, one job, and errors as one line."""
+"""The command lines of user states: flags, one job, and errors as one line."""
 
-import os
-import signal
-import sys
+import argparse
 from collections.abc import Sequence
 
-from jaxrec.errors import JaxrecError
-from jaxrec.serving.arguments import parser
-from jaxrec.serving.jobs import JOBS, Failure
+from jaxrec.errors import ConfigError, DataError
+from jaxrec.runtime.program import exit_status, nearest
+from jaxrec.serving.arguments import USAGE, parsers
+from jaxrec.serving.jobs import JOBS
 
-# packages that some subcommands need -> the extra that brings them
-EXTRAS = {"flatbuffers": "export", "polars": "data", "tensorflow_datasets": "data"}
+HELP = ("-h", "--help")
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 0, 1 when `verify` fails, 2 after an error that names what to change.
+    """`python -m jaxrec.serving`; returns its exit status.
 
-    Errors whose message says what to do are printed; anything else is a bug and keeps its
-    traceback.
+    Status: 0, 1 when `verify` fails, 2 after an error that names what to change.
     """
-    args = parser().parse_args(argv)
+    return exit_status("jaxrec.serving", main, argv)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command that `argv` begins with; raises JaxrecError, OSError, Failure."""
+    return dispatch(argv, USAGE, "python -m jaxrec.serving")
+
+
+def dispatch(
+    argv: Sequence[str], usage: str, prefix: str, names: dict[str, str] | None = None
+) -> int:
+    """Runs one of several commands. usage: what --help prints. prefix, names: as in `parsers`."""
+    if not argv or argv[0] in HELP:
+        print(usage)
+        return 0 if argv else 2
+    known = parsers(prefix, names)
+    if argv[0] not in known:
+        hint = nearest(argv[0], known) or f": there are {', '.join(known)}"
+        raise ConfigError(f"unknown command {argv[0]!r}{hint}")
+    parser = known[argv[0]]
+    return work(parser.parse_args(argv[1:]))
+
+
+def work(args: argparse.Namespace) -> int:
+    """Does the job of parsed flags; returns 0. What a caller of `Recommender` gets as ValueError
+    is a mistake of the user here, a DataError.
+    """
     try:
         JOBS[args.command](args)
-    except Failure as failure:
-        print(f"{args.command}: {failure}", file=sys.stderr)
-        return 1
-    except BrokenPipeError:  # whoever read the output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except (JaxrecError, OSError) as error:
-        print(f"{args.command}: error: {error}", file=sys.stderr)
-        return 2
-    except ModuleNotFoundError as error:
-        extra = EXTRAS.get(error.name or "")
-        if extra is None:
-            raise
-        print(
-            f"{args.command}: error: {error.name} is not installed: pip install 'jaxrec[{extra}]'",
-            file=sys.stderr,
-        )
-        return 2
     except (ValueError, TypeError) as error:
-        if "jaxrec" not in (_origin(error) or ""):
+        if isinstance(error, DataError | ConfigError) or "jaxrec" not in (_origin(error) or ""):
             raise
-        print(f"{args.command}: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"{args.command}: interrupted", file=sys.stderr)
-        return 128 + signal.SIGINT
+        raise DataError(str(error)) from error
     return 0
 
 

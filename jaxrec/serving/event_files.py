@@ -4,6 +4,7 @@ Parquet and CSV need polars; lines of text and JSON do not.
 """
 
 import contextlib
+import csv
 import json
 import os
 import pathlib
@@ -23,14 +24,23 @@ from jaxrec.types import ItemId, UserId
 STDIN = "-"
 TABLES = (*files.PARQUET, *files.CSV)
 JSON_LINES = (".jsonl", ".ndjson")
+LISTS = (*JSON_LINES, ".csv", *files.PARQUET)  # what lists can be written as
 
 
 class TopList(NamedTuple):
-    """A user's recommendations, best first; missing items are left out."""
+    """A user's recommendations, best first; missing items are left out.
+
+    titles: None where there is none of an item, or as a whole where nobody asked for them.
+    """
 
     user: UserId
     items: list[ItemId]
     scores: list[float]
+    titles: list[str | None] | None = None
+
+    def columns(self) -> dict[str, object]:
+        """The fields by name, without titles that nobody asked for."""
+        return {name: value for name, value in self._asdict().items() if value is not None}
 
 
 def read_events(
@@ -144,7 +154,9 @@ def _id(value: str, line: int, source: str, text: bool) -> UserId:
 
 
 def write_lists(lists: Iterable[TopList], target: str) -> int:
-    """Recommendations as JSON lines (standard output for -) or as parquet; returns how many.
+    """Recommendations as JSON lines (standard output for -), CSV or parquet; returns how many.
+
+    A row of JSON lines and parquet is a user; one of CSV an item of a user, with its rank from 1.
 
     A file is there as a whole or, after an error, not at all. Raises DataError for another kind
     of file, and where it cannot be written (disk full).
@@ -156,7 +168,7 @@ def write_lists(lists: Iterable[TopList], target: str) -> int:
     draft = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        count = _write(lists, draft, target.lower().endswith(JSON_LINES))
+        count = _write(lists, draft, target.lower())
         os.replace(draft, path)
     except OSError as error:
         raise DataError(f"--output={target}: cannot be written: {error}") from error
@@ -166,15 +178,19 @@ def write_lists(lists: Iterable[TopList], target: str) -> int:
     return count
 
 
-def _write(lists: Iterable[TopList], path: pathlib.Path, as_json: bool) -> int:
-    """Raises OSError."""
-    if as_json:
+def _write(lists: Iterable[TopList], path: pathlib.Path, target: str) -> int:
+    """Writes the kind of file that `target` ends in. Raises OSError."""
+    if target.endswith(".csv"):
+        with path.open("w", encoding="utf-8", newline="") as stream:
+            return _write_csv(lists, stream)
+    if target.endswith(JSON_LINES):
         with path.open("w", encoding="utf-8") as stream:
             return _write_json(lists, stream)
     import polars as pl
 
     rows = list(lists)
-    frame = pl.DataFrame({name: [getattr(row, name) for row in rows] for name in TopList._fields})
+    names = rows[0].columns() if rows else TopList._fields[:3]
+    frame = pl.DataFrame({name: [getattr(row, name) for row in rows] for name in names})
     try:
         frame.write_parquet(path)
     except pl.exceptions.PolarsError as error:
@@ -184,15 +200,28 @@ def _write(lists: Iterable[TopList], path: pathlib.Path, as_json: bool) -> int:
 
 def check_target(target: str) -> None:
     """Raises DataError when `write_lists` could not write there."""
-    if target != STDIN and not target.lower().endswith((*JSON_LINES, *files.PARQUET)):
-        known = ", ".join((*JSON_LINES, *files.PARQUET))
+    if target != STDIN and not target.lower().endswith(LISTS):
+        known = ", ".join(LISTS)
         raise DataError(f"--output={target}: known endings are {known}; - is standard output")
 
 
 def _write_json(lists: Iterable[TopList], stream: TextIO) -> int:
     count = 0
     for top_list in lists:
-        stream.write(json.dumps(top_list._asdict(), ensure_ascii=False) + "\n")
+        stream.write(json.dumps(top_list.columns(), ensure_ascii=False) + "\n")
         count += 1
     stream.flush()
+    return count
+
+
+def _write_csv(lists: Iterable[TopList], stream: TextIO) -> int:
+    writer, count = csv.writer(stream, lineterminator="\n"), 0
+    for top_list in lists:
+        if not count:
+            titled = ["title"] if top_list.titles is not None else []
+            writer.writerow(["user", "rank", "item", "score", *titled])
+        columns = [top_list.items, top_list.scores, *filter(None, [top_list.titles])]
+        for rank, row in enumerate(zip(*columns, strict=True), 1):
+            writer.writerow([top_list.user, rank, *row])
+        count += 1
     return count

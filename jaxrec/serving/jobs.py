@@ -1,4 +1,4 @@
-"""The jobs of `python -m jaxrec.serving`: one function per subcommand of `arguments.py`.
+"""The jobs of `jaxrec states` and `jaxrec recommend`: one function per command.
 
 Modules are imported where a job needs them: `--help` and mistakes answer at once.
 """
@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, TypeVar
 
 from jaxrec.errors import DataError
+from jaxrec.runtime.program import Failure
 from jaxrec.serving.tracking import Progress
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from jaxrec.data.prepared import Prepared
     from jaxrec.serving.service import Recommender
     from jaxrec.state_store.store import UserStateStore
@@ -23,15 +22,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Failure(Exception):
-    """Ends the program with one line and status 1."""
-
-
 def _print_json(value: Mapping[str, object]) -> None:
     print(json.dumps(value), flush=True)
 
 
 def _load(args: argparse.Namespace) -> "Recommender":
+    """The model of --workdir. Raises WorkdirError, CheckpointError."""
     from jaxrec.serving.service import Recommender
 
     return Recommender.load(args.workdir, which=args.which)
@@ -163,59 +159,10 @@ def _append_later(rec: "Recommender", args: argparse.Namespace) -> None:
 
 def recommend(args: argparse.Namespace) -> None:
     """`recommend`: lists are written while they are computed, a batch of users at a time."""
-    import numpy as np
+    from jaxrec.serving import recommending
 
-    from jaxrec.serving import event_files
-    from jaxrec.serving.buckets import BATCH
-
-    event_files.check_target(args.output)
-    rec = _load(args)
-    data_config = rec.config.data
-    users = event_files.read_users(args.users, data_config, rec.catalog.text_users)
-    candidates, exclude = (
-        event_files.read_ids(source, flag, data_config.item_column, rec.catalog.text_items)
-        if source
-        else None
-        for source, flag in ((args.candidates, "--candidates"), (args.exclude, "--exclude"))
-    )
-    for flag, items in (("--candidates", candidates), ("--exclude", exclude)):
-        _say_unknown(flag, rec.catalog.vocabulary.encode(items or []) == 0, "items", "ignored")
-    store = rec.open_store(args.store, mode="r")
-    has_state: list[np.ndarray] = []
-    starts: Iterable[int] = range(0, len(users), BATCH)
-    if args.output != event_files.STDIN:
-        starts = _progress("batches of users")(starts, -(-len(users) // BATCH))
-
-    def top_lists() -> Iterable[event_files.TopList]:
-        for start in starts:
-            batch = users[start : start + BATCH]
-            has_state.append(store.read(batch)[1])
-            items, scores = rec.recommend(
-                store,
-                batch,
-                k=min(args.k, rec.catalog.num_items),  # lists end with their last item
-                now=args.now,
-                exclude_seen=args.exclude_seen,
-                exclude=exclude,
-                candidates=candidates,
-            )
-            for user, row, values in zip(batch, items.tolist(), scores.tolist(), strict=True):
-                filled = [place for place, value in enumerate(values) if value != float("-inf")]
-                yield event_files.TopList(
-                    user, [row[i] for i in filled], [values[i] for i in filled]
-                )
-
-    event_files.write_lists(top_lists(), args.output)
-    if users:
-        _say_unknown("--users", ~np.concatenate(has_state), "users", "given the most popular items")
-
-
-def _say_unknown(flag: str, unknown: "np.ndarray", what: str, outcome: str) -> None:
-    """Says on standard error how many ids [N] of a file are unknown, unless all are known."""
-    from jaxrec.runtime.progress import say
-
-    if unknown.any():
-        say(f"{flag}: {int(unknown.sum()):,} of {len(unknown):,} {what} are unknown: {outcome}")
+    recommending.check(args)
+    recommending.recommend(_load(args), args, _progress("batches of users"))
 
 
 def stat(args: argparse.Namespace) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,13 +19,14 @@ class Request:
 
     k: length of the lists. now: int32 [B] model times, None for the users' last events.
     exclude: ids to leave out, per user. candidates: ids to choose from, per user; None for the
-    whole catalog.
+    whole catalog. exclude_seen: leave out what the store remembers of a user too.
     """
 
     k: int
     now: np.ndarray | None
     exclude: Sequence[np.ndarray]
     candidates: Sequence[np.ndarray] | None
+    exclude_seen: bool = False
 
     def of(self, users: Sequence[int]) -> "Request":
         """The request for some of the users, by their positions."""
@@ -33,12 +35,24 @@ class Request:
             None if self.now is None else self.now[users],
             [self.exclude[i] for i in users],
             None if self.candidates is None else [self.candidates[i] for i in users],
+            self.exclude_seen,
         )
 
     def without(self, items: np.ndarray) -> "Request":
         """The request that leaves out `items` [B, X] too; 0 is none."""
         pairs = zip(self.exclude, items, strict=True)
         return dataclasses.replace(self, exclude=[np.concatenate(pair) for pair in pairs])
+
+
+class Answer(NamedTuple):
+    """Top lists of B users: raw item ids [B, k], scores float32 [B, k], best first.
+
+    known: bool [B], users with a state; the scores of the others are training counts.
+    """
+
+    items: np.ndarray
+    scores: np.ndarray
+    known: np.ndarray
 
 
 def answer(

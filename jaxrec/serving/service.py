@@ -27,7 +27,7 @@ from jaxrec.serving import raw_inputs, requests, state_rows, updates
 from jaxrec.serving.buckets import BATCH
 from jaxrec.serving.compiled import CompiledModel, UserQueries, build_model
 from jaxrec.serving.raw_inputs import ItemLists
-from jaxrec.serving.requests import Request
+from jaxrec.serving.requests import Answer, Request
 from jaxrec.serving.state_rows import Events
 from jaxrec.serving.tracking import Progress, no_progress
 from jaxrec.serving.updates import AppendResult
@@ -253,35 +253,53 @@ class Recommender:
 
         Raises DataError or ValueError naming the argument.
         """
+        users, request = self.request(
+            user_ids, k, now=now, exclude_seen=exclude_seen, exclude=exclude, candidates=candidates
+        )
+        answer = self.answer(store, users, request)
+        return answer.items, answer.scores
+
+    def request(
+        self,
+        user_ids: UserIds,
+        k: int = 10,
+        *,
+        now: ArrayLike | None = None,
+        exclude_seen: bool = False,
+        exclude: ItemLists | None = None,
+        candidates: ItemLists | None = None,
+    ) -> tuple[list[UserId], Request]:
+        """The users and the request of a `recommend`, checked. Raises as `recommend`."""
         users = id_list(user_ids)
         self.catalog.check_users(users, "recommend")
         if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
             raise ValueError(f"k={k!r}: a positive integer is needed")
-        if exclude_seen and not state_rows.seen_capacity(store.spec):
-            raise ValueError(
-                "exclude_seen=True: this store does not remember what users have seen; create "
-                "it with keep_seen=N (items per user), or pass exclude"
-            )
         nothing = [np.zeros(0, np.int32)] * len(users)
-        request = Request(
+        return users, Request(
             k,
             now=raw_inputs.check_now(now, len(users), self.catalog),
             exclude=raw_inputs.check_items(exclude, len(users), "exclude", self.catalog) or nothing,
             candidates=raw_inputs.check_items(candidates, len(users), "candidates", self.catalog),
+            exclude_seen=exclude_seen,
         )
-        ids = np.full((len(users), k), PAD, np.int32)
-        scores = np.full((len(users), k), -np.inf, np.float32)
+
+    def answer(self, store: UserStateStore, users: Sequence[UserId], request: Request) -> Answer:
+        """The answer to a request of `request`. Raises ValueError and StoreError."""
+        state_rows.check_seen(store.spec, request.exclude_seen)
+        ids = np.full((len(users), request.k), PAD, np.int32)
+        scores = np.full((len(users), request.k), -np.inf, np.float32)
+        known = np.zeros(len(users), bool)
         for start in range(0, len(users), BATCH):
             batch = range(start, min(start + BATCH, len(users)))
-            columns, known = store.read([users[i] for i in batch])
+            columns, known[batch] = store.read([users[i] for i in batch])
             batch_request = request.of(batch)
-            if exclude_seen:
+            if request.exclude_seen:
                 batch_request = batch_request.without(columns[state_rows.SEEN])
             encoding = store.metadata.binding.encoding
             ids[batch], scores[batch] = requests.answer(
-                self.compiled, columns, known, batch_request, encoding
+                self.compiled, columns, known[batch], batch_request, encoding
             )
-        return self.catalog.raw(ids), scores
+        return Answer(self.catalog.raw(ids), scores, known)
 
     def queries(
         self, columns: Columns, encoding: str, now: np.ndarray | None = None

@@ -64,6 +64,15 @@ def seen_capacity(spec: RowSpec) -> int:
     return next((field.shape[0] for field in spec.fields if field.name == SEEN), 0)
 
 
+def check_seen(spec: RowSpec, exclude_seen: bool) -> None:
+    """Raises ValueError when seen items are to be left out and the store remembers none."""
+    if exclude_seen and not seen_capacity(spec):
+        raise ValueError(
+            "exclude_seen=True: this store does not remember what users have seen; create "
+            "it with keep_seen=N (items per user), or pass exclude"
+        )
+
+
 def to_host(state: UserState) -> UserState:
     """The same state as NumPy arrays."""
     return jax.tree.map(np.asarray, state)

@@ -21,7 +21,7 @@ from jaxrec.types import Json
 
 # Version of the store's layout: 3 added the store's identity to every shard.
 FORMAT = 3
-REBUILD = "build it again with `python -m jaxrec.serving build-states`"
+REBUILD = "build it again with `jaxrec states build`"
 STORE_FILE = "store.json"
 COPY_FILE = "copy.json"
 MAX_SHARDS = 4096

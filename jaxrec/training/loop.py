@@ -219,6 +219,8 @@ class _Run:
         self.log.window.waited(time.monotonic() - start)
         slots = batch.items.shape[1] - 1
         compiles, first = slots not in self.compiled, not self.compiled
+        if first:  # a minute of silence otherwise
+            self.log.progress.say("compiling the training step ...")
         if compiles and not first:  # steps still under way are no part of the pause
             jax.block_until_ready(self.state)
             start = time.monotonic()

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from jaxrec.cli import flags
+from jaxrec.cli.main import COMMANDS, run, usage
 from jaxrec.config import Config
 from jaxrec.config.option import options
 from jaxrec.errors import ConfigError
@@ -18,6 +19,8 @@ PROGRAMS = [
     ("eval.py",),
     ("-m", "jaxrec.cli.prepare"),
     ("-m", "jaxrec.cli.describe"),
+    ("-m", "jaxrec", "train"),
+    ("-m", "jaxrec", "evaluate"),
 ]
 KEYS = [key for key, _ in options(Config)]
 SLOW = {"jax", "flax", "optax", "orbax", "grain", "tensorflow_datasets", "polars", "matplotlib"}
@@ -78,12 +81,10 @@ def test_help_of_a_recipe_shows_its_values():
     ],
 )
 def test_help_of_a_wrong_recipe_is_one_line(recipe, message, capsys):
-    with pytest.raises(SystemExit) as end:
-        flags.help_if_asked("", ["train.py", f"--config={recipe}", "--help"])
+    assert run(["train", f"--config={recipe}", "--help"]) == 2
     captured = capsys.readouterr()
-    assert end.value.code == 2
     assert captured.out == ""
-    assert re.fullmatch(f"train.py: error: .*{re.escape(message)}.*\n", captured.err)
+    assert re.fullmatch(f"jaxrec train: error: .*{re.escape(message)}.*\n", captured.err)
 
 
 def test_the_command_line_does_not_import_jax():
@@ -114,6 +115,23 @@ def test_the_last_recipe_counts(arguments):
         flags.check_overrides(arguments)
 
 
-def test_without_help_nothing_is_printed(capsys):
-    flags.help_if_asked("usage", ["train.py", "--config=configs/quickstart.py"])
-    assert capsys.readouterr().out == ""
+LATER = ("savings", "serve", "tune")
+
+
+@pytest.mark.parametrize("name", sorted({*COMMANDS} - {*LATER}))
+def test_a_command_is_there_and_has_help(name, capsys):
+    assert name in usage()
+    assert run([name, "--help"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert f"jaxrec {name}" in captured.out
+    assert "python -m" not in captured.out
+
+
+def test_commands_answer_without_jax():
+    """All of them in one process, which takes what a reader of one waits at most."""
+    names = sorted({*COMMANDS} - {*LATER})
+    calls = "; ".join(f"run([{name!r}, '--help'])" for name in names)
+    done = start("-c", f"from jaxrec.cli.main import run; {calls}; import sys; print(*sys.modules)")
+    assert done.returncode == 0, done.stderr
+    assert not set(done.stdout.splitlines()[-1].split()) & SLOW

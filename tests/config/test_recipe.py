@@ -11,8 +11,9 @@ from jaxrec.errors import ConfigError
 
 COMMAND = """
 import sys
-from jaxrec.cli import flags
-flags.run(print, "usage", sys.argv[1:])
+from jaxrec.cli import train
+from jaxrec.runtime.program import exit_status
+sys.exit(exit_status("train.py", train.main))
 """
 
 
@@ -75,7 +76,7 @@ def test_an_unknown_key_in_a_recipe_is_refused(tmp_path, line, message):
     )
     with pytest.raises(ConfigError, match=message):
         load_recipe(str(file))
-    argv = ["train.py", f"--config={file}", f"--workdir={tmp_path}"]
+    argv = [f"--config={file}", f"--workdir={tmp_path}"]
     done = subprocess.run(
         [sys.executable, "-c", COMMAND, *argv], capture_output=True, text=True, check=False
     )

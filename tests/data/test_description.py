@@ -121,7 +121,7 @@ def test_command_lines(tmp_path):
     assert "events per user" in done.stdout
     described = json.loads(output.read_text())
     assert described["digest"] == found["digest"]
-    assert described["command"].startswith("python -m jaxrec.cli.describe --config=")
+    assert described["command"].startswith("jaxrec describe --config=")
     assert output.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     done = run("describe", *common, "--output=x.txt")
     assert done.returncode == 2

@@ -10,7 +10,7 @@ from jaxrec import data
 from jaxrec.config import Config
 from jaxrec.data import pipeline
 from jaxrec.errors import ConfigError
-from jaxrec.evaluation import baselines, evaluator, rendering, report
+from jaxrec.evaluation import baselines, evaluator, rendering, report, terminal
 from jaxrec.evaluation.ranks import Ranks, kinds_of, model_ranks
 from jaxrec.layout import SegmentLayout
 from jaxrec.model import recommender
@@ -158,7 +158,7 @@ def test_figures_carry_protocol_cost_and_intervals(result):
             assert interval["low"] <= interval["mean"] <= interval["high"]
         assert 0 < row["coverage"] <= 1
     assert set(value["comparisons"]) >= {"compressed / full", "masked / full"}
-    table = rendering.format_table(value)
+    table = terminal.format_table(value, verbose=True)
     assert all(f"\n{name} " in f"\n{table}" for name in rows)
     assert "seen items: not filtered" in table
     assert all(f"| {name} |" in rendering.markdown(value) for name in rows)
@@ -272,7 +272,7 @@ def test_the_share_of_the_gap_is_paired_over_users(result):
         assert found["share"]["mean"] == pytest.approx(share)
     else:
         assert found["share"]["mean"] is None
-    table, markdown = rendering.format_table(value), rendering.markdown(value)
+    table, markdown = terminal.format_table(value, verbose=True), rendering.markdown(value)
     assert "gap closed, mrr: " in table
     assert "| compressed between recent and full | Recall@10 | NDCG@10 | MRR |" in markdown
 

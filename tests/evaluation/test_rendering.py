@@ -5,7 +5,8 @@ import pathlib
 
 import pytest
 
-from jaxrec.evaluation import rendering, report
+from jaxrec.evaluation import printing, rendering
+from jaxrec.runtime.program import exit_status
 
 ROOT = pathlib.Path(__file__).parents[2]
 RESULT = ROOT / "results" / "completejourney.json"
@@ -52,11 +53,11 @@ def test_the_reading_explains_the_rows_that_the_page_has():
 
 
 def test_command(tmp_path, capsys):
-    report.main([str(RESULT)])
+    printing.main([str(RESULT)])
     assert "recall@10 by when the user last had the target" in capsys.readouterr().out
-    report.main(["--markdown", str(RESULT)])
+    printing.main(["--markdown", str(RESULT)])
     assert capsys.readouterr().out.startswith("| row | Recall@10 |")
-    report.main(["--page", str(ROOT / "results")])
+    printing.main(["--page", str(ROOT / "results")])
     assert capsys.readouterr().out == rendering.page(ROOT / "results")
 
 
@@ -65,12 +66,12 @@ def test_command(tmp_path, capsys):
     [
         ([], "files, or --page=FOLDER, are needed"),
         (["--page", "/nowhere"], "/nowhere: no such folder"),
-        (["/nowhere.json"], "/nowhere.json: not the result of an evaluation"),
+        (["/nowhere.json"], "/nowhere.json: no such file"),
         ([str(ROOT / "results" / "attention.json")], "not the result of an evaluation"),
     ],
 )
 def test_what_is_no_result(argv, message, capsys):
-    with pytest.raises(SystemExit) as stop:
-        report.main(argv)
-    assert stop.value.code == 2
-    assert message in capsys.readouterr().err
+    assert exit_status("jaxrec report", printing.main, argv) == 2
+    errors = capsys.readouterr().err
+    assert message in errors
+    assert errors.count("\n") == 1

@@ -1,6 +1,6 @@
 """Starts a program's main with one wrong command line after the other; prints what it said.
 
-Run as `python refusals.py PROGRAM` with a JSON list of argument lists on standard input; each
+Run as `python refusals.py COMMAND` with a JSON list of argument lists on standard input; each
 runs in a forked child, because importing jax every time is what takes long.
 """
 
@@ -11,9 +11,10 @@ import sys
 import tempfile
 import warnings
 
-from jaxrec.cli import flags
+from jaxrec.cli import training  # noqa: F401  (so that no child imports jax)
+from jaxrec.runtime.program import exit_status
 
-program = importlib.import_module(sys.argv[1])
+command = importlib.import_module(f"jaxrec.cli.{sys.argv[1]}")
 results = []
 for argv in json.load(sys.stdin):
     with tempfile.TemporaryFile("w+") as output:
@@ -22,8 +23,7 @@ for argv in json.load(sys.stdin):
             child = os.fork()
         if not child:
             os.dup2(output.fileno(), 2)
-            sys.argv = [f"{sys.argv[1]}.py", *argv]  # ml_collections looks there
-            flags.run(program.main, program.__doc__)
+            sys.exit(exit_status(f"jaxrec {sys.argv[1]}", command.main, argv))
         _, status = os.waitpid(child, 0)
         output.seek(0)
         results.append([os.waitstatus_to_exitcode(status), output.read()])

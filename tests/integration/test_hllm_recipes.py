@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 
-import train
 from configs import hllm_llama32_1b_ebnerd, hllm_llama32_1b_merrec, llama_id_ml_latest_small
 from jaxrec import config as config_lib
+from jaxrec.cli import training
 from jaxrec.runtime import mesh as mesh_lib
 from jaxrec.session import Session
 from tests.data import upstream
@@ -47,7 +47,7 @@ def test_a_recipe_is_planned_with_both_towers_trained(name, tmp_path, capsys):
     session = Session(config, tmp_path / "run", mesh)
     assert session.layout.length == length
     assert set(texts.fields) <= set(session.prepared.texts)
-    train.print_dry_run(config, session, mesh)
+    training.print_dry_run(config, session, mesh)
     out = capsys.readouterr().out
     assert "rows of 256 positions" in out
     assert "memory per device" in out

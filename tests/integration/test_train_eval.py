@@ -60,7 +60,10 @@ def test_a_run_ends_with_the_table(whole):
     result = json.loads((workdir / "results.json").read_text())
     names = [row["name"] for row in result["rows"]]
     assert names[:3] == ["compressed", "masked", "without-tokens"]
-    assert all(f"\n{name} " in out for name in names)
+    assert all((f"\n{name} " in out) == (name != "masked") for name in names)
+    assert out.splitlines()[0].startswith("compressed: NDCG@10 0.")
+    assert f"{workdir / 'results.json'}\n\nrow " in out
+    assert "left out: masked (as compressed)" in out
     assert result["paths"]["score_difference"] <= 1e-5
     assert {"config.json", "environment.json", "dataset.json", "checkpoints"} <= {
         path.name for path in workdir.iterdir()
@@ -124,6 +127,6 @@ def test_evaluation_beside_models_of_full_and_recent_history(whole, folder, shar
     assert [row["name"] for row in result["rows"]] == names
     assert "gap closed, ndcg@10: " in out
     assert "compressed / full" in out
-    assert result["command"].startswith("python ")
+    assert result["command"].startswith("jaxrec evaluate ")
     ours = json.loads((workdir / "results.json").read_text())["rows"][0]
     assert result["rows"][0]["metrics"] == ours["metrics"]

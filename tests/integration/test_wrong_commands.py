@@ -34,7 +34,7 @@ def check(program, cases):
         last = output.strip().splitlines()[-1]
         assert status == 2, (argv, output)
         assert "Traceback" not in output, (argv, output)
-        assert last.startswith(f"{program}.py: error: "), (argv, output)
+        assert last.startswith(f"jaxrec {program}: error: "), (argv, output)
         assert re.search(pattern, last), (argv, last)
 
 
@@ -122,7 +122,7 @@ def test_eval(tmp_path):
     empty.mkdir()
     workdir.claim(other, Config(), {})
     check(
-        "eval",
+        "evaluate",
         [
             (config, r"run: no such run; train it first"),
             (tiny.arguments(empty), r"empty has no config\.json: train there first"),

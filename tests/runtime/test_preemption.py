@@ -1,4 +1,4 @@
-"""SIGTERM as a request."""
+"""SIGTERM and Ctrl-C as requests."""
 
 import os
 import signal
@@ -44,3 +44,22 @@ def test_outside_the_main_thread_nothing_is_installed():
     thread.start()
     thread.join()
     assert seen == [(True, False)]
+
+
+def test_ctrl_c_is_a_request_once(capsys):
+    before = signal.getsignal(signal.SIGINT)
+    with Preemption(ctrl_c=True) as preemption:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert preemption.requested
+        assert "press it again to stop at once" in capsys.readouterr().err
+        assert (preemption.stopped().cause, preemption.stopped().status) == ("Ctrl-C", 130)
+        with pytest.raises(Preempted, match="Ctrl-C"), preemption.interrupting():
+            pytest.fail("a request from before is honoured too")
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+    with Preemption(ctrl_c=True) as preemption:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert (preemption.stopped().cause, preemption.stopped().status) == ("SIGTERM", 0)
+    with Preemption(), pytest.raises(KeyboardInterrupt):  # unless it is asked for
+        os.kill(os.getpid(), signal.SIGINT)

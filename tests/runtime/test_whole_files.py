@@ -1,16 +1,15 @@
 """Files that are replaced are replaced as a whole."""
 
 import contextlib
-import importlib.util
 import os
 import pathlib
 import resource
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from jaxrec.benchmark import timing
+from jaxrec.cli import results
 from jaxrec.data.catalog import Catalog
 from jaxrec.data.vocabulary import Vocabulary
 from jaxrec.runtime import workdir
@@ -83,24 +82,10 @@ def test_a_failing_benchmark_report_leaves_the_old_one(tmp_path):
 
 
 def test_a_failing_evaluation_leaves_the_old_results(tmp_path, monkeypatch):
-    file = pathlib.Path(__file__).parents[2] / "eval.py"
-    spec = importlib.util.spec_from_file_location("evaluation_command", file)
-    command = importlib.util.module_from_spec(spec)
-    monkeypatch.setattr("absl.flags.DEFINE_string", lambda *args: None)
-    spec.loader.exec_module(command)
-    session = SimpleNamespace(digests={}, evaluate=lambda say: {"rows": LARGE})
-    monkeypatch.setattr(command, "Session", lambda config, folder: session)
-    monkeypatch.setattr(command, "validate", lambda config: config)
-    monkeypatch.setattr(command.evaluator, "chosen", lambda *args: None)
-    for name in ("check", "check_data"):
-        monkeypatch.setattr(workdir, name, lambda *args: None)
-    config = SimpleNamespace(eval=SimpleNamespace(full_workdir=""))
-    assert_kept(
-        tmp_path,
-        lambda file: command.main(
-            SimpleNamespace(config=config, workdir=str(tmp_path), output=str(file))
-        ),
-    )
+    monkeypatch.setattr(results.terminal, "format_table", lambda *args, **kwargs: "")
+    monkeypatch.setattr(results.rank_file, "save", lambda *args: None)
+    made = results.Evaluation({"rows": LARGE}, {}, {})
+    assert_kept(tmp_path, lambda file: results.write(made, tmp_path, pathlib.Path(file)))
 
 
 def test_links_and_devices_stay(tmp_path):

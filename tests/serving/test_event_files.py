@@ -61,11 +61,16 @@ def test_lists_come_back(tmp_path):
     assert [TopList(**line) for line in rows] == lists
     event_files.write_lists(lists, str(tmp_path / "a.parquet"))
     assert pl.read_parquet(tmp_path / "a.parquet")["scores"].to_list() == [[0.5, 0.25], []]
+    titled = [TopList(1, [5, 6], [0.5, 0.25], ["a, b", None])]
+    event_files.write_lists(titled, str(tmp_path / "a.csv"))
+    assert (tmp_path / "a.csv").read_text().splitlines() == [
+        "user,rank,item,score,title", '1,1,5,0.5,"a, b"', "1,2,6,0.25,",
+    ]  # fmt: skip
     with pytest.raises(DataError, match=r"--output=a\.xml: known endings are \.jsonl"):
         event_files.write_lists(lists, "a.xml")
 
 
-@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.parquet"])
 def test_a_file_is_there_as_a_whole_or_not_at_all(tmp_path, name):
     def failing():
         yield TopList(1, [5], [0.5])
@@ -82,10 +87,10 @@ def test_a_file_is_there_as_a_whole_or_not_at_all(tmp_path, name):
 
 
 @pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="a full disk: /dev/full")
-@pytest.mark.parametrize("as_json", [True, False])
-def test_a_full_disk_is_an_error(as_json):
+@pytest.mark.parametrize("target", ["a.jsonl", "a.csv", "a.parquet"])
+def test_a_full_disk_is_an_error(target):
     with pytest.raises(OSError, match="No space left on device"):
-        event_files._write([TopList(1, [5], [0.5])], pathlib.Path("/dev/full"), as_json)
+        event_files._write([TopList(1, [5], [0.5])], pathlib.Path("/dev/full"), target)
 
 
 def test_ids_of_any_kind(tmp_path):

@@ -192,7 +192,7 @@ def test_a_snapshot_of_an_earlier_layout_is_refused_and_says_what_to_do(rec, sto
     metadata.write_json(root, RECORD, content | {"store": content["store"] | {"format": 1}})
     sentence = (
         r"record\.json: .*made by an earlier layout of jaxrec: "
-        "build it again with `python -m jaxrec.serving build-states`"
+        "build it again with `jaxrec states build`"
     )
     with pytest.raises(StoreError, match=sentence):
         Snapshot(tmp_path)

@@ -176,7 +176,7 @@ def test_a_store_of_an_earlier_layout_is_refused_and_says_what_to_do(tmp_path, e
     metadata.write_json(root, metadata.STORE_FILE, content | {"format": 1})
     sentence = (
         r"store\.json: format 1 found, this version reads 3: made by an earlier layout of jaxrec: "
-        "build it again with `python -m jaxrec.serving build-states`"
+        "build it again with `jaxrec states build`"
     )
     with pytest.raises(StoreError, match=sentence):
         reopen(tmp_path / "s")

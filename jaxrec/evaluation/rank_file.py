@@ -1,0 +1,86 @@
+"""The ranks of an evaluation on disk, so that runs can be compared user by user.
+
+`ranks.npz` holds user (dense index), position and item of every target, int32 [P], the ranks of
+every row, int32 [P], and what makes ranks comparable: data, split, candidates, filter.
+"""
+
+import json
+import pathlib
+import zipfile
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxrec.config import Config
+from jaxrec.errors import WorkdirError
+from jaxrec.evaluation.ranks import Ranks
+from jaxrec.runtime import workdir
+from jaxrec.types import Json
+
+NAME = "ranks.npz"
+FACTS = "facts"
+TARGETS = ("user", "position", "item")
+_ROW = "rank:"  # before the name of a row
+
+
+class RankFile(NamedTuple):
+    """facts: see `facts`. ranks: row -> its ranks, targets by user and position, without lists."""
+
+    facts: Json
+    ranks: dict[str, Ranks]
+
+
+def facts(config: Config, digests: Mapping[str, str], num_items: int) -> Json:
+    """What two evaluations must share to be compared, by the name that a message gives it."""
+    data = config.data
+    return {
+        "data.dataset": data.dataset,
+        **{f"digest of {name}": value for name, value in digests.items()},
+        "data.split": data.split,
+        "data.holdout": data.holdout,
+        "eval.split": config.eval.split,
+        "eval.filter_seen": config.eval.filter_seen,
+        "candidates": num_items,
+    }
+
+
+def save(path: pathlib.Path, ranks: Mapping[str, Ranks], facts: Json) -> None:
+    """Replaces the file as a whole. Raises OSError."""
+    first = next(iter(ranks.values()))
+    order = np.lexsort((first.position, first.user))
+    columns = {name: getattr(first, name)[order].astype(np.int32) for name in TARGETS}
+    columns |= {f"{_ROW}{name}": row.rank[order].astype(np.int32) for name, row in ranks.items()}
+    with workdir.replacing(path) as file:
+        arrays: dict[str, Any] = {FACTS: np.array(json.dumps(facts)), **columns}
+        np.savez_compressed(file, **arrays)
+
+
+def load(folder: pathlib.Path) -> RankFile:
+    """The ranks of the last evaluation of the run in `folder`.
+
+    Raises WorkdirError for a folder without a run, a run that was not evaluated, a damaged file.
+    """
+    path = folder / NAME
+    if not folder.is_dir():
+        raise WorkdirError(f"{folder}: no such run; name the folder of a run")
+    if not path.is_file():
+        workdir.load_config(folder)
+        raise WorkdirError(
+            f"{folder} has no {NAME}: it was not evaluated, or by an earlier version; "
+            f"jaxrec evaluate --workdir={folder} writes it"
+        )
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            columns = {name: stored[name] for name in stored.files}
+            found = json.loads(str(columns.pop(FACTS)))
+            user, position, item = (columns.pop(name) for name in TARGETS)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise WorkdirError(
+            f"{path} is damaged ({error}): jaxrec evaluate --workdir={folder} writes it again"
+        ) from error
+    rows = {
+        name.removeprefix(_ROW): Ranks(user, position, item, rank, None)
+        for name, rank in columns.items()
+    }
+    return RankFile(found, rows)
