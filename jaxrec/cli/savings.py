@@ -15,25 +15,23 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
+from jaxrec.cli import flags
 from jaxrec.errors import ConfigError
+from jaxrec.runtime.program import Parser, exit_status
 
+FLAGS = ("workdir", "config", "seeds", "recent", "compressed", "full", "help")
 EXAMPLE = "--config=configs/table.py:events.parquet"
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The flags."""
-    made = argparse.ArgumentParser(
-        prog="jaxrec savings",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-        epilog="--config.KEY=VALUE sets any key of the compressed model; the others follow it.",
-    )
+    made = Parser("jaxrec savings", __doc__ or "")
+    made.epilog = "--config.KEY=VALUE sets any key of the compressed model; the others follow it."
     made.add_argument("--workdir", default="", help="folder of the runs, tables and the page")
     made.add_argument(
         "--config", default="", help="FILE.py[:ARGUMENT], a recipe of a compressed model"
     )
-    made.add_argument("--seeds", type=int, default=1, help="trainings of each model (default 1)")
+    made.add_argument("--seeds", type=int, default=1, help="trainings of each model")
     for mode in ("recent", "compressed", "full"):
         made.add_argument(
             f"--{mode}", default="", metavar="RUN", help=f"finished run, layout.mode={mode}"
@@ -43,7 +41,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str]) -> int:
     """The command; returns its exit status."""
-    args, overrides = parser().parse_known_args(argv)
+    flags.check_overrides(argv, FLAGS, recorded=True)
+    overrides = [text for text in argv if text.startswith("--config.")]
+    args = parser().parse_args([text for text in argv if text not in overrides])
     if not args.workdir:
         raise ConfigError("--workdir=FOLDER is needed: where runs, tables and the page go")
     if args.seeds < 1:
@@ -76,11 +76,11 @@ def _answer(
     check_output(folder, config)
     lab = Lab(config, folder / "runs", say, given=given)
     try:
-        with Preemption() as preemption, preemption.interrupting():
+        with Preemption(ctrl_c=True) as preemption, preemption.interrupting():
             lines = savings.answer(lab, folder, savings.command(args, overrides))
-    except Preempted:
-        say("stopped; the same command goes on")
-        return 0
+    except Preempted as stop:
+        say(f"stopped by {stop.cause}; the same command goes on")
+        return stop.status
     print("\n".join(lines))
     for name in ("gap", "cost"):
         rows = result_table.read(folder / f"{name}.json")["rows"]
@@ -90,4 +90,4 @@ def _answer(
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(exit_status("jaxrec savings", main))

@@ -118,12 +118,12 @@ def say(line: str) -> None:
 def program() -> int:
     """`main` with errors as one line; returns the exit status."""
     try:
-        # results between trainings are written whole or not at all, so SIGTERM may end anywhere
-        with Preemption() as preemption, preemption.interrupting():
+        # results between trainings are written whole or not at all, so a signal may end it anywhere
+        with Preemption(ctrl_c=True) as preemption, preemption.interrupting():
             return main(sys.argv[1:])
-    except Preempted:
-        say("stopped by SIGTERM; the same command goes on")
-        return 0
+    except Preempted as stop:
+        say(f"stopped by {stop.cause}; the same command goes on")
+        return stop.status
     except (JaxrecError, OSError) as error:
         say(f"jaxrec.experiments: error: {error}")
         return 2

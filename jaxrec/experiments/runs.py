@@ -29,7 +29,7 @@ from jaxrec.model import recommender
 from jaxrec.runtime import mesh as mesh_lib
 from jaxrec.runtime import workdir
 from jaxrec.runtime.checkpoint import steps
-from jaxrec.runtime.preemption import Preempted, Preemption
+from jaxrec.runtime.preemption import Preemption
 from jaxrec.session import CHECKPOINTS, Session
 from jaxrec.types import Batch
 
@@ -166,7 +166,7 @@ class Lab:
     def _fit(self, config: Config, folder: pathlib.Path) -> None:
         self.say(f"training {folder.name}: {essence(config)}")
         folder.mkdir(parents=True, exist_ok=True)
-        with Preemption() as preemption:
+        with Preemption(ctrl_c=True) as preemption:
             mesh = mesh_lib.make_mesh(config.mesh)
             with preemption.interrupting():
                 session = Session(config, folder, mesh, preemption.poll)
@@ -179,7 +179,7 @@ class Lab:
                     "seeds with --config.experiments.seeds"
                 ) from error
         if result.stopped == "preempted":
-            raise Preempted
+            raise preemption.stopped()
         workdir.write_text(folder / DONE, f'{{"step": {result.step}}}\n')
 
     def users(self, prepared: Prepared) -> np.ndarray:
