@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import pathlib
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
@@ -61,34 +62,24 @@ def parse(argv: Sequence[str], define: Define | None = None, *, recorded: bool =
     from absl import flags
     from ml_collections import config_flags
 
-    values, line = flags.FlagValues(), ["jaxrec", *argv]
+    values, line = flags.FlagValues(), ["jaxrec", *_without(argv, "config")]
     flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
     if define is not None:
         define(values)
     check_overrides(argv, [*values, "config"], recorded=recorded)
-    if _recipe(argv) is None:
-        config_flags.DEFINE_config_dataclass(
-            "config", _of_run(_last(argv, "workdir")), flag_values=values, sys_argv=line
-        )
-    else:
-        config_flags.DEFINE_config_file("config", None, "recipe", flag_values=values, sys_argv=line)
+    recipe = _recipe(argv)
+    config = _load(recipe) if recipe is not None else _of_run(_last(argv, "workdir"))
+    _check_class(config)
     try:
+        config_flags.DEFINE_config_dataclass("config", config, flag_values=values, sys_argv=line)
         unparsed = values(line)[1:]
-        config = values.config
     except flags.Error as error:
         raise ConfigError(_reason(str(error))) from error
-    except AttributeError as error:
-        if "no attribute 'get_config'" not in str(error):
-            raise
-        raise ConfigError(
-            "--config: the file has no function get_config(), see configs/"
-        ) from error
     if unparsed:
         raise ConfigError(f"unexpected argument {unparsed[0]!r}: see --help")
-    _check_class(config)
     if not values.workdir:
         raise ConfigError(_NO_WORKDIR)
-    validate(config)
+    validate(values.config)
     return values
 
 
@@ -153,7 +144,7 @@ def describe(recipe: str | None = None) -> str:
     config = Config()
     title = "Configuration keys and their defaults:"
     if recipe is not None:
-        config = load_recipe(recipe)
+        config = _load(recipe)
         _check_class(config)
         title = f"Configuration keys and their values in {recipe} (*: not the default):"
     return "\n".join([title, *_describe(Config, "", config)])
@@ -194,6 +185,27 @@ def _last(arguments: Sequence[str], flag: str) -> str | None:
     if f"--{flag}" in arguments[:-1]:
         found.append(arguments[list(arguments).index(f"--{flag}") + 1])
     return found[-1] if found else None
+
+
+def _without(arguments: Sequence[str], flag: str) -> list[str]:
+    """The arguments without --flag and its value."""
+    kept, skip = [], False
+    for argument in arguments:
+        if not skip and not re.match(rf"--?{flag}(=|$)", argument):
+            kept.append(argument)
+        skip = not skip and argument in (f"--{flag}", f"-{flag}")
+    return kept
+
+
+def _load(recipe: str) -> Any:
+    """What `get_config` of a recipe returns; the recipe may import others beside it.
+
+    A console script finds no modules in the working directory, as `python FILE` and `python -m` do.
+    """
+    for place in (pathlib.Path.cwd(), recipe_file(recipe.partition(":")[0]).resolve().parents[1]):
+        if str(place) not in sys.path:
+            sys.path.append(str(place))
+    return load_recipe(recipe)
 
 
 def _check_class(config: object) -> None:

@@ -13,7 +13,7 @@ def usage() -> str:
     """What --help prints: the commands by their names here."""
     lines = [line for line in USAGE.splitlines() if not line.startswith("  recommend ")]
     text = "\n".join(lines).replace("build-states  ", "build         ")
-    return f"{text} `jaxrec recommend` reads a store."
+    return f"    {PREFIX} COMMAND\n\n{text} `jaxrec recommend` reads a store."
 
 
 def main(argv: Sequence[str]) -> int:

@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
     """`jaxrec report`; returns its exit status."""
     args = parser().parse_args(argv)
     if bool(args.files) == bool(args.page):
-        raise ConfigError("files of results, or --page=FOLDER, are needed: see --help")
+        raise ConfigError("files, or --page=FOLDER, are needed: see --help")
     from jaxrec.evaluation import rendering, terminal  # behind the mistakes in flags
 
     if args.page:

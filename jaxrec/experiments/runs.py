@@ -26,8 +26,8 @@ from jaxrec.evaluation import baselines, evaluator
 from jaxrec.evaluation.ranks import Ranks, model_ranks, rule_ranks
 from jaxrec.experiments.settings import ExperimentsConfig
 from jaxrec.model import recommender
+from jaxrec.runtime import compile_cache, workdir
 from jaxrec.runtime import mesh as mesh_lib
-from jaxrec.runtime import workdir
 from jaxrec.runtime.checkpoint import steps
 from jaxrec.runtime.preemption import Preemption
 from jaxrec.session import CHECKPOINTS, Session
@@ -158,8 +158,9 @@ class Lab:
 
     def _share_compiled(self, config: Config) -> None:
         """Compiles once for all seeds of a setting and for later starts."""
-        if jax.config.values.get("jax_compilation_cache_dir") is None:
-            cache = config.train.compilation_cache or str((self.folder / "compiled").absolute())
+        setting = config.train.compilation_cache
+        if setting != compile_cache.OFF and jax.config.values["jax_compilation_cache_dir"] is None:
+            cache = setting or str((self.folder / "compiled").absolute())
             jax.config.update("jax_compilation_cache_dir", cache)
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 

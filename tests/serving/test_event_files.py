@@ -11,7 +11,7 @@ import pytest
 
 from jaxrec.config import DataConfig
 from jaxrec.errors import DataError
-from jaxrec.serving import Recommender, arguments, event_files, jobs
+from jaxrec.serving import Recommender, arguments, event_files, jobs, recommending
 from jaxrec.serving.event_files import TopList
 from tests.serving import standin
 
@@ -152,10 +152,10 @@ def test_digits_in_events_stay_text_where_ids_are(tmp_path):
 
 
 def test_unknown_ids_are_counted(capsys):
-    jobs._say_unknown("--exclude", np.array([True, False, True]), "items", "ignored")
+    recommending._say_unknown("--exclude", np.array([True, False, True]), "items", "ignored")
     assert capsys.readouterr().err == "--exclude: 2 of 3 items are unknown: ignored\n"
-    jobs._say_unknown("--exclude", np.array([], bool), "items", "ignored")
-    jobs._say_unknown("--users", np.array([False]), "users", "ignored")
+    recommending._say_unknown("--exclude", np.array([], bool), "items", "ignored")
+    recommending._say_unknown("--users", np.array([False]), "users", "ignored")
     assert not capsys.readouterr().err
 
 
@@ -168,9 +168,9 @@ def test_recommend_counts_unknown_ids(tmp_path, monkeypatch, capsys):
     for name, ids in (("users", "1\n2\n77\n"), ("bad", "1000\n5\n6\n"), ("few", "1000\n1010\n8\n")):
         (tmp_path / name).write_text(ids)
     monkeypatch.setattr(jobs, "_load", lambda args: rec)
-    flags = f"recommend --workdir=x --store={tmp_path}/states --users={tmp_path}/users"
+    flags = f"--workdir=x --store={tmp_path}/states --users={tmp_path}/users"
     flags += f" --exclude={tmp_path}/bad --candidates={tmp_path}/few --k=1"
-    jobs.recommend(arguments.parser().parse_args(flags.split()))
+    jobs.recommend(arguments.parsers("")["recommend"].parse_args(flags.split()))
     captured = capsys.readouterr()
     assert [json.loads(line)["items"] for line in captured.out.splitlines()] == [[1010]] * 3
     assert captured.err.splitlines() == [
