@@ -2,25 +2,43 @@
 
 Data: `--config.data.user_column` and the like name the columns; items with fewer than 5 events
 are dropped; the last event of each user is the test, the one before it validation.
-Layout: 4 x (100 items + 4 tokens) + a recent window of up to 100, compressed HSTU.
+Layout: what histories of this length ask for, and so are model, loss and training. The values
+below suit most data. Commands replace them by the advice of `jaxrec.data.advice` once the command
+line is read and the data is prepared: a recipe is read before that, so it cannot know which
+columns and filters there are. What you set yourself stays, and a run that was started keeps what it
+was started with. `jaxrec describe` prints each value with its reason, and with
+`--recipe=FILE.py` writes them as a recipe of your own, which nothing changes any more.
 Argument: the file, a glob of files, or empty with `--config.data.path`.
 Hardware, cost and quality: those of your data; `--config.train.dry_run=True` prints what a step
 needs.
 Command:
 
-    python train.py --config=configs/table.py:events.parquet --workdir=runs/mine \
+    jaxrec train --config=configs/table.py:events.parquet --workdir=runs/mine \
         --config.data.user_column=customer --config.data.item_column=product \
         --config.data.time_column=time
 """
 
-from configs import completejourney_hstu
 from jaxrec.config import Config
+
+ADVISED = True  # jaxrec.cli.advised
 
 
 def get_config(path: str = "") -> Config:
-    config = completejourney_hstu.get_config()
+    config = Config()
     config.data.dataset = "table"
     config.data.path = path
-    config.data.holdout = 1
     config.data.min_item_events = 5
+    config.layout.mode = "compressed"
+    config.layout.segment_size = 50
+    config.layout.tokens = 4
+    config.layout.max_segments = 4
+    config.model.backbone = "sasrec"
+    config.model.width = 64
+    config.model.layers = 2
+    config.model.heads = 2
+    config.model.item_bias = True
+    config.model.token_input = "pooled"
+    config.loss.kind = "sampled_softmax"
+    config.train.learning_rate = 2e-3
+    config.train.patience = 8
     return config

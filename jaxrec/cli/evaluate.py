@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
     def evaluate(values: Any) -> int:
         return _evaluate(values, f"jaxrec evaluate {shlex.join(argv)}")
 
-    return flags.call(evaluate, __doc__, argv, define=_define, recorded=True)
+    return flags.call(evaluate, __doc__, argv, define=_define, recorded=True, advice="run")
 
 
 def _define(values: Any) -> None:

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
+from jaxrec.cli import advised
 from jaxrec.config import Config, check_key, lookup, validate
 from jaxrec.config.option import Option, group_of, option_of, options
 from jaxrec.config.recipe import load_recipe, recipe_file
@@ -39,25 +40,33 @@ def call(
     *,
     define: Define | None = None,
     recorded: bool = False,
+    advice: advised.Source = "data",
 ) -> int:
     """Parses a command line and calls `main(flags)`; returns its exit status, 0 for None.
 
     main: gets absl's flags, `config` (validated) and `workdir` among them. usage: the command's
     docstring, shown by --help above the configuration keys, before anything slow is imported.
-    argv, define, recorded: as in `parse`. Raises JaxrecError, OSError.
+    argv, define, recorded, advice: as in `parse`. Raises JaxrecError, OSError.
     """
     if set(argv).intersection(_HELP):
         print(f"{(usage or '').strip()}\n\n{describe(_recipe(argv))}")
         return 0
-    return main(parse(argv, define, recorded=recorded)) or 0
+    return main(parse(argv, define, recorded=recorded, advice=advice)) or 0
 
 
-def parse(argv: Sequence[str], define: Define | None = None, *, recorded: bool = False) -> Any:
+def parse(
+    argv: Sequence[str],
+    define: Define | None = None,
+    *,
+    recorded: bool = False,
+    advice: advised.Source = "data",
+) -> Any:
     """absl's flags with `config` and `workdir` read.
 
     argv: without the program. define: adds flags of the command (absl's `flag_values`). recorded:
-    without --config the configuration is that of the run in --workdir. Raises ConfigError, and
-    WorkdirError for a folder without a run.
+    without --config the configuration is that of the run in --workdir. advice: what fills a recipe
+    that asks for advice (see `jaxrec.cli.advised`). Raises ConfigError, DataError, and WorkdirError
+    for a folder without a run.
     """
     from absl import flags
     from ml_collections import config_flags
@@ -80,6 +89,9 @@ def parse(argv: Sequence[str], define: Define | None = None, *, recorded: bool =
     if not values.workdir:
         raise ConfigError(_NO_WORKDIR)
     validate(values.config)
+    if advice != "none" and advised.wanted(recipe):
+        given = config_flags.get_override_values(values["config"])
+        advised.fill(values.config, given, pathlib.Path(values.workdir), source=advice)
     return values
 
 

@@ -29,7 +29,7 @@ from jaxrec.runtime.program import exit_status
 
 def main(argv: Sequence[str]) -> int:
     """`jaxrec prepare`; returns its exit status."""
-    return flags.call(prepare_data, __doc__, argv, define=_define)
+    return flags.call(prepare_data, __doc__, argv, define=_define, advice="none")
 
 
 def _define(values: Any) -> None:

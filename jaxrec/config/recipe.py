@@ -2,6 +2,7 @@
 
 import importlib.util
 import pathlib
+import types
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,14 +26,8 @@ def load_recipe(recipe: str) -> Any:
     Raises ConfigError for a file that is missing, fails, or has no such function.
     """
     name, colon, argument = recipe.partition(":")
-    path = recipe_file(name)
-    spec = importlib.util.spec_from_file_location(f"_recipe_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
-        get_config = getattr(module, "get_config", None)
+        get_config = getattr(load_module(name), "get_config", None)
         if get_config is None:
             raise ConfigError(f"--config={name}: the file has no function get_config()")
         return get_config(argument) if colon else get_config()
@@ -40,6 +35,17 @@ def load_recipe(recipe: str) -> Any:
         raise
     except Exception as error:
         raise ConfigError(f"--config={recipe}: {type(error).__name__}: {error}") from error
+
+
+def load_module(name: str) -> types.ModuleType:
+    """The module of a recipe's file. Raises ConfigError for a missing one, and what it raises."""
+    path = recipe_file(name)
+    spec = importlib.util.spec_from_file_location(f"_recipe_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def recipe_file(name: str) -> pathlib.Path:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxrec.data import splits
+from jaxrec.data import rhythm, splits
 from jaxrec.data.prepared import Prepared
 from jaxrec.runtime.progress import track
 from jaxrec.types import Json
@@ -47,6 +47,7 @@ def describe(prepared: Prepared) -> Json:
     # the place of a raw id among all raw ids: what a file sorted by item is sorted by
     rank = np.zeros(prepared.num_items + 1, np.int64)
     rank[1:][np.argsort(prepared.vocabulary.ids, kind="stable")] = np.arange(prepared.num_items)
+    found = rhythm.Rhythm()
     low, high, target_times, tied_targets, cold = 2**31, -1, [], 0, 0
     train_times = []
     for part in _parts(prepared):
@@ -63,8 +64,7 @@ def describe(prepared: Prepared) -> Json:
         tally["tied rising"] += int((tied & rises).sum())
         tally["pairs"] += int(other.sum())
         tally["rising"] += int((other & rises).sum())
-        joint = part.user * (prepared.num_items + 1) + part.items
-        tally["repeats"] += len(joint) - len(np.unique(joint))
+        tally["repeats"] += found.add(part.user, part.items, part.times)
         target = (part.place >= first[part.user]) & (part.place < stop[part.user])
         target_times.append(part.times[target].astype(np.int32))
         tied_targets += int((target[1:] & tied).sum())
@@ -77,7 +77,9 @@ def describe(prepared: Prepared) -> Json:
         "first_time": _date(prepared, low),
         "last_time": _date(prepared, high),
         "days": (high - low) / 86_400,
+        **found.facts(),
         **_tail(counts[1:]),
+        "test_users": int((stop > first).sum()),
         **_split(np.concatenate(target_times), np.concatenate(train_times), tied_targets, cold),
     }
     return {**numbers, "warnings": _warnings(prepared, numbers)}
@@ -236,6 +238,7 @@ def table(numbers: Json) -> str:
             f"{numbers['repeat_share']:.1%} of events, "
             f"{numbers['repeat_at_once_share']:.1%} at once",
         ),
+        *rhythm.lines(numbers),
         ("events on items", top),
         ("rare items", rare),
         ("split", f"{numbers['train_events']:,} train, {numbers['test_targets']:,} test targets"),

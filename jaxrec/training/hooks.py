@@ -17,7 +17,7 @@ class Hook:
     """Called around every step; the methods of this class do nothing.
 
     `fit(..., hooks=[...])` takes more of them. A hook sees values and changes none: what a run
-    computes does not depend on its hooks.
+    computes does not depend on its hooks. One that raises ends the run where it is.
     """
 
     def before_step(self, step: int, state: TrainState) -> None:
@@ -25,6 +25,9 @@ class Hook:
 
     def after_step(self, step: int, state: TrainState, metrics: StepMetrics) -> None:
         """Step number `step` (1 is the first) was started; its values may not be there yet."""
+
+    def after_validation(self, step: int, values: Mapping[str, float]) -> None:
+        """Validation after `step` steps gave these metrics, under their plain names (ndcg@10)."""
 
     def close(self, state: TrainState) -> None:
         """The run is over, or was ended by an exception."""

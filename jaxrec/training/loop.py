@@ -298,6 +298,8 @@ class _Run:
             f"step {self.step}  validation {metric} {value:.5f}  "
             f"({'the best so far' if better else best})"
         )
+        for hook in self.hooks:
+            hook.after_validation(self.step, values)
         return better
 
     def save(self) -> None:
