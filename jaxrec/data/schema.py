@@ -90,10 +90,7 @@ def require(columns: Iterable[str], needed: Sequence[str], source: str, hint: st
         )
         separator = next((mark for mark in ";\t|," if len(have) == 1 and mark in have[0]), "")
         if separator:
-            advice = (
-                f"Its fields are separated by {separator!r}: commas are needed in .csv, "
-                "tabs in .tsv"
-            )
+            advice = f"Fields are separated by {separator!r}: .csv needs commas, .tsv needs tabs"
         raise DataError(
             f"{source}: column {missing[0]!r} is missing, there are: "
             f"{', '.join(map(repr, have)) or 'none'}. {advice}"

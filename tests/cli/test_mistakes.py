@@ -113,7 +113,7 @@ def test_mistakes_in_files_of_events(tmp_path, capsys):
         (
             file("semicolons.csv", (HEADER + ROWS).replace(",", ";")),
             [],
-            r"semicolons\.csv: column 'user_id' is missing.*separated by ';': commas",
+            r"semicolons\.csv: column 'user_id' is missing.*separated by ';': \.csv needs commas",
         ),
         (events, ["--config.data.user_column=usr"], r"column 'usr' is missing.*user_column"),
         (file("words.csv", HEADER + "1,2,yesterday\n"), [], r"words\.csv.*timestamp"),
