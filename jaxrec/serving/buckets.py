@@ -5,6 +5,7 @@ are rounded up to one of a few sizes; the padding changes no result.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,6 +14,21 @@ BATCH = USERS[-1]
 EVENTS = (16, 128, 1024)  # events beyond a full recent window; more are added in turn
 LISTS = (16, 64, 256, 1024)  # items of a top list
 IDS = (16, 64, 256, 1024, 4096)  # excluded or candidate items of a user
+
+
+class Shapes(NamedTuple):
+    """The sizes that each axis is rounded up to, ascending.
+
+    Few sizes are few programs, which can all be compiled before the first request.
+    """
+
+    users: tuple[int, ...] = USERS
+    events: tuple[int, ...] = EVENTS
+    lists: tuple[int, ...] = LISTS
+    ids: tuple[int, ...] = IDS
+
+
+SHAPES = Shapes()
 
 
 def size_of(count: int, sizes: Sequence[int]) -> int:

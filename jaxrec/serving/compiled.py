@@ -9,13 +9,15 @@ import jax
 import numpy as np
 
 from jaxrec import ranking
-from jaxrec.config import Config, MeshConfig
+from jaxrec.config import Config, MeshConfig, ModelConfig, digest
 from jaxrec.layout import SegmentLayout
 from jaxrec.model import recommender, states
 from jaxrec.model.recommender import Model
 from jaxrec.ranking import ItemIndex, TopK
+from jaxrec.runtime import leaves, workdir
 from jaxrec.runtime import mesh as mesh_lib
 from jaxrec.serving import buckets
+from jaxrec.serving.buckets import SHAPES, Shapes
 from jaxrec.state_store.encodings import decode_state
 from jaxrec.state_store.row_format import Columns
 from jaxrec.types import Array, HistoryItems, ItemVectors, Params, Queries, UserState
@@ -37,12 +39,23 @@ def build_model(config: Config, num_items: int) -> Model:
     return recommender.build(config.model, config.loss, layout, num_items)
 
 
+def model_version(config: Config, params: Params) -> str:
+    """Digest of everything that scores depend on: the parameters and the model's settings."""
+    defaults = workdir.flatten(ModelConfig())
+    return digest(
+        {name: leaves.digest(leaf) for name, leaf in leaves.flatten(params).items()},
+        # defaults are left out: a key that a later version adds does not change the digest
+        {k: v for k, v in workdir.flatten(config.model).items() if v != defaults.get(k)},
+        config.loss.similarity,
+    )
+
+
 class CompiledModel:
     """`extend`, `queries`, `top_k` and `top_k_of_candidates` for batches of a few sizes.
 
     params: on every device. items: the index of the catalog. popularity: an index whose scores
-    are training counts. With several devices the rows of both are split over them. traces: how
-    often each function was compiled for a new shape.
+    are training counts. With several devices the rows of both are split over them. shapes: the
+    sizes of batches. traces: how often each function was compiled for a new shape.
     """
 
     def __init__(
@@ -51,13 +64,15 @@ class CompiledModel:
         params: Params,
         counts: np.ndarray,
         devices: Sequence[jax.Device],
+        *,
+        shapes: Shapes = SHAPES,
     ) -> None:
         """counts: int64 [V + 1] training events per item, entry 0 is padding.
 
         Raises ValueError when the configuration has no user states (layout.mode is not
         `compressed`).
         """
-        self.config = config
+        self.config, self.shapes = config, shapes
         self.model = model = build_model(config, len(counts) - 1)
         states.empty(model, 1)  # refuses layouts without tokens
         mesh = None
@@ -89,7 +104,7 @@ class CompiledModel:
         Entries beyond the last user are padding.
         """
         count = len(columns["events"])
-        size = buckets.size_of(count, buckets.USERS)
+        size = buckets.size_of(count, self.shapes.users)
         state = decode_state({n: buckets.fill(c, size) for n, c in columns.items()}, encoding)
         times = None
         if self.config.model.request_time:
@@ -101,7 +116,7 @@ class CompiledModel:
 
     def popularity_queries(self, count: int) -> UserQueries:
         """Queries to `popularity` for `count` users without a state; rounded up to a bucket."""
-        size = buckets.size_of(count, buckets.USERS)
+        size = buckets.size_of(count, self.shapes.users)
         ones = np.ones((size, 1), np.float32)
         return UserQueries(Queries(ones), None)
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -18,6 +18,35 @@ from jaxrec.types import ItemId, UserId
 ItemLists: TypeAlias = Iterable[ItemId] | Iterable[Iterable[ItemId]] | np.ndarray
 
 NAMES = ("user_ids", "item_ids", "timestamps")
+
+
+class NewEvents(NamedTuple):
+    """Checked events of distinct users.
+
+    users, events: the users and the known events of each. unknown_items: how many events were left
+    out because the model does not know their items. table: all events, raw.
+    """
+
+    users: list[UserId]
+    events: list[Events]
+    unknown_items: int
+    table: Interactions
+
+
+def new_events(
+    user_ids: ArrayLike, item_ids: ArrayLike, timestamps: ArrayLike, catalog: Catalog
+) -> NewEvents:
+    """Three columns [N] of raw ids and times as events of users, in dense ids and model times.
+
+    Raises DataError as `check_events`, and for user ids of another kind than in training.
+    """
+    table = check_events(user_ids, item_ids, timestamps)
+    times = catalog.seconds(table.time, "append")
+    items = catalog.vocabulary.encode(table.item)
+    known = items > 0
+    users, events = by_user(table.user[known], items[known], times[known])
+    catalog.check_users(users, "append")
+    return NewEvents(users, events, int((~known).sum()), table)
 
 
 def check_events(user_ids: ArrayLike, item_ids: ArrayLike, timestamps: ArrayLike) -> Interactions:
@@ -60,6 +89,13 @@ def by_user(
     ends = np.cumsum(np.bincount(index, minlength=len(users)))[:-1]
     columns = zip(np.split(items[order], ends), np.split(times[order], ends), strict=True)
     return users.tolist(), [Events(*pair) for pair in columns]
+
+
+def check_k(k: object) -> int:
+    """The length of a list. Raises ValueError unless it is a positive integer."""
+    if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
+        raise ValueError(f"k={k!r}: a positive integer is needed")
+    return int(k)
 
 
 def check_now(now: ArrayLike | None, batch: int, catalog: Catalog) -> np.ndarray | None:
@@ -117,5 +153,9 @@ def _dense(raw: Iterable[ItemId] | np.ndarray, name: str, catalog: Catalog) -> n
     values = raw if isinstance(raw, np.ndarray) else list(raw)
     if not len(values):
         return np.zeros(0, np.int32)
-    dense = np.unique(catalog.vocabulary.encode(schema.check_ids(values, name, "recommend")))
+    checked = schema.check_ids(values, name, "recommend")
+    try:
+        dense = np.unique(catalog.vocabulary.encode(checked))
+    except DataError as error:
+        raise DataError(f"{name}: {error}") from error
     return dense[dense > 0]

@@ -9,7 +9,7 @@ from jaxrec.data.datasets import files
 from jaxrec.data.ingest import to_numpy
 from jaxrec.errors import DataError
 from jaxrec.runtime.progress import say
-from jaxrec.serving import event_files
+from jaxrec.serving import event_files, requests
 from jaxrec.serving.buckets import BATCH
 from jaxrec.serving.event_files import TopList
 from jaxrec.types import ItemId, UserId
@@ -64,7 +64,8 @@ def recommend(rec: "Recommender", args: argparse.Namespace, progress: "Progress"
 
     def top_lists() -> Iterator[TopList]:
         for batch in batches:
-            users, request = rec.request(
+            users, request = requests.make_request(
+                catalog,
                 batch,
                 min(args.k, catalog.num_items),  # lists end with their last item
                 now=args.now,

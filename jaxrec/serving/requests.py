@@ -5,12 +5,16 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from jaxrec.data.catalog import Catalog
 from jaxrec.ranking import ItemIndex
-from jaxrec.serving import buckets, state_rows
+from jaxrec.serving import buckets, raw_inputs, state_rows
 from jaxrec.serving.compiled import CompiledModel, UserQueries
+from jaxrec.serving.raw_inputs import ItemLists
+from jaxrec.state_store.keys import UserIds, id_list
 from jaxrec.state_store.row_format import Columns
-from jaxrec.types import PAD
+from jaxrec.types import PAD, UserId
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +46,30 @@ class Request:
         """The request that leaves out `items` [B, X] too; 0 is none."""
         pairs = zip(self.exclude, items, strict=True)
         return dataclasses.replace(self, exclude=[np.concatenate(pair) for pair in pairs])
+
+
+def make_request(
+    catalog: Catalog,
+    user_ids: UserIds,
+    k: int = 10,
+    *,
+    now: ArrayLike | None = None,
+    exclude_seen: bool = False,
+    exclude: ItemLists | None = None,
+    candidates: ItemLists | None = None,
+) -> tuple[list[UserId], Request]:
+    """The checked arguments of `Recommender.recommend`; raises as it does."""
+    users = id_list(user_ids)
+    catalog.check_users(users, "recommend")
+    k, count = raw_inputs.check_k(k), len(users)
+    nothing = [np.zeros(0, np.int32)] * count
+    return users, Request(
+        k,
+        now=raw_inputs.check_now(now, count, catalog),
+        exclude=raw_inputs.check_items(exclude, count, "exclude", catalog) or nothing,
+        candidates=raw_inputs.check_items(candidates, count, "candidates", catalog),
+        exclude_seen=exclude_seen,
+    )
 
 
 class Answer(NamedTuple):
@@ -87,17 +115,18 @@ def _top_lists(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scores and dense ids [B, K]: K is k rounded up, at most the number of candidates."""
     count = len(request.exclude)
-    size = buckets.size_of(count, buckets.USERS)
-    width = buckets.size_of(request.k, buckets.LISTS)
+    shapes = model.shapes
+    size = buckets.size_of(count, shapes.users)
+    width = buckets.size_of(request.k, shapes.lists)
     if request.candidates is None:
         exclude = None
         if any(len(items) for items in request.exclude):
-            exclude = buckets.fill(buckets.rectangle(request.exclude, buckets.IDS), size)
+            exclude = buckets.fill(buckets.rectangle(request.exclude, shapes.ids), size)
         scores, ids = model.top_k(queries, index, exclude, k=min(width, index.num_items))
     else:
         pairs = zip(request.candidates, request.exclude, strict=True)
         allowed = [np.setdiff1d(items, excluded) for items, excluded in pairs]
-        candidates = buckets.fill(buckets.rectangle(allowed, buckets.IDS), size)
+        candidates = buckets.fill(buckets.rectangle(allowed, shapes.ids), size)
         width = min(width, candidates.shape[1])
         scores, ids = model.top_k_of_candidates(queries, index, candidates, k=width)
     return np.asarray(scores)[:count], np.asarray(ids)[:count]

@@ -19,20 +19,20 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxrec.config import Config, ModelConfig, digest
+from jaxrec.config import Config, digest
 from jaxrec.data.catalog import Catalog
 from jaxrec.model.recommender import Model
-from jaxrec.runtime import checkpoint, leaves, workdir
+from jaxrec.runtime import checkpoint, workdir
 from jaxrec.serving import raw_inputs, requests, state_rows, updates
-from jaxrec.serving.buckets import BATCH
-from jaxrec.serving.compiled import CompiledModel, UserQueries, build_model
+from jaxrec.serving.buckets import BATCH, SHAPES, Shapes
+from jaxrec.serving.compiled import CompiledModel, UserQueries, build_model, model_version
 from jaxrec.serving.raw_inputs import ItemLists
 from jaxrec.serving.requests import Answer, Request
 from jaxrec.serving.state_rows import Events
 from jaxrec.serving.tracking import Progress, no_progress
 from jaxrec.serving.updates import AppendResult
 from jaxrec.state_store.encodings import ENCODINGS
-from jaxrec.state_store.keys import UserIds, id_list
+from jaxrec.state_store.keys import UserIds
 from jaxrec.state_store.metadata import Binding, Url
 from jaxrec.state_store.row_format import Columns
 from jaxrec.state_store.store import UserStateStore
@@ -54,17 +54,18 @@ class Recommender:
         *,
         step: int = 0,
         devices: Sequence[jax.Device] | None = None,
+        shapes: Shapes = SHAPES,
     ) -> None:
         """config, params, catalog: of one run; `load` reads them from its folder.
 
         step: of the checkpoint. devices: where the model runs (default: all local devices);
-        the rows of the item table are split over them. Raises ValueError
+        the rows of the item table are split over them. shapes: sizes of batches. Raises ValueError
         when the configuration has no user states (layout.mode is not `compressed`).
         """
         self.config, self.catalog, self.step = config, catalog, step
         self.devices = tuple(jax.local_devices() if devices is None else devices)
-        self.compiled = CompiledModel(config, params, catalog.counts, self.devices)
-        self.version = _version(config, params)
+        self.compiled = CompiledModel(config, params, catalog.counts, self.devices, shapes=shapes)
+        self.version = model_version(config, params)
 
     @property
     def model(self) -> Model:
@@ -88,11 +89,12 @@ class Recommender:
         *,
         which: str = "best",
         devices: Sequence[jax.Device] | None = None,
+        shapes: Shapes = SHAPES,
     ) -> Self:
         """The model of a training run (or of a snapshot, see `jaxrec.serving.snapshot`).
 
-        which: best, latest or a step number. Raises WorkdirError, CheckpointError or
-        ConfigError naming the file and what to do.
+        which: best, latest or a step number. shapes: sizes of batches. Raises WorkdirError,
+        CheckpointError or ConfigError naming the file and what to do.
         """
         path = pathlib.Path(folder)
         config = workdir.load_config(path)
@@ -101,7 +103,7 @@ class Recommender:
         model = build_model(config, catalog.num_items)
         like = jax.eval_shape(model.init, jax.random.key(0))
         step, params = checkpoint.load_params(path / workdir.CHECKPOINTS, like, which)
-        return cls(config, params, catalog, step=step, devices=devices)
+        return cls(config, params, catalog, step=step, devices=devices, shapes=shapes)
 
     # -- stores ------------------------------------------------------------------------------
 
@@ -187,12 +189,9 @@ class Recommender:
         Raises DataError, before anything is written, for wrong types, different lengths, NaN,
         null and impossible timestamps.
         """
-        table = raw_inputs.check_events(user_ids, item_ids, timestamps)
-        times = self.catalog.seconds(table.time, "append")
-        items = self.catalog.vocabulary.encode(table.item)
-        known = items > 0
-        users, events = raw_inputs.by_user(table.user[known], items[known], times[known])
-        self.catalog.check_users(users, "append")
+        users, events, unknown_items, table = raw_inputs.new_events(
+            user_ids, item_ids, timestamps, self.catalog
+        )
         source = raw_inputs.digest(table, BATCH) if idempotent else ""
         total = np.zeros(len(AppendResult._fields), np.int64)
         # sorted by number of events, so that the users of a batch need about the same work
@@ -208,7 +207,7 @@ class Recommender:
                 idempotency_key=(source, number) if idempotent else None,
             )
         appended = AppendResult(*total.tolist())
-        return appended._replace(unknown_items=int((~known).sum()))
+        return appended._replace(unknown_items=unknown_items)
 
     def append_dense(
         self,
@@ -253,44 +252,27 @@ class Recommender:
 
         Raises DataError or ValueError naming the argument.
         """
-        users, request = self.request(
-            user_ids, k, now=now, exclude_seen=exclude_seen, exclude=exclude, candidates=candidates
+        users, request = requests.make_request(
+            self.catalog,
+            user_ids,
+            k,
+            now=now,
+            exclude_seen=exclude_seen,
+            exclude=exclude,
+            candidates=candidates,
         )
         answer = self.answer(store, users, request)
         return answer.items, answer.scores
 
-    def request(
-        self,
-        user_ids: UserIds,
-        k: int = 10,
-        *,
-        now: ArrayLike | None = None,
-        exclude_seen: bool = False,
-        exclude: ItemLists | None = None,
-        candidates: ItemLists | None = None,
-    ) -> tuple[list[UserId], Request]:
-        """The users and the request of a `recommend`, checked. Raises as `recommend`."""
-        users = id_list(user_ids)
-        self.catalog.check_users(users, "recommend")
-        if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
-            raise ValueError(f"k={k!r}: a positive integer is needed")
-        nothing = [np.zeros(0, np.int32)] * len(users)
-        return users, Request(
-            k,
-            now=raw_inputs.check_now(now, len(users), self.catalog),
-            exclude=raw_inputs.check_items(exclude, len(users), "exclude", self.catalog) or nothing,
-            candidates=raw_inputs.check_items(candidates, len(users), "candidates", self.catalog),
-            exclude_seen=exclude_seen,
-        )
-
     def answer(self, store: UserStateStore, users: Sequence[UserId], request: Request) -> Answer:
-        """The answer to a request of `request`. Raises ValueError and StoreError."""
+        """The answer to a request of `requests.make_request`. Raises ValueError and StoreError."""
         state_rows.check_seen(store.spec, request.exclude_seen)
         ids = np.full((len(users), request.k), PAD, np.int32)
         scores = np.full((len(users), request.k), -np.inf, np.float32)
         known = np.zeros(len(users), bool)
-        for start in range(0, len(users), BATCH):
-            batch = range(start, min(start + BATCH, len(users)))
+        most = self.compiled.shapes.users[-1]
+        for start in range(0, len(users), most):
+            batch = range(start, min(start + most, len(users)))
             columns, known[batch] = store.read([users[i] for i in batch])
             batch_request = request.of(batch)
             if request.exclude_seen:
@@ -306,14 +288,3 @@ class Recommender:
     ) -> UserQueries:
         """The queries of stored rows, as `CompiledModel.queries`."""
         return self.compiled.queries(columns, encoding, now)
-
-
-def _version(config: Config, params: Params) -> str:
-    """Digest of everything that scores depend on: the parameters and the model's settings."""
-    defaults = workdir.flatten(ModelConfig())
-    return digest(
-        {name: leaves.digest(leaf) for name, leaf in leaves.flatten(params).items()},
-        # defaults are left out: a key that a later version adds does not change the digest
-        {k: v for k, v in workdir.flatten(config.model).items() if v != defaults.get(k)},
-        config.loss.similarity,
-    )

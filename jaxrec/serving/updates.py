@@ -35,6 +35,14 @@ class AppendResult(NamedTuple):
     repeated: int = 0
 
 
+class UserCounts(NamedTuple):
+    """Of one user's new events: added to the state, left out as late, and added once more."""
+
+    added: int
+    late: int
+    repeated: int
+
+
 def append_events(
     model: CompiledModel,
     store: UserStateStore,
@@ -48,20 +56,7 @@ def append_events(
     events: of each user, in time order, dense ids. idempotency_key: as in
     `UserStateStore.update`.
     """
-    events_of = dict(zip(users, events, strict=True))
-    encoding = store.metadata.binding.encoding
-    counts: dict[UserId, tuple[int, int, int]] = {}  # added, late, repeated
-
-    def update(ids: list[UserId], columns: Columns, known: np.ndarray) -> Columns:
-        del known  # rows of new users are zero: an empty state
-        new = [events_of[user] for user in ids]
-        result, late = updated_rows(model, columns, new, encoding)
-        repeated = [state_rows.repeated(columns, row, added) for row, added in enumerate(new)]
-        for user, dropped, added, twice in zip(ids, late.tolist(), new, repeated, strict=True):
-            counts[user] = (len(added.items) - dropped, dropped, twice)
-        return result
-
-    store.update(list(users), update, idempotency_key=idempotency_key)
+    counts = append_counts(model, store, users, events, idempotency_key=idempotency_key)
     added, late, repeated = np.asarray([(0, 0, 0), *counts.values()]).sum(0).tolist()
     return AppendResult(
         events=added,
@@ -71,6 +66,32 @@ def append_events(
         already_applied=len(users) - len(counts),
         repeated=repeated,
     )
+
+
+def append_counts(
+    model: CompiledModel,
+    store: UserStateStore,
+    users: Sequence[UserId],
+    events: Sequence[Events],
+    *,
+    idempotency_key: tuple[str, int] | None = None,
+) -> dict[UserId, UserCounts]:
+    """`append_events` with the counts of each user; users that had these events are left out."""
+    events_of = dict(zip(users, events, strict=True))
+    encoding = store.metadata.binding.encoding
+    counts: dict[UserId, UserCounts] = {}
+
+    def update(ids: list[UserId], columns: Columns, known: np.ndarray) -> Columns:
+        del known  # rows of new users are zero: an empty state
+        new = [events_of[user] for user in ids]
+        result, late = updated_rows(model, columns, new, encoding)
+        repeated = [state_rows.repeated(columns, row, added) for row, added in enumerate(new)]
+        for user, dropped, added, twice in zip(ids, late.tolist(), new, repeated, strict=True):
+            counts[user] = UserCounts(len(added.items) - dropped, dropped, twice)
+        return result
+
+    store.update(list(users), update, idempotency_key=idempotency_key)
+    return counts
 
 
 def updated_rows(
@@ -106,8 +127,8 @@ def _extended_rows(
 
     pending: of each user, all events that are not compressed yet: those of the row, then new ones.
     """
-    layout = model.config.layout
-    size = buckets.size_of(len(pending), buckets.USERS)
+    layout, shapes = model.config.layout, model.shapes
+    size = buckets.size_of(len(pending), shapes.users)
     state = decode_state({n: buckets.fill(c, size) for n, c in columns.items()}, encoding)
     state = state._replace(
         pending=np.zeros_like(state.pending), events=state.events - state.pending
@@ -115,8 +136,8 @@ def _extended_rows(
     lengths = buckets.fill(np.asarray([len(events.items) for events in pending], np.int32), size)
     start, longest = 0, int(lengths.max())
     while start < longest:
-        remaining = min(longest - start, layout.recent + buckets.EVENTS[-1])
-        width = layout.recent + buckets.size_of(remaining - layout.recent, buckets.EVENTS)
+        remaining = min(longest - start, layout.recent + shapes.events[-1])
+        width = layout.recent + buckets.size_of(remaining - layout.recent, shapes.events)
         items, times = (np.zeros((size, width), np.int32) for _ in range(2))
         for row, events in enumerate(pending):
             cut = slice(start, start + width)
