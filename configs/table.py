@@ -20,7 +20,7 @@ Command:
 
 from jaxrec.config import Config
 
-ADVISED = True  # jaxrec.cli.advised
+ADVISED = True  # jaxrec.data.advised
 
 
 def get_config(path: str = "") -> Config:

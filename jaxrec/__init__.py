@@ -20,6 +20,8 @@ tokens (PerSRec, arXiv 2601.03479): a small user state that grows as events arri
 >>> ids.shape
 (1, 3)
 
+From a data frame to recommendations, `fit` and `load` are shorter: docs/python.md.
+
 Names are imported when they are used, so that `import jaxrec` costs nothing.
 """
 
@@ -28,6 +30,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from jaxrec import ranking
+    from jaxrec.api import fit, load
     from jaxrec.config import Config, LayoutConfig, LossConfig, ModelConfig, TrainConfig, validate
     from jaxrec.errors import JaxrecError
     from jaxrec.layout import SegmentLayout
@@ -52,12 +55,15 @@ __all__ = [
     "UserState",
     "UserStateStore",
     "build",
+    "fit",
+    "load",
     "ranking",
     "states",
     "validate",
 ]
 
 _HOMES = {
+    "jaxrec.api": ("fit", "load"),
     "jaxrec.config": (
         "Config",
         "LayoutConfig",

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from jaxrec import data
 from jaxrec.config import Config, validate
-from jaxrec.data import pipeline
+from jaxrec.data import pipeline, splits
 from jaxrec.data.catalog import Catalog
 from jaxrec.errors import ConfigError
 from jaxrec.evaluation import evaluator, report
@@ -81,14 +81,29 @@ class Session:
         """Digests of data and vocabulary (dataset.json)."""
         return self.identity.digests
 
-    def save_catalog(self) -> None:
-        """Writes the catalog, all that serving needs of the data, into the run's folder."""
+    @property
+    def catalog(self) -> Catalog:
+        """All that serving needs of the data."""
         prepared = self.prepared
         text_users = prepared.users.dtype.kind == "U"
-        catalog = Catalog(
+        return Catalog(
             prepared.vocabulary, prepared.counts, prepared.time_origin, text_users=text_users
         )
-        catalog.save(self.folder)
+
+    def save_catalog(self) -> None:
+        """Writes the catalog into the run's folder."""
+        self.catalog.save(self.folder)
+
+    def check_targets(self) -> None:
+        """Raises ConfigError where no user has a target: evaluation would find out late."""
+        prepared = self.prepared
+        for split in dict.fromkeys(("validation", self.config.eval.split)):
+            first, stop = splits.target_range(prepared.boundaries, prepared.lengths, split)
+            if not (first < stop).any():
+                raise ConfigError(
+                    f"{prepared.folder}: no user has a target for {split}. Lower data.holdout, "
+                    "choose another data.split or give more events of each user"
+                )
 
     def history(self, user: int) -> np.ndarray:
         """All items of a user (dense index), int32 [N], oldest first."""

@@ -12,15 +12,15 @@ import pathlib
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
-from jaxrec.cli import advised
-from jaxrec.config import Config, check_key, lookup, validate
+from jaxrec.config import Config, asks_for_advice, check_key, lookup, validate
 from jaxrec.config.option import Option, group_of, option_of, options
 from jaxrec.config.recipe import load_recipe, recipe_file
 from jaxrec.errors import ConfigError, WorkdirError
 from jaxrec.runtime.program import nearest
 
+Advice: TypeAlias = Literal["data", "run", "none"]
 Define: TypeAlias = Callable[[Any], None]  # gets absl's FlagValues and adds flags to them
 
 _NO_WORKDIR = "--workdir=FOLDER is needed: where the run lives, see --help"
@@ -40,7 +40,7 @@ def call(
     *,
     define: Define | None = None,
     recorded: bool = False,
-    advice: advised.Source = "data",
+    advice: Advice = "data",
 ) -> int:
     """Parses a command line and calls `main(flags)`; returns its exit status, 0 for None.
 
@@ -59,14 +59,14 @@ def parse(
     define: Define | None = None,
     *,
     recorded: bool = False,
-    advice: advised.Source = "data",
+    advice: Advice = "data",
 ) -> Any:
     """absl's flags with `config` and `workdir` read.
 
     argv: without the program. define: adds flags of the command (absl's `flag_values`). recorded:
     without --config the configuration is that of the run in --workdir. advice: what fills a recipe
-    that asks for advice (see `jaxrec.cli.advised`). Raises ConfigError, DataError, and WorkdirError
-    for a folder without a run.
+    that asks for advice (see `jaxrec.data.advised`; none: it stays). Raises ConfigError, DataError,
+    and WorkdirError for a folder without a run.
     """
     from absl import flags
     from ml_collections import config_flags
@@ -89,7 +89,9 @@ def parse(
     if not values.workdir:
         raise ConfigError(_NO_WORKDIR)
     validate(values.config)
-    if advice != "none" and advised.wanted(recipe):
+    if advice != "none" and asks_for_advice(recipe):
+        from jaxrec.data import advised  # slow
+
         given = config_flags.get_override_values(values["config"])
         advised.fill(values.config, given, pathlib.Path(values.workdir), source=advice)
     return values

@@ -1,6 +1,5 @@
 """The work of `jaxrec train`: data, model, training, evaluation of the best checkpoint."""
 
-import functools
 import pathlib
 import traceback
 from typing import Any
@@ -10,17 +9,14 @@ from jax.sharding import Mesh
 
 from jaxrec.cli import results
 from jaxrec.config import Config
-from jaxrec.data import splits
-from jaxrec.errors import ConfigError, JaxrecError
+from jaxrec.errors import JaxrecError
 from jaxrec.evaluation import evaluator
-from jaxrec.model import cost
-from jaxrec.model.recommender import Model
-from jaxrec.runtime import chips, compile_cache, distributed, progress
+from jaxrec.runtime import compile_cache, distributed, progress
 from jaxrec.runtime import mesh as mesh_lib
 from jaxrec.runtime.preemption import Preempted, Preemption
 from jaxrec.session import Session
 from jaxrec.training.dry_run import dry_run
-from jaxrec.training.window import ExampleCost, StepCost
+from jaxrec.training.step_cost import cost_of_a_step
 
 
 def main(flags: Any) -> int:
@@ -70,7 +66,7 @@ def train_and_evaluate(
         print_dry_run(config, session, mesh)
         return
 
-    check_targets(session)
+    session.check_targets()
 
     # Training, from the last checkpoint in the folder if there is one.
     result = session.fit(preemption=preemption, step_cost=step_cost)
@@ -82,31 +78,6 @@ def train_and_evaluate(
         evaluation = results.evaluate(session, say)
     if distributed.leader():
         results.write(evaluation, folder, folder / "results.json", verbose)
-
-
-def check_targets(session: Session) -> None:
-    """Raises ConfigError where no user has a target: evaluation would find out after training."""
-    prepared = session.prepared
-    for split in dict.fromkeys(("validation", session.config.eval.split)):
-        first, stop = splits.target_range(prepared.boundaries, prepared.lengths, split)
-        if not (first < stop).any():
-            raise ConfigError(
-                f"{prepared.folder}: no user has a target for {split}. Lower data.holdout, choose "
-                "another data.split or give more events of each user"
-            )
-
-
-def cost_of_a_step(config: Config, model: Model, mesh: Mesh) -> StepCost:
-    """What an example costs, for the rates that are logged."""
-
-    @functools.cache
-    def example(slots: int) -> ExampleCost:
-        layout = model.layout.shortened(slots)
-        flops = cost.training_flops(config.model, config.loss, layout, model.num_items)
-        return ExampleCost(layout.length, flops)
-
-    peak = chips.peak_flops(mesh.devices.flat[0])
-    return StepCost(example, None if peak is None else peak * mesh.size)
 
 
 def print_dry_run(config: Config, session: Session, mesh: Mesh) -> None:

@@ -28,8 +28,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from jaxrec import config as config_lib
-from jaxrec.cli import advised, flags
-from jaxrec.config import Config, load_recipe, validate
+from jaxrec.cli import flags
+from jaxrec.config import Config, asks_for_advice, load_recipe, validate
 from jaxrec.errors import ConfigError, WorkdirError
 from jaxrec.runtime.program import Parser, exit_status
 
@@ -72,6 +72,7 @@ def _search(args: argparse.Namespace, overrides: Sequence[str]) -> int:
     if not isinstance(config, Config):
         raise ConfigError(f"--config={args.config}: get_config returned no jaxrec Config")
     from jaxrec.cli import search_space  # --help does without jax
+    from jaxrec.data import advised
     from jaxrec.experiments import settings
 
     for text in overrides:
@@ -90,7 +91,7 @@ def _search(args: argparse.Namespace, overrides: Sequence[str]) -> int:
     with workdir.lock(folder), Preemption(ctrl_c=True) as preemption:
         try:
             with preemption.interrupting():
-                if advised.wanted(args.config):
+                if asks_for_advice(args.config):
                     advised.fill(config, given, folder, started=_started(folder))
                 config.data.cache_dir = config.data.cache_dir or str(folder / "data")
                 _claim(folder, config, args.search)

@@ -17,7 +17,6 @@ from jaxrec.cli import search_space, tune_report
 from jaxrec.cli.search_space import Dimension
 from jaxrec.cli.tune_report import Row
 from jaxrec.config import Config, digest, validate
-from jaxrec.data import splits
 from jaxrec.data.advice import put
 from jaxrec.errors import ConfigError, NonFiniteError
 from jaxrec.runtime import mesh as mesh_lib
@@ -79,7 +78,7 @@ def run(
     Preempted after SIGTERM.
     """
     with preemption.interrupting():
-        _check_targets(Session(config, folder, mesh_lib.make_mesh(config.mesh)))
+        Session(config, folder, mesh_lib.make_mesh(config.mesh)).check_targets()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with _study(folder, config) as study:
         for killed in study.get_trials(states=(TrialState.RUNNING,)):
@@ -260,13 +259,3 @@ def _remove_checkpoints(folder: pathlib.Path, rows: Sequence[Row]) -> None:
         if best is None or row.folder != best.folder:
             checkpoints = folder / "trials" / row.folder / workdir.CHECKPOINTS
             shutil.rmtree(checkpoints, ignore_errors=True)
-
-
-def _check_targets(session: Session) -> None:
-    prepared = session.prepared
-    first, stop = splits.target_range(prepared.boundaries, prepared.lengths, "validation")
-    if not (first < stop).any():
-        raise ConfigError(
-            f"{prepared.folder}: no user has a target for validation. Lower data.holdout, choose "
-            "another data.split or give more events of each user"
-        )

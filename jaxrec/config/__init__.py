@@ -21,7 +21,7 @@ from jaxrec.config.fields import (
     TextsConfig,
     TrainConfig,
 )
-from jaxrec.config.recipe import load_module, load_recipe, recipe_argument
+from jaxrec.config.recipe import asks_for_advice, load_recipe, recipe_argument
 from jaxrec.config.serialization import build, digest, from_json, to_json
 from jaxrec.config.value_checks import BOUNDS, CHOICES, check_key, check_types, lookup
 from jaxrec.errors import ConfigError
@@ -44,12 +44,12 @@ __all__ = [
     "SyntheticConfig",
     "TextsConfig",
     "TrainConfig",
+    "asks_for_advice",
     "build",
     "check_key",
     "check_types",
     "digest",
     "from_json",
-    "load_module",
     "load_recipe",
     "lookup",
     "recipe_argument",

@@ -37,6 +37,13 @@ def load_recipe(recipe: str) -> Any:
         raise ConfigError(f"--config={recipe}: {type(error).__name__}: {error}") from error
 
 
+def asks_for_advice(recipe: str | None) -> bool:
+    """Whether the file of `FILE.py[:ARGUMENT]` leaves the model to its data (`ADVISED = True`)."""
+    return recipe is not None and bool(
+        getattr(load_module(recipe.partition(":")[0]), "ADVISED", False)
+    )
+
+
 def load_module(name: str) -> types.ModuleType:
     """The module of a recipe's file. Raises ConfigError for a missing one, and what it raises."""
     path = recipe_file(name)

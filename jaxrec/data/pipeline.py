@@ -147,6 +147,39 @@ def eval_batches(
         yield read_batch(cut.take(slice(start, start + local)), layout, prepared.source)
 
 
+def next_batches(
+    prepared: Prepared,
+    layout_config: LayoutConfig,
+    users: np.ndarray,
+    *,
+    batch_size: int,
+    now: np.ndarray | None = None,
+) -> Iterator[Batch]:
+    """Batches that ask for the event behind each user's last: a row per user, one target each.
+
+    Rows are in the order of `users` int [U], dense indices that may repeat, and cut as those of
+    `eval_batches`; padding rows fill the last batch. The target is no item (0). now: int32 [U], its
+    time (default: that of the user's last event).
+    """
+    layout = SegmentLayout.from_config(layout_config)
+    lengths = prepared.lengths[users]
+    cut = windows.eval_cuts(np.asarray(users, np.int64), lengths, lengths + 1, layout_config)
+    for start in range(0, len(users), batch_size):
+        batch = slice(start, start + batch_size)
+        records = prepared.source.__getitems__(users[batch].tolist())
+        moments = [record.times[-1] for record in records] if now is None else now[batch]
+        items = [np.append(record.items, np.int32(0)) for record in records]
+        times = [np.append(r.times, moment) for r, moment in zip(records, moments, strict=True)]
+        base = np.cumsum([0, *map(len, items)])[:-1]
+        yield windows.lay_out(
+            cut.take(batch).padded(batch_size),
+            layout,
+            np.concatenate(items),
+            np.concatenate(times),
+            base=np.append(base, np.zeros(batch_size - len(base), np.int64)),
+        )
+
+
 def read_batch(
     cut: Cut, layout: SegmentLayout, source: RecordSource, sizes: np.ndarray | None = None
 ) -> Batch:

@@ -62,7 +62,8 @@ class Preemption:
         traceback: TracebackType | None,
     ) -> None:
         for number, previous in self._previous.items():
-            signal.signal(number, previous)
+            # None: a handler that is not Python's
+            signal.signal(number, signal.SIG_DFL if previous is None else previous)
         self._previous.clear()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
@@ -74,6 +75,11 @@ class Preemption:
             raise self.stopped()
         if number == signal.SIGINT:
             progress.say("\nCtrl-C: saving behind this step; press it again to stop at once")
+
+    @property
+    def received(self) -> int | None:
+        """The signal that arrived; None before."""
+        return self._number if self.requested else None
 
     def stopped(self) -> Preempted:
         """The exception of the signal that arrived; SIGTERM where it reached another process."""

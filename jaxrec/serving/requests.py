@@ -2,19 +2,19 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxrec.data.catalog import Catalog
-from jaxrec.ranking import ItemIndex
+from jaxrec.ranking import ItemIndex, TopK
 from jaxrec.serving import buckets, raw_inputs, state_rows
 from jaxrec.serving.compiled import CompiledModel, UserQueries
 from jaxrec.serving.raw_inputs import ItemLists
 from jaxrec.state_store.keys import UserIds, id_list
 from jaxrec.state_store.row_format import Columns
-from jaxrec.types import PAD, UserId
+from jaxrec.types import PAD, Array, UserId
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,17 +103,38 @@ def answer(
             queries, index = model.queries(rows, encoding, chosen.now), model.items
         else:
             queries, index = model.popularity_queries(len(users)), model.popularity
-        best_scores, best_ids = _top_lists(model, queries, index, chosen)
+        best_scores, best_ids = top_lists(model, queries, index, chosen)
         width = min(best_ids.shape[1], request.k)
         ids[users, :width] = best_ids[:, :width]
         scores[users, :width] = best_scores[:, :width]
     return ids, scores
 
 
-def _top_lists(
-    model: CompiledModel, queries: UserQueries, index: ItemIndex, request: Request
+class Search(Protocol):
+    """The two searches of a `CompiledModel`. shapes: sizes that batches are rounded up to."""
+
+    shapes: buckets.Shapes
+
+    def top_k(
+        self, queries: UserQueries, index: ItemIndex, exclude: Array | None, *, k: int
+    ) -> TopK:
+        """The k best items of an index."""
+        ...
+
+    def top_k_of_candidates(
+        self, queries: UserQueries, index: ItemIndex, candidates: Array, *, k: int
+    ) -> TopK:
+        """The k best of each user's candidates."""
+        ...
+
+
+def top_lists(
+    model: Search, queries: UserQueries, index: ItemIndex, request: Request
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Scores and dense ids [B, K]: K is k rounded up, at most the number of candidates."""
+    """Scores and dense ids [B, K]: K is k rounded up, at most the number of candidates.
+
+    queries: of B users, rounded up to one of `buckets.USERS`.
+    """
     count = len(request.exclude)
     shapes = model.shapes
     size = buckets.size_of(count, shapes.users)

@@ -9,9 +9,8 @@ import polars as pl
 import pytest
 
 from configs import table
-from jaxrec.cli import advised
-from jaxrec.config import Config, load_recipe, to_json, validate
-from jaxrec.data import advice, advice_facts, description, prepare
+from jaxrec.config import Config, asks_for_advice, load_recipe, to_json, validate
+from jaxrec.data import advice, advice_facts, advised, description, prepare
 from jaxrec.data.rhythm import Rhythm
 from jaxrec.errors import ConfigError
 from jaxrec.runtime import workdir
@@ -284,9 +283,9 @@ def test_a_table_is_trained_as_it_is_described(log, tmp_path, capsys):
     again.train.batch_size = 4
     advised.fill(again, ("train.batch_size",), tmp_path)
     assert (again.train.steps, again.layout.segment_size, again.train.batch_size) == (777, 33, 4)
-    assert advised.wanted("configs/table.py:x.csv")
-    assert not advised.wanted("configs/quickstart.py")
-    assert not advised.wanted(None)
+    assert asks_for_advice("configs/table.py:x.csv")
+    assert not asks_for_advice("configs/quickstart.py")
+    assert not asks_for_advice(None)
 
 
 def test_equal_times_and_descriptions_without_targets(log, tmp_path):

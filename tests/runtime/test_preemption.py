@@ -51,6 +51,7 @@ def test_ctrl_c_is_a_request_once(capsys):
     with Preemption(ctrl_c=True) as preemption:
         os.kill(os.getpid(), signal.SIGINT)
         assert preemption.requested
+        assert preemption.received == signal.SIGINT
         assert "press it again to stop at once" in capsys.readouterr().err
         assert (preemption.stopped().cause, preemption.stopped().status) == ("Ctrl-C", 130)
         with pytest.raises(Preempted, match="Ctrl-C"), preemption.interrupting():

@@ -15,16 +15,13 @@ import pathlib
 from collections.abc import Collection
 from typing import Literal, TypeAlias
 
-from jaxrec.config import Config, load_module, lookup, validate
+from jaxrec.config import Config, lookup, validate
+from jaxrec.data import advice, description
+from jaxrec.data.preparation import prepare
+from jaxrec.runtime import workdir
+from jaxrec.runtime.progress import say
 
-Source: TypeAlias = Literal["data", "run", "none"]
-
-
-def wanted(recipe: str | None) -> bool:
-    """Whether the file of `FILE.py[:ARGUMENT]` asks for advice."""
-    return recipe is not None and bool(
-        getattr(load_module(recipe.partition(":")[0]), "ADVISED", False)
-    )
+Source: TypeAlias = Literal["data", "run"]
 
 
 def fill(
@@ -41,11 +38,6 @@ def fill(
     run was started; "run" leaves `config` as it is then. started: the configuration that decides;
     default: that of the run in `folder`. Raises ConfigError, DataError, WorkdirError.
     """
-    from jaxrec.data import advice, description  # --help does without them
-    from jaxrec.data.preparation import prepare
-    from jaxrec.runtime import workdir
-    from jaxrec.runtime.progress import say
-
     if started is None and (folder / workdir.CONFIG).is_file():
         started = workdir.load_config(folder)
     if started is not None:
