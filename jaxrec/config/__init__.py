@@ -23,7 +23,15 @@ from jaxrec.config.fields import (
 )
 from jaxrec.config.recipe import asks_for_advice, load_recipe, recipe_argument
 from jaxrec.config.serialization import build, digest, from_json, to_json
-from jaxrec.config.value_checks import BOUNDS, CHOICES, check_key, check_types, lookup
+from jaxrec.config.value_checks import (
+    BOUNDS,
+    CHOICES,
+    check_elements,
+    check_key,
+    check_types,
+    check_values,
+    lookup,
+)
 from jaxrec.errors import ConfigError
 
 __all__ = [
@@ -46,8 +54,10 @@ __all__ = [
     "TrainConfig",
     "asks_for_advice",
     "build",
+    "check_elements",
     "check_key",
     "check_types",
+    "check_values",
     "digest",
     "from_json",
     "load_recipe",

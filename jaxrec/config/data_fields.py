@@ -142,9 +142,11 @@ class LayoutConfig(Group):
         "compressed: segments and tokens; full: one segment without tokens; recent: recent window.",
         choices=("compressed", "full", "recent"),
     )
-    segment_size: int = option(100, "n, items of a segment.", low=1)
-    tokens: int = option(4, "k, compressed tokens per segment.", low=1)
-    max_segments: int = option(4, "S, segments that are kept; older ones are dropped.", low=1)
+    segment_size: int = option(100, "n, items of a segment.", low=1, high=1 << 20)
+    tokens: int = option(4, "k, compressed tokens per segment.", low=1, high=1 << 16)
+    max_segments: int = option(
+        4, "S, segments that are kept; older ones are dropped.", low=1, high=1 << 16
+    )
     recent_min: int = option(
         1, "r_min, minimum items of the recent window; it holds up to r_min + n - 1.", low=0
     )

@@ -124,7 +124,7 @@ class ModelConfig(Group):
     backbone: str = option(
         "hstu", "Architecture of the encoder.", choices=("hstu", "sasrec", "llama")
     )
-    width: int = option(64, "D, width of the encoder.", low=1)
+    width: int = option(64, "D, width of the encoder.", low=1, high=1 << 20)
     item_width: int = option(
         0, "Width of item vectors, projected to model.width; 0: model.width.", low=0
     )
@@ -142,7 +142,7 @@ class ModelConfig(Group):
     item_bias: bool = option(
         False, "Add a learned bias per item to scores; it starts at the item's log-popularity."
     )
-    layers: int = option(4, "L, blocks of the encoder.", low=1)
+    layers: int = option(4, "L, blocks of the encoder.", low=1, high=1024)
     heads: int = option(4, "N, attention heads; must divide model.width.", low=1)
     dropout: float = option(0.2, "Dropout of block outputs, probability.", low=0, high=0.99)
     embed_scale: bool = option(

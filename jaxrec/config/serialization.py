@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from jaxrec.config.fields import Config
 from jaxrec.config.option import group_of
 from jaxrec.errors import ConfigError
+from jaxrec.untrusted import json_objects
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -23,14 +24,10 @@ def to_json(config: "DataclassInstance") -> str:
 def from_json(text: str) -> Config:
     """The inverse of `to_json`.
 
-    Keys that are missing take their defaults. Raises ConfigError on text that is no JSON, on an
-    unknown key, and on a value where a group of keys is needed.
+    Keys that are missing take their defaults. Raises ConfigError on text that is no JSON object,
+    on an unknown key, and on a value where a group of keys is needed.
     """
-    try:
-        values = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"the config is no JSON: {error}") from error
-    return build(Config, values, "")
+    return build(Config, json_objects.parse(text, "the config", ConfigError), "")
 
 
 def build(kind: type[Kind], values: object, prefix: str) -> Kind:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import typing
 from typing import Any
 
 from jaxrec.config.fields import Config
@@ -71,3 +72,18 @@ def check_types(config: object, default: Any, prefix: str) -> None:
                 raise ConfigError(f"{key}={value!r}: {needed} is needed")
         elif not isinstance(value, kind):
             raise ConfigError(f"{key}={value!r}: a {kind.__name__} is needed")
+
+
+def check_elements(config: object, prefix: str = "") -> None:
+    """Raises ConfigError for a list with an element of another type (prefix as above)."""
+    hints = typing.get_type_hints(type(config))
+    for field in dataclasses.fields(config):  # type: ignore[arg-type]
+        value, key = getattr(config, field.name), f"{prefix}{field.name}"
+        if dataclasses.is_dataclass(value):
+            check_elements(value, f"{key}.")
+        elif isinstance(value, tuple):
+            element = typing.get_args(hints[field.name])[0]
+            allowed = (int, float) if element is float else element
+            wrong = [x for x in value if isinstance(x, bool) or not isinstance(x, allowed)]
+            if wrong:
+                raise ConfigError(f"{key}={value!r}: {wrong[0]!r} is no {element.__name__}")

@@ -7,7 +7,6 @@ data library is installed and the prepared data is not there.
 import dataclasses
 import hashlib
 import pathlib
-import zipfile
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,20 +17,9 @@ from jaxrec.data.vocabulary import Vocabulary
 from jaxrec.errors import DataError, WorkdirError
 from jaxrec.runtime import workdir
 from jaxrec.types import ItemId, UserId
+from jaxrec.untrusted import arrays
 
 FILE = "catalog.npz"
-# what reading an archive with wrong bytes ends in
-_DAMAGE = (
-    DataError,
-    EOFError,
-    KeyError,
-    MemoryError,
-    NotImplementedError,
-    OSError,
-    TypeError,
-    ValueError,
-    zipfile.BadZipFile,
-)
 _AGAIN = (
     "Remove it and start the training command of this run again: it writes the file before it "
     "goes on"
@@ -149,15 +137,26 @@ class Catalog:
                 f"{file}: missing. Start the training command of this run again: it writes the "
                 "file before it goes on"
             )
+        saved = arrays.read_npz(file, _refuse, "ids", "time_origin", "text_users", "counts")
+        for name, kind in (("time_origin", "i"), ("text_users", "b"), ("digest", "U")):
+            value = saved.get(name, np.str_(""))
+            if value.shape != () or value.dtype.kind != kind:
+                raise _refuse(f"{file}: damaged: {name} is {value.dtype} {value.shape}")
+        if saved["counts"].dtype != np.int64:
+            raise _refuse(f"{file}: damaged: counts are {saved['counts'].dtype}")
         try:
-            with file.open("rb") as stream, np.load(stream, allow_pickle=False) as saved:
-                vocabulary = Vocabulary(saved["ids"])
-                origin, text = int(saved["time_origin"]), bool(saved["text_users"])
-                catalog = cls(vocabulary, saved["counts"], origin, text)
-                written = str(saved["digest"]) if "digest" in saved else ""
-        except _DAMAGE as error:
-            raise WorkdirError(f"{file}: damaged ({error!r}). {_AGAIN}") from error
-        if written != catalog.content_digest:
+            vocabulary = Vocabulary(saved["ids"])
+            origin, text = int(saved["time_origin"]), bool(saved["text_users"])
+            catalog = cls(vocabulary, saved["counts"], origin, text)
+            content_digest = catalog.content_digest
+        except (DataError, UnicodeError) as error:
+            raise _refuse(f"{file}: damaged: {error}") from error
+        written = str(saved.get("digest", ""))
+        if written != content_digest:
             state = "damaged: it is not what was written" if written else "of an earlier jaxrec"
-            raise WorkdirError(f"{file}: {state}. {_AGAIN}")
+            raise _refuse(f"{file}: {state}")
         return catalog
+
+
+def _refuse(text: str) -> WorkdirError:
+    return WorkdirError(f"{text}. {_AGAIN}")

@@ -10,8 +10,10 @@ from typing import TypeAlias
 
 from jaxrec.errors import DataError
 from jaxrec.runtime import workdir
+from jaxrec.untrusted import json_objects
 
 FILE = "digests.json"
+MAX_BYTES = 1 << 28  # of that file
 BLOCK = 1 << 22  # bytes that are read at a time
 # a file that was written so shortly before it was read may be written again in the same tick of
 # its clock: it is read again next time
@@ -40,12 +42,11 @@ class Digests:
     def __init__(self, folder: Path) -> None:
         self._file = folder / FILE
         self._known: dict[str, list[int | str]] = {}
-        try:
-            content = json.loads(self._file.read_text())
-            if content["digest"] == _text_digest(content["files"]):
-                self._known = content["files"]
-        except (OSError, ValueError, KeyError, TypeError):
-            pass  # none yet, or damaged
+        with contextlib.suppress(DataError):  # none yet, or damaged
+            content = json_objects.read(self._file, DataError, max_bytes=MAX_BYTES)
+            files = json_objects.get(content, "files", dict, str(self._file), DataError)
+            if content.get("digest") == _text_digest(files) and all(map(_is_entry, files.values())):
+                self._known = files
 
     def __call__(self, file: Path) -> str:
         """As `read_digest`, from what is kept where the file is the one that was read.
@@ -69,6 +70,11 @@ class Digests:
         content = {"digest": _text_digest(self._known), "files": self._known}
         with contextlib.suppress(OSError):
             workdir.write_text(self._file, json.dumps(content, indent=1))
+
+
+def _is_entry(value: object) -> bool:
+    """Whether a value is a mark and a digest."""
+    return isinstance(value, list) and [type(x) for x in value] == [int] * 4 + [str]
 
 
 def _mark(file: Path) -> list[int]:

@@ -20,7 +20,6 @@ import json
 import os
 import shutil
 import uuid
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -35,6 +34,8 @@ from jaxrec.data.vocabulary import Vocabulary
 from jaxrec.errors import DataError
 from jaxrec.runtime.progress import say, track
 from jaxrec.types import Json
+from jaxrec.untrusted import arrays, json_objects
+from jaxrec.untrusted.json_objects import get
 
 FORMAT = 2  # of the content of the folder; part of the data's digest
 RECORD = 2  # of the completion record; folders of another one are not looked at
@@ -232,16 +233,25 @@ def _again(folder: Path) -> str:
 
 def _read_marker(folder: Path) -> Json:
     """The completion record. Raises DataError when it is missing or not what was written."""
-    try:
-        record = json.loads((folder / MARKER).read_text(encoding="utf-8"))
-        content = record["content"]
-        intact = digest(content) == record["digest"]
-    except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise DataError(
-            f"{folder / MARKER}: missing or damaged ({error!r}). {_again(folder)}"
-        ) from error
-    if not intact:
-        raise DataError(f"{folder / MARKER}: damaged, not what was written. {_again(folder)}")
+    file = folder / MARKER
+
+    def refuse(text: str) -> DataError:
+        return DataError(f"{text}. {_again(folder)}")
+
+    record = json_objects.read(file, refuse)
+    content = get(record, "content", dict, str(file), refuse)
+    if digest(content) != record.get("digest"):
+        raise refuse(f"{file}: damaged, not what was written")
+    for name, entry in get(content, "files", dict, str(file), refuse).items():
+        json_objects.inside(name, str(file), refuse)
+        if not (isinstance(entry, list) and [type(x) for x in entry] == [int, str]):
+            raise refuse(f"{file}: damaged: {json_objects.shown(name)} has no size and digest")
+    report = get(content, "report", dict, str(file), refuse)
+    for key in ("rows", "duplicates", "repeats", "users", "items", "events"):
+        get(report, key, int, str(file), refuse)
+    get(report, "median_events", float, str(file), refuse)
+    get(content, "time_origin", int, str(file), refuse)
+    json_objects.texts(get(content, "event_types", list, str(file), refuse), str(file), refuse)
     return content
 
 
@@ -260,12 +270,7 @@ def _check_files(folder: Path, files: Json, file_digest: Digest) -> None:
 def _load(config: DataConfig, key: str, folder: Path, file_digest: Digest) -> Prepared:
     marker = _read_marker(folder)
     _check_files(folder, marker["files"], file_digest)
-    try:
-        vocabulary = Vocabulary.load(folder / "vocabulary.json")
-        users = np.load(folder / "users.npy", allow_pickle=False)
-        offsets = np.load(folder / "offsets.npy", allow_pickle=False)
-    except ValueError as error:
-        raise DataError(f"{folder}: damaged ({error}). {_again(folder)}") from error
+    vocabulary, users, offsets = _read_arrays(folder, marker["report"])
     source = records.RecordSource(folder / "records")
     split = {name: getattr(config, name) for name in SPLIT_KEYS}
     if config.split == "last":
@@ -293,6 +298,31 @@ def _load(config: DataConfig, key: str, folder: Path, file_digest: Digest) -> Pr
     )
 
 
+def _read_arrays(folder: Path, report: Json) -> tuple[Vocabulary, np.ndarray, np.ndarray]:
+    """Vocabulary, users and offsets, as many as the report says. Raises DataError."""
+
+    def refuse(text: str) -> DataError:
+        return DataError(f"{text}. {_again(folder)}")
+
+    try:
+        vocabulary = Vocabulary.load(folder / "vocabulary.json")
+    except DataError as error:
+        raise refuse(str(error)) from error
+    users = arrays.read_npy(folder / "users.npy", refuse)
+    offsets = arrays.read_npy(folder / "offsets.npy", refuse)
+    if len(vocabulary) != report["items"]:
+        raise refuse(f"{folder / 'vocabulary.json'}: damaged: not {report['items']} items")
+    if users.shape != (report["users"],) or users.dtype.kind not in "iU":
+        raise refuse(f"{folder / 'users.npy'}: damaged: not the ids of {report['users']} users")
+    if (
+        (offsets.shape, offsets.dtype) != ((len(users) + 1,), np.int64)
+        or (int(offsets[0]), int(offsets[-1])) != (0, report["events"])
+        or (np.diff(offsets) < 0).any()
+    ):
+        raise refuse(f"{folder / 'offsets.npy'}: damaged: no offsets of {report['events']} events")
+    return vocabulary, users, offsets
+
+
 def _split(
     split: Json,
     folder: Path,
@@ -302,15 +332,9 @@ def _split(
 ) -> tuple[Boundaries, np.ndarray]:
     """Boundaries and training counts of a split, cached beside the data."""
     file = folder / f"split-{digest(split)}.npz"
-    if file.exists():
-        try:
-            with np.load(file, allow_pickle=False) as saved:
-                return Boundaries(saved["train_end"], saved["validation_end"]), saved["counts"]
-        except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise DataError(
-                f"{file}: damaged ({error!r}). Remove it, it is computed again"
-            ) from error
     users = len(offsets) - 1
+    if file.exists():
+        return _read_split(file, users, num_items)
     if split["split"] == "last":
         boundaries = splits.last(np.diff(offsets), split["holdout"])
     else:
@@ -325,3 +349,17 @@ def _split(
     np.savez(draft, train_end=boundaries[0], validation_end=boundaries[1], counts=counts)
     os.replace(draft, file)
     return boundaries, counts
+
+
+def _read_split(file: Path, users: int, num_items: int) -> tuple[Boundaries, np.ndarray]:
+    """What `_split` cached. Raises DataError for anything else."""
+
+    def refuse(text: str) -> DataError:
+        return DataError(f"{text}. Remove it, it is computed again")
+
+    saved = arrays.read_npz(file, refuse, "train_end", "validation_end", "counts")
+    needed = {"train_end": users, "validation_end": users, "counts": num_items + 1}
+    for name, length in needed.items():
+        if saved[name].shape != (length,) or saved[name].dtype != np.int64:
+            raise refuse(f"{file}: damaged: {name} is not one of {length} integers")
+    return Boundaries(saved["train_end"], saved["validation_end"]), saved["counts"]

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -12,8 +11,10 @@ import numpy as np
 from jaxrec.data import records
 from jaxrec.data.histories import Histories
 from jaxrec.data.splits import Boundaries
-from jaxrec.data.vocabulary import Vocabulary
+from jaxrec.data.vocabulary import MAX_BYTES, Vocabulary
+from jaxrec.errors import DataError
 from jaxrec.types import Json
+from jaxrec.untrusted import json_objects
 
 
 class Ancestor(NamedTuple):
@@ -87,7 +88,13 @@ class Prepared:
     def texts(self) -> dict[str, list[str]] | None:
         """Column -> text of every dense item id (entry 0 and unknown items: empty), or None."""
         file = self.folder / "texts.json"
-        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+        if not file.exists():
+            return None
+        columns = json_objects.read(file, DataError, max_bytes=MAX_BYTES)
+        for name, texts in columns.items():
+            json_objects.check(texts, list, f"{file}: damaged: {name}", DataError)
+            json_objects.texts(texts, f"{file}: damaged: a text of {name}", DataError)
+        return columns
 
 
 def read_all(

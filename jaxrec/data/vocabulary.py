@@ -10,6 +10,10 @@ from numpy.typing import ArrayLike
 
 from jaxrec.config import digest
 from jaxrec.errors import DataError
+from jaxrec.types import Json
+from jaxrec.untrusted import json_objects
+
+MAX_BYTES = 1 << 34  # of a saved vocabulary: that many ids need as much memory anyway
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -92,10 +96,20 @@ class Vocabulary:
         return json.dumps({"kind": kind, "ids": self.ids.tolist()}, ensure_ascii=False)
 
     @classmethod
-    def from_json(cls, text: str) -> "Vocabulary":
-        """The inverse of `to_json`; raises KeyError, TypeError or ValueError for other text."""
-        value = json.loads(text)
-        return cls(np.asarray(value["ids"], np.int64 if value["kind"] == "int" else np.str_))
+    def from_values(cls, values: Json, where: str) -> "Vocabulary":
+        """The inverse of `to_json`, of its parsed text; where: the file, for messages.
+
+        Raises DataError for any other object.
+        """
+        kind = json_objects.get(values, "kind", str, where, DataError)
+        ids = json_objects.get(values, "ids", list, where, DataError)
+        needed = {"int": int, "str": str}.get(kind)
+        if needed is None or any(type(raw) is not needed for raw in ids):
+            raise DataError(f"{where}: not a saved vocabulary: its ids are not all of one kind")
+        try:
+            return cls(np.asarray(ids, np.int64 if kind == "int" else np.str_))
+        except (OverflowError, ValueError) as error:
+            raise DataError(f"{where}: not a saved vocabulary ({error})") from error
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the vocabulary as JSON; the file appears complete or not at all."""
@@ -107,7 +121,5 @@ class Vocabulary:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Vocabulary":
         """Raises DataError naming the file when it is not a saved vocabulary."""
-        try:
-            return cls.from_json(Path(path).read_text(encoding="utf-8"))
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{path}: not a saved vocabulary ({error!r})") from error
+        values = json_objects.read(Path(path), DataError, max_bytes=MAX_BYTES)
+        return cls.from_values(values, str(path))

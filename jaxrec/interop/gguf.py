@@ -14,16 +14,17 @@ import argparse
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jaxrec.config import LlamaConfig, ModelConfig
 from jaxrec.errors import WeightsError
-from jaxrec.interop import huggingface
+from jaxrec.interop import huggingface, llama_config
 from jaxrec.nn.text_model import TextModel
 from jaxrec.runtime import workdir
 from jaxrec.types import Json
+from jaxrec.untrusted import json_objects
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -73,30 +74,38 @@ def model_of(fields: Json, tied: bool) -> TextModel:
     if fields.get("llama.rope.scaling.type", "none") != "none":
         raise WeightsError("llama.rope.scaling.type: scaled positions of GGUF are not known")
 
-    def value(key: str) -> Any:
-        if f"llama.{key}" not in fields:
-            raise WeightsError(f"llama.{key} is missing in the file's metadata")
-        return fields[f"llama.{key}"]
+    def size(key: str, *default: int, high: int = llama_config.MAX_SIZE) -> int:
+        where, name = "the file's metadata", f"llama.{key}"
+        return json_objects.size(fields, name, where, WeightsError, *default, low=1, high=high)
 
-    heads, width = value("attention.head_count"), value("embedding_length")
+    def number(key: str, *default: float) -> float:
+        where, name = "the file's metadata", f"llama.{key}"
+        return json_objects.get(fields, name, float, where, WeightsError, *default)
+
+    heads, width = size("attention.head_count"), size("embedding_length")
     llama = LlamaConfig(
-        kv_heads=fields.get("llama.attention.head_count_kv", heads),
-        head_width=fields.get("llama.rope.dimension_count", width // heads),
-        ffn_width=value("feed_forward_length"),
-        norm_eps=float(np.float32(value("attention.layer_norm_rms_epsilon"))),
-        rope_theta=float(fields.get("llama.rope.freq_base", 10000.0)),
+        kv_heads=size("attention.head_count_kv", heads),
+        head_width=size("rope.dimension_count", max(width // heads, 1)),
+        ffn_width=size("feed_forward_length"),
+        norm_eps=float(np.float32(number("attention.layer_norm_rms_epsilon"))),
+        rope_theta=number("rope.freq_base", 10000.0),
     )
     config = ModelConfig(
         backbone="llama",
         width=width,
-        layers=value("block_count"),
+        layers=size("block_count", high=llama_config.MAX_LAYERS),
         heads=heads,
         dropout=0.0,
         embed_dropout=0.0,
         llama=llama,
     )
-    vocabulary = len(fields["tokenizer.ggml.tokens"])
-    return TextModel(config, vocabulary, tied, value("context_length"))
+    vocabulary = len(_texts(fields, "tokenizer.ggml.tokens"))
+    return TextModel(config, vocabulary, tied, size("context_length"))
+
+
+def _texts(fields: Json, key: str) -> list[str]:
+    values = json_objects.get(fields, key, list, "the file's metadata", WeightsError)
+    return json_objects.texts(values, key, WeightsError)
 
 
 def tokenizer_of(fields: Json) -> "Tokenizer":
@@ -109,9 +118,19 @@ def tokenizer_of(fields: Json) -> "Tokenizer":
             f"tokenizer.ggml.model={kind!r}, tokenizer.ggml.pre={before!r}: only gpt2 with smollm "
             "is known; put the model's own tokenizer.json into the folder instead"
         )
-    vocabulary = fields["tokenizer.ggml.tokens"]
-    merges = [tuple(pair.split(" ", 1)) for pair in fields["tokenizer.ggml.merges"]]
-    tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate(vocabulary)}, merges))
+    vocabulary = _texts(fields, "tokenizer.ggml.tokens")
+    pairs = (pair.partition(" ") for pair in _texts(fields, "tokenizer.ggml.merges"))
+    merges = [(left, right) for left, _, right in pairs]
+    kinds = json_objects.get(
+        fields, "tokenizer.ggml.token_type", list, "the file's metadata", WeightsError
+    )
+    if len(kinds) != len(vocabulary):
+        raise WeightsError(f"tokenizer.ggml.token_type: {len(kinds)} of {len(vocabulary)} tokens")
+    try:
+        bpe = models.BPE({token: i for i, token in enumerate(vocabulary)}, merges)
+    except Exception as error:  # the library raises plain Exception
+        raise WeightsError(f"tokenizer.ggml.merges: {error}") from error
+    tokenizer = Tokenizer(bpe)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Digits(individual_digits=True),
@@ -119,7 +138,6 @@ def tokenizer_of(fields: Json) -> "Tokenizer":
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    kinds = fields["tokenizer.ggml.token_type"]
     control = [t for t, kind in zip(vocabulary, kinds, strict=True) if kind == _CONTROL]
     tokenizer.add_special_tokens([AddedToken(token, special=True) for token in control])
     return tokenizer
@@ -134,19 +152,29 @@ def read(path: str) -> tuple[Json, Iterator[tuple[str, np.ndarray]]]:
             "the package gguf is not installed: pip install 'jaxrec[hllm]'"
         ) from error
     try:
-        reader = gguf.GGUFReader(path)
-    except (OSError, ValueError, IndexError) as error:
-        raise WeightsError(f"{path}: not a readable GGUF file ({error})") from error
-    fields = {name: field.contents() for name, field in reader.fields.items()}
+        with np.errstate(all="ignore"):  # offsets of damaged files overflow
+            reader = gguf.GGUFReader(path)
+            fields = {name: field.contents() for name, field in reader.fields.items()}
+    except Exception as error:  # what the library raises for wrong bytes is not part of its API
+        line = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        raise WeightsError(f"{path}: not a readable GGUF file ({line})") from error
     heads = fields.get("llama.attention.head_count", 1)
     split = {"q_proj": heads, "k_proj": fields.get("llama.attention.head_count_kv", heads)}
 
     def tensors() -> Iterator[tuple[str, np.ndarray]]:
         for tensor in reader.tensors:
             name = published_name(tensor.name)
-            value = np.asarray(gguf.dequantize(tensor.data, tensor.tensor_type), np.float32)
-            owner = split.get(name.split(".")[-2])
-            yield name, value if owner is None or value.ndim != 2 else unpermute(value, owner)
+            try:
+                value = np.asarray(gguf.dequantize(tensor.data, tensor.tensor_type), np.float32)
+            except (ValueError, NotImplementedError) as error:
+                raise WeightsError(f"{path}: {tensor.name}: {error}") from error
+            owner = split.get(name.split(".")[-2]) if "." in name else None
+            if owner is None or value.ndim != 2:
+                yield name, value
+                continue
+            if type(owner) is not int or owner < 1 or len(value) % (2 * owner):
+                raise WeightsError(f"{path}: {tensor.name}: {len(value)} rows, {owner!r} heads")
+            yield name, unpermute(value, owner)
 
     return fields, tensors()
 
@@ -158,12 +186,16 @@ def convert(path: str, output: str, dtype: str = "bfloat16") -> TextModel:
     """
     fields, tensors = read(path)
     weights = dict(tensors)
-    model = model_of(fields, tied="lm_head.weight" not in weights)
+    try:
+        model = model_of(fields, tied="lm_head.weight" not in weights)
+        tokenizer = tokenizer_of(fields)
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from error
     huggingface.compare({n: w.shape for n, w in weights.items()}, huggingface.shapes(model), path)
     params = huggingface.from_published(model, weights)
     folder = Path(output)
     huggingface.save(folder, model, params, dtype=dtype)
-    tokenizer_of(fields).save(str(folder / "tokenizer.json"))
+    tokenizer.save(str(folder / "tokenizer.json"))
     source = {key: fields[key] for key in ("general.name", "general.license") if key in fields}
     text = json.dumps(source | {"file": Path(path).name}, indent=2)
     workdir.write_text(folder / "source.json", text)

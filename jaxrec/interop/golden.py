@@ -15,18 +15,20 @@ the sum of two roundings.
 
 import argparse
 import dataclasses
-import json
-import zipfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrec.errors import WeightsError
 from jaxrec.interop.persrec import ReferenceModel, load
 from jaxrec.items import table
 from jaxrec.objective import losses
 from jaxrec.types import Array, Params
+from jaxrec.untrusted import json_objects
+from jaxrec.untrusted.arrays import read_npz
 
 TOLERANCE = 1e-5
 _NEEDED = ("config", "items", "mask", "hidden", "seq", "scores")
@@ -37,13 +39,11 @@ _WEIGHTS = "param/"
 
 def read(path: str) -> dict[str, np.ndarray]:
     """The arrays of a file. Raises ValueError for another kind of file and for missing keys."""
-    try:
-        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
-    except FileNotFoundError as error:
-        raise ValueError(f"{path}: no such file") from error
-    except (OSError, EOFError, ValueError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path}: not a readable .npz file ({error})") from error
+    if not Path(path).is_file():
+        raise WeightsError(f"{path}: no such file")
+    arrays = read_npz(
+        Path(path), lambda why: WeightsError(f"{path}: not a readable .npz file ({why})")
+    )
     missing = [key for key in _NEEDED if key not in arrays]
     weights = [key for key in arrays if key.startswith(_WEIGHTS)]
     if not weights:
@@ -63,12 +63,11 @@ def compare(arrays: Mapping[str, np.ndarray], dtype: str = "float64") -> dict[st
     the shapes of the file's own configuration.
     """
     state = {k.removeprefix(_WEIGHTS): v for k, v in arrays.items() if k.startswith(_WEIGHTS)}
-    try:
-        config = json.loads(str(arrays["config"]))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"config is no JSON ({error}): {arrays['config']}") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"config is {config!r}: a JSON object is needed")
+    config = json_objects.parse(
+        str(arrays["config"]),
+        "config",
+        lambda why: WeightsError(f"config is no JSON object ({why})"),
+    )
     reference, params = load(state, config)
     model = dataclasses.replace(reference.model, dtype=dtype)
     reference = dataclasses.replace(reference, model=model)

@@ -16,7 +16,6 @@ import argparse
 import dataclasses
 import os
 import shutil
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -28,6 +27,7 @@ from jaxrec.interop import huggingface, llama_config
 from jaxrec.nn.text_model import TextModel
 from jaxrec.runtime import workdir
 from jaxrec.types import Array, Params
+from jaxrec.untrusted import arrays
 
 ITEM, USER, TOKEN, SCALE = "item_llm.", "user_llm.", "item_emb_tokens", "logit_scale"
 EXTRAS = "hllm.npz"  # token and scale of an item tower, beside the files of a language model
@@ -147,12 +147,8 @@ def extras(folder: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     file = Path(folder) / EXTRAS
     if not file.is_file():
         return {}
-    try:
-        # opened here: np.load leaves a damaged file open
-        with open(file, "rb") as raw, np.load(raw, allow_pickle=False) as saved:
-            return {name: saved[name] for name in ("token", "scale") if name in saved}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise WeightsError(f"{file}: damaged ({error!r})") from error
+    saved = arrays.read_npz(file, WeightsError)
+    return {name: saved[name] for name in ("token", "scale") if name in saved}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -29,6 +29,7 @@ from jaxrec.model import parameters
 from jaxrec.nn.text_model import TextModel
 from jaxrec.runtime import leaves, workdir
 from jaxrec.types import Array, Params, Tree
+from jaxrec.untrusted import json_objects
 
 if TYPE_CHECKING:
     from safetensors import safe_open
@@ -118,7 +119,9 @@ class Reader:
     def _paths(self) -> Iterator[Path]:
         index = self.folder / INDEX
         if index.is_file():
-            names = sorted(set(llama_config.read_json(index).get("weight_map", {}).values()))
+            values, where = llama_config.read_json(index), str(index)
+            places = json_objects.get(values, "weight_map", dict, where, WeightsError, {})
+            names = sorted({json_objects.inside(n, where, WeightsError) for n in places.values()})
             if not names:
                 raise WeightsError(f"{index}: has no weight_map")
             missing = [name for name in names if not (self.folder / name).is_file()]

@@ -1,6 +1,5 @@
 """`config.json` of Llama-family models in the Hugging Face format <-> `ModelConfig`."""
 
-import json
 import os
 from pathlib import Path
 
@@ -8,9 +7,13 @@ from jaxrec.config import LlamaConfig, ModelConfig
 from jaxrec.errors import WeightsError
 from jaxrec.nn.text_model import TextModel
 from jaxrec.types import Json
+from jaxrec.untrusted import json_objects
 
 CONFIG = "config.json"
 MODEL_TYPES = ("llama", "mistral")
+MAX_LAYERS = 1024
+MAX_SIZE = 1 << 24  # of widths, heads and vocabularies: what is declared is not allocated unseen
+MAX_INDEX_BYTES = 1 << 28  # of JSON files of a model folder
 
 
 def read_config(folder: str | os.PathLike[str]) -> TextModel:
@@ -26,13 +29,16 @@ def read_config(folder: str | os.PathLike[str]) -> TextModel:
         ("mlp_bias", (False, None)),
     ):
         setting = values.get(key, allowed[0])
-        if setting not in allowed:
+        if not any(setting is known or setting == known for known in allowed):
             raise WeightsError(f"{file}: {key}={setting!r} is not supported, only {allowed[0]!r}")
 
-    def size(key: str) -> int:
+    def size(key: str, high: int = MAX_SIZE) -> int:
         number = values.get(key)
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            raise WeightsError(f"{file}: {key}={number!r}, a positive integer is needed")
+        if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= high:
+            raise WeightsError(
+                f"{file}: {key}={json_objects.shown(number)}, a positive integer is needed, at "
+                f"most {high}"
+            )
         return number
 
     heads, width = size("num_attention_heads"), size("hidden_size")
@@ -46,33 +52,36 @@ def read_config(folder: str | os.PathLike[str]) -> TextModel:
         kv_heads=kv_heads,
         head_width=head_width,
         ffn_width=size("intermediate_size"),
-        norm_eps=float(values.get("rms_norm_eps", 1e-6)),
+        norm_eps=json_objects.get(values, "rms_norm_eps", float, str(file), WeightsError, 1e-6),
         **_rope(file, values),
     )
     config = ModelConfig(
         backbone="llama",
         width=width,
-        layers=size("num_hidden_layers"),
+        layers=size("num_hidden_layers", MAX_LAYERS),
         heads=heads,
         dropout=0.0,
         embed_dropout=0.0,
         llama=llama,
     )
     # beyond a sliding window attention would differ: longer texts are refused
-    context = min(
-        size("max_position_embeddings"),
-        values.get("sliding_window") or values["max_position_embeddings"],
-    )
+    context = size("max_position_embeddings")
+    if values.get("sliding_window"):
+        context = min(context, size("sliding_window"))
     tied = bool(values.get("tie_word_embeddings", False))
     return TextModel(config, size("vocab_size"), tied, context)
 
 
 def _rope(file: Path, values: Json) -> Json:
     """Rotary settings of `LlamaConfig` from rope_theta and rope_scaling or rope_parameters."""
-    rope: Json = dict(values.get("rope_scaling") or {}) | dict(values.get("rope_parameters") or {})
-    theta = rope["rope_theta"] if "rope_theta" in rope else values.get("rope_theta", 10000.0)
+    where, rope = str(file), Json()
+    for name in ("rope_scaling", "rope_parameters"):
+        if values.get(name):
+            rope |= json_objects.get(values, name, dict, where, WeightsError)
+    given = rope if "rope_theta" in rope else values
+    theta = json_objects.get(given, "rope_theta", float, where, WeightsError, 10000.0)
     kind = rope.get("rope_type", rope.get("type", "default"))
-    settings: Json = {"rope_theta": float(theta)}
+    settings: Json = {"rope_theta": theta}
     if kind == "default":
         return settings
     if kind not in ("linear", "llama3"):
@@ -87,7 +96,11 @@ def _rope(file: Path, values: Json) -> Json:
     missing = [name for name in names if name not in rope]
     if missing:
         raise WeightsError(f"{file}: rope_type={kind!r} without {', '.join(missing)}")
-    return settings | {"rope_scaling": kind} | {ours: t(rope[n]) for n, (ours, t) in names.items()}
+    numbers: Json = {
+        ours: json_objects.get(rope, n, kind_of, where, WeightsError)
+        for n, (ours, kind_of) in names.items()
+    }
+    return settings | {"rope_scaling": kind} | numbers
 
 
 def config_values(model: TextModel) -> Json:
@@ -126,12 +139,6 @@ def config_values(model: TextModel) -> Json:
 
 def read_json(file: Path) -> Json:
     """A JSON object of a model folder. Raises WeightsError naming the file."""
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise WeightsError(f"{file}: no such file; a Hugging Face model folder has it") from error
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{file}: not readable as JSON ({error})") from error
-    if not isinstance(values, dict):
-        raise WeightsError(f"{file}: a JSON object is needed, found {type(values).__name__}")
-    return values
+    if not file.exists():
+        raise WeightsError(f"{file}: no such file; a Hugging Face model folder has it")
+    return json_objects.read(file, WeightsError, max_bytes=MAX_INDEX_BYTES)

@@ -15,7 +15,6 @@ import hashlib
 import json
 import os
 import time
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -30,6 +29,7 @@ from jaxrec.nn.item_tower import ItemTower
 from jaxrec.runtime import distributed, leaves, workdir
 from jaxrec.runtime import mesh as mesh_lib
 from jaxrec.types import Array, Params
+from jaxrec.untrusted import arrays
 
 
 class SupportsTokenize(Protocol):
@@ -241,16 +241,18 @@ def read(place: Path, width: int) -> dict[str, np.ndarray]:
     """Key -> vector of every file of a folder. Raises DataError naming a damaged one."""
     vectors_of: dict[str, np.ndarray] = {}
     for file in sorted(place.glob("part-*.npz")):
-        try:
-            # opened here: np.load leaves a damaged file open
-            with open(file, "rb") as raw, np.load(raw, allow_pickle=False) as saved:
-                keys, vectors, total = saved["keys"], saved["vectors"], str(saved["digest"])
-        except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise DataError(f"{file}: damaged ({error!r}). Remove it, it is made again") from error
-        if vectors.shape != (len(keys), width) or leaves.digest(vectors) != total:
-            raise DataError(f"{file}: not what was written. Remove it, it is made again")
+        saved = arrays.read_npz(file, _refuse, "keys", "vectors", "digest")
+        keys, vectors = saved["keys"], saved["vectors"]
+        if keys.shape != vectors.shape[:1] or keys.dtype.kind != "U":
+            raise _refuse(f"{file}: damaged: keys are {keys.dtype} {keys.shape}")
+        if vectors.shape[1:] != (width,) or leaves.digest(vectors) != str(saved["digest"]):
+            raise _refuse(f"{file}: not what was written")
         vectors_of |= dict(zip(keys.tolist(), vectors, strict=True))
     return vectors_of
+
+
+def _refuse(text: str) -> DataError:
+    return DataError(f"{text}. Remove it, it is made again")
 
 
 def _write(place: Path, vectors_of: dict[str, np.ndarray]) -> None:

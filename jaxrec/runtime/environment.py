@@ -12,6 +12,7 @@ import jax
 from jaxrec.errors import WorkdirError
 from jaxrec.runtime import workdir
 from jaxrec.types import Json
+from jaxrec.untrusted import json_objects
 
 PACKAGES = (
     "jaxrec",
@@ -52,11 +53,16 @@ def record(folder: pathlib.Path, step: int) -> None:
     path = folder / "environment.json"
     starts: list[Json] = []
     if path.exists():
-        try:
-            starts = json.loads(path.read_text())
-        except ValueError as error:
-            raise WorkdirError(f"{path} is damaged ({error}): move it away") from error
+        content = json_objects.read_bytes(path, _damaged, max_bytes=json_objects.MAX_BYTES)
+        found = json_objects.parse_value(content, str(path), _damaged)
+        starts = json_objects.check(found, list, f"{path}: damaged: the starts", _damaged)
+        for start in starts:
+            json_objects.check(start, dict, f"{path}: damaged: a start", _damaged)
     workdir.write_text(path, json.dumps([*starts, {"step": step, **describe()}], indent=2))
+
+
+def _damaged(text: str) -> WorkdirError:
+    return WorkdirError(f"{text}. Move the file away: a new one is begun")
 
 
 def git_revision(folder: pathlib.Path) -> str | None:

@@ -9,14 +9,18 @@ import pathlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from jaxrec.errors import DataError
 from jaxrec.runtime import workdir
 from jaxrec.types import Json
+from jaxrec.untrusted import json_objects
 
 if TYPE_CHECKING:
     from tensorboardX import SummaryWriter
 
 VALIDATION = "validation/"  # prefix of keys
 DAMAGED = ".damaged"  # suffix of the file that keeps unreadable lines
+
+MAX_LINE = 1 << 20  # bytes; longer lines cannot be read
 
 log = logging.getLogger(__name__)
 
@@ -101,11 +105,20 @@ def _read(path: pathlib.Path) -> tuple[list[Json], dict[int, bytes]]:
     *lines, torn = path.read_bytes().split(b"\n") if path.exists() else [b""]
     for number, line in enumerate([*lines, torn] if torn else lines, 1):
         try:
-            row = json.loads(line)
-            if not isinstance(row, dict) or type(row.get("step")) is not int:
-                raise ValueError("not a line of metrics")
-            rows.append(row)
-        except (ValueError, RecursionError):
+            rows.append(_row(line))
+        except ValueError:
             if number <= len(lines):
                 damaged[number] = line
     return rows, damaged
+
+
+def _row(line: bytes) -> Json:
+    """A line's values: a step, and numbers or nulls. Raises ValueError for any other line."""
+    if len(line) > MAX_LINE:
+        raise ValueError("the line is too long")
+    row = json_objects.parse(line, "line", DataError)
+    for key, value in row.items():
+        if value is not None:
+            json_objects.check(value, float, key, DataError)
+    json_objects.get(row, "step", int, "line", DataError)
+    return row

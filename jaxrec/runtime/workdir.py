@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from jaxrec import config as config_lib
 from jaxrec.config import Config
-from jaxrec.errors import WorkdirError
+from jaxrec.errors import ConfigError, WorkdirError
 from jaxrec.types import Json
+from jaxrec.untrusted import json_objects
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -196,10 +197,9 @@ def run_id(folder: pathlib.Path) -> str:
     Raises WorkdirError for a damaged file.
     """
     file = folder / RUN
-    identity = _read(file).get("id") if file.exists() else ""
-    if not isinstance(identity, str):
-        raise WorkdirError(f"{file} is damaged (its id is {identity!r}): restore it")
-    return identity
+    if not file.exists():
+        return ""
+    return json_objects.get(_read(file), "id", str, str(file), _damaged)
 
 
 def check_vocabulary(folder: pathlib.Path, vocabulary: str) -> None:
@@ -236,13 +236,21 @@ def _advice(config: Config) -> str:
 def load_config(folder: pathlib.Path) -> Config:
     """The configuration of the run in `folder`.
 
-    Raises WorkdirError for a folder without a run and for a run of an earlier layout.
+    Raises WorkdirError for a folder without a run, for a damaged file and for a run of an earlier
+    layout.
     """
     file = folder / CONFIG
     if not file.is_file():
         raise WorkdirError(f"workdir {folder} has no config.json: train there first")
     _stored(folder)
-    return config_lib.from_json(file.read_text())
+    content = json_objects.read_bytes(file, _damaged, max_bytes=json_objects.MAX_BYTES)
+    try:
+        config = config_lib.from_json(content.decode())
+        config_lib.check_values(config)
+        config_lib.check_elements(config)
+    except (ConfigError, UnicodeDecodeError) as error:
+        raise _damaged(f"{file}: {error}") from error
+    return config
 
 
 def flatten(config: "DataclassInstance", prefix: str = "") -> Json:
@@ -317,11 +325,11 @@ def _digests(folder: pathlib.Path) -> Json:
 
 
 def _read(file: pathlib.Path) -> Json:
-    try:
-        values = json.loads(file.read_text())
-    except ValueError as error:
-        raise WorkdirError(f"{file} is damaged ({error}): restore it or name another") from error
-    return _flat_json(values)
+    return _flat_json(json_objects.read(file, _damaged))
+
+
+def _damaged(text: str) -> WorkdirError:
+    return WorkdirError(f"{text}. Restore the file or name another --workdir")
 
 
 def _json(digests: Mapping[str, str]) -> str:

@@ -13,7 +13,13 @@ from jaxrec.serving.build import check_data, write_histories
 from jaxrec.serving.service import Recommender
 from jaxrec.serving.state_rows import seen_capacity
 from jaxrec.serving.tracking import Progress, no_progress
-from jaxrec.state_store.metadata import STORE_FILE, Url, open_root, read_json
+from jaxrec.state_store.metadata import (
+    STORE_FILE,
+    Url,
+    open_root,
+    parse_metadata,
+    read_json,
+)
 from jaxrec.state_store.store import UserStateStore
 from jaxrec.types import UserId
 
@@ -104,7 +110,9 @@ def _prepared_rows(
 def identity(url: Url) -> str | None:
     """The name that the store at `url` got at its creation; None where there is none."""
     content, _ = read_json(open_root(url), STORE_FILE)
-    return None if content is None else content["identity"]
+    if content is None:
+        return None
+    return parse_metadata(content, STORE_FILE).identity
 
 
 class StoreSettings(TypedDict):

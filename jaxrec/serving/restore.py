@@ -15,6 +15,7 @@ from jaxrec.state_store.metadata import (
     write_json,
 )
 from jaxrec.state_store.store import UserStateStore
+from jaxrec.untrusted import json_objects
 
 
 def restore(
@@ -38,7 +39,10 @@ def restore(
             f"{display(root, COPY_FILE)}: an unfinished copy of {marker.get('source')}, not of "
             f"{source}; finish that one, or choose another place"
         )
-    done = 0 if marker is None else int(marker["parts"])
+    done = 0
+    if marker is not None:
+        where = display(root, COPY_FILE)
+        done = json_objects.size(marker, "parts", where, StoreError, high=len(snapshot.parts))
     users = sum(part.users for part in snapshot.parts[:done])
 
     def record_progress(parts: int) -> None:

@@ -20,7 +20,6 @@ import shutil
 import uuid
 import zlib
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -30,7 +29,9 @@ from orbax.checkpoint import v1 as ocp
 from jaxrec import config as config_lib
 from jaxrec.errors import StoreError
 from jaxrec.runtime import checkpoint, workdir
+from jaxrec.serving import snapshot_record
 from jaxrec.serving.service import Recommender
+from jaxrec.serving.snapshot_record import RECORD, Part, Record
 from jaxrec.serving.tracking import Progress, no_progress
 from jaxrec.serving.write_errors import as_store_errors
 from jaxrec.state_store.keys import (
@@ -41,36 +42,15 @@ from jaxrec.state_store.keys import (
     id_list,
     shard_numbers,
 )
-from jaxrec.state_store.metadata import (
-    Metadata,
-    open_root,
-    parse_metadata,
-    read_json,
-    write_json,
-)
+from jaxrec.state_store.metadata import open_root, write_json
 from jaxrec.state_store.row_format import Columns
 from jaxrec.state_store.store import UserStateStore
 from jaxrec.types import UserId
 
 FOLDER = "snapshots"  # in a run's folder
-RECORD = "record.json"
 CHUNK_BYTES = 65536  # of rows: what reading one user has to decompress
 PART_USERS = 4096
-
-
-class Part(NamedTuple):
-    """One Orbax checkpoint: users of one shard whose keys lie in [low, high] (hex).
-
-    keys_crc: of the users' keys. rows_crc: of the rows' checksums.
-    """
-
-    name: str
-    shard: int
-    users: int
-    low: str
-    high: str
-    keys_crc: int
-    rows_crc: int
+_MAX_NUMBERS = 1 << 30  # of an array of a part
 
 
 def steps(folder: pathlib.Path) -> list[int]:
@@ -109,16 +89,11 @@ def save(
         folder_of_part = target / "states" / f"{len(parts):05d}"
         with as_store_errors(folder_of_part):
             parts.append(_save_part(store, folder_of_part, shard, ids, columns))
-    content = {
-        "id": uuid.uuid4().hex,
-        "step": number,
-        "users": sum(part.users for part in parts),
-        "store": store.metadata.to_json(),
-        "parts": [part._asdict() for part in parts],
-    }
+    users = sum(part.users for part in parts)
+    record = Record(uuid.uuid4().hex, number, users, store.metadata, parts)
     with as_store_errors(target):
         target.mkdir(parents=True, exist_ok=True)
-        write_json(open_root(target), RECORD, content)
+        write_json(open_root(target), RECORD, record.to_json())
     return number
 
 
@@ -198,15 +173,9 @@ class Snapshot:
                 missing = "snapshot" if step is None else f"snapshot {step}"
                 raise StoreError(f"{folder}: no {missing} there; there are {complete or 'none'}")
             self.folder = folder / str(complete[-1] if step is None else step)
-        content, _ = read_json(open_root(self.folder), RECORD)
-        if content is None:
-            raise StoreError(f"{self.folder / RECORD}: missing")
-        # first: a record of an earlier format lacks what follows
-        self.metadata: Metadata = parse_metadata(content["store"], str(self.folder / RECORD))
-        self.identity: str = content["id"]
-        self.step: int = content["step"]
-        self.users: int = content["users"]
-        self.parts = [Part(**part) for part in content["parts"]]
+        record = snapshot_record.read(self.folder)
+        self.identity, self.step, self.users = record.identity, record.step, record.users
+        self.metadata, self.parts = record.metadata, record.parts
 
     def load(self, *, devices: Sequence[jax.Device] | None = None) -> Recommender:
         """The model of the snapshot; devices as in `Recommender.load`.
@@ -257,11 +226,12 @@ class Snapshot:
 
     def _keys(self, part: Part) -> list[bytes]:
         """Keys of a part's users, ascending. Raises StoreError when they are damaged."""
+        ends = self._array(part, "ends", None)
         blob = self._array(part, "keys", None).tobytes()
-        if zlib.crc32(blob) != part.keys_crc:
+        last = int(ends[-1]) if len(ends) else 0
+        if zlib.crc32(blob) != part.keys_crc or last != len(blob) or (np.diff(ends) <= 0).any():
             raise StoreError(f"{self._where(part)}: the keys are not those that were saved")
-        ends = self._array(part, "ends", None).tolist()
-        return [blob[a:b] for a, b in itertools.pairwise([0, *ends])]
+        return [blob[a:b] for a, b in itertools.pairwise([0, *ends.tolist()])]
 
     def _checked_rows(self, part: Part, keys: list[bytes], at: np.ndarray | None) -> np.ndarray:
         """Rows uint8 [U, row_bytes] of keys, at these places of a part (None: all).
@@ -298,8 +268,19 @@ class Snapshot:
             },
             "path": name,
         }
+        width, dtype = {
+            "rows": ((self.metadata.spec.row_bytes,), "uint8"),
+            "crc": ((), "uint32"),
+            "ends": ((), "int64"),
+            "keys": (None, "uint8"),
+        }[name]
         try:
             array = ts.open(spec, open=True, read=True).result()
+            shape = tuple(array.shape)
+            # before anything of that size is made
+            fits = shape == (part.users, *width) if width is not None else len(shape) == 1
+            if not fits or max(shape) > _MAX_NUMBERS or array.dtype.name != dtype:
+                raise ValueError(f"{array.dtype.name} {shape} for {part.users} users")
             return np.asarray((array if at is None else array[at]).read().result())
         except ValueError as error:
             reason = str(error).splitlines()[0][:300]

@@ -14,6 +14,7 @@ from jaxrec.errors import StoreError
 from jaxrec.state_store.metadata import COPY_FILE, Metadata, display, read_json, write_json
 from jaxrec.state_store.reader import StoreReader
 from jaxrec.types import Json, UserId
+from jaxrec.untrusted import json_objects
 
 BATCH = 1024
 
@@ -51,6 +52,12 @@ def check_source(root: ts.KvStore, source: Metadata) -> Json:
             f"{display(root, COPY_FILE)}: an unfinished copy of store {content.get('source')}, "
             f"not of {source.identity}; finish that one, or choose another place"
         )
+    where = display(root, COPY_FILE)
+    for name in ("users", "shard"):
+        json_objects.size(content, name, where, StoreError, high=1 << 62)
+    ranges = json_objects.get(content, "ranges", list, where, StoreError)
+    if ranges and not (len(ranges) == 2 and all(type(x) is int and x >= 0 for x in ranges)):
+        raise StoreError(f"{where}: damaged: ranges={json_objects.shown(ranges)}")
     return content
 
 

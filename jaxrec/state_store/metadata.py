@@ -18,13 +18,16 @@ from jaxrec.errors import StoreError
 from jaxrec.state_store.database import unlocked
 from jaxrec.state_store.row_format import RowSpec
 from jaxrec.types import Json
+from jaxrec.untrusted import json_objects
 
 # Version of the store's layout: 3 added the store's identity to every shard.
 FORMAT = 3
 REBUILD = "build it again with `jaxrec states build`"
 STORE_FILE = "store.json"
 COPY_FILE = "copy.json"
+MAX_BYTES = 1 << 28  # of the small files: the largest is a snapshot's record, 200 bytes a part
 MAX_SHARDS = 4096
+MAX_ROW_BYTES = 1 << 30  # of one user
 
 # a local path, a TensorStore kvstore URL (gs://, s3://, file://...) or its JSON spec
 Url: TypeAlias = str | os.PathLike[str] | Json
@@ -76,6 +79,8 @@ def parse_metadata(content: Json, where: str) -> Metadata:
     Raises StoreError when the format is another one or a key is missing.
     """
     version = content.get("format")
+    if isinstance(version, bool):
+        version = None
     if isinstance(version, int) and version < FORMAT:
         raise StoreError(
             f"{where}: format {version} found, this version reads {FORMAT}: made by an earlier "
@@ -86,15 +91,24 @@ def parse_metadata(content: Json, where: str) -> Metadata:
             f"{where}: format {version!r} found, this version reads {FORMAT}: open it with the "
             f"jaxrec that made it, or {REBUILD}"
         )
+
+    def refuse(text: str) -> StoreError:
+        return StoreError(f"{text}; {REBUILD}")
+
+    binding = json_objects.get(content, "binding", dict, where, refuse)
+    names = [field.name for field in dataclasses.fields(Binding)]
     try:
-        return Metadata(
-            identity=content["identity"],
-            num_shards=content["num_shards"],
-            binding=Binding(**content["binding"]),
-            spec=RowSpec.from_json(content["row"]),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise StoreError(f"{where}: {type(error).__name__} {error}; {REBUILD}") from error
+        spec = RowSpec.from_json(json_objects.get(content, "row", list, where, refuse))
+        if spec.row_bytes > MAX_ROW_BYTES:
+            raise ValueError(f"a row of {json_objects.shown(spec.row_bytes)} bytes")
+    except (TypeError, ValueError) as error:
+        raise refuse(f"{where}: damaged: {type(error).__name__} {error}") from error
+    return Metadata(
+        identity=json_objects.get(content, "identity", str, where, refuse),
+        num_shards=json_objects.size(content, "num_shards", where, refuse, low=1, high=MAX_SHARDS),
+        binding=Binding(**{n: json_objects.get(binding, n, str, where, refuse) for n in names}),
+        spec=spec,
+    )
 
 
 def check_binding(stored: Metadata, binding: Binding, spec: RowSpec | None, where: str) -> None:
@@ -179,22 +193,28 @@ def write_json(root: ts.KvStore, name: str, content: Json, if_equal: bytes | Non
 def read_json(root: ts.KvStore, name: str) -> tuple[Json | None, bytes]:
     """(content, version); content is None when there is no such file."""
     where = display(root, name)
+    path = local_path(root)
+    if path and os.path.isfile(path + name) and os.path.getsize(path + name) > MAX_BYTES:
+        raise _damaged(where, os.path.getsize(path + name))
     try:
         result = root.read(name).result()
     except ValueError as error:
         raise StoreError(f"{where}: cannot be read: {error}") from error
     if result.state == "missing":
         return None, result.stamp.generation
-    try:
-        text = json.loads(result.value)
-        content = text["content"]
-        body = json.dumps(content, sort_keys=True)
-        intact = zlib.crc32(body.encode()) == text["crc32"]
-    except (ValueError, KeyError, TypeError):
-        intact = False
-    if not intact:
-        raise StoreError(
-            f"{where}: damaged ({len(result.value)} bytes): not the content that was written; "
-            "restore it from a snapshot or rebuild the store"
-        )
+
+    def refuse(text: str) -> StoreError:
+        return _damaged(where, len(result.value))
+
+    text = json_objects.parse(result.value, where, refuse)
+    content = json_objects.get(text, "content", dict, where, refuse)
+    if zlib.crc32(json.dumps(content, sort_keys=True).encode()) != text.get("crc32"):
+        raise refuse("")
     return content, result.stamp.generation
+
+
+def _damaged(where: str, size: int) -> StoreError:
+    return StoreError(
+        f"{where}: damaged ({size} bytes): not the content that was written; restore it from a "
+        "snapshot or rebuild the store"
+    )

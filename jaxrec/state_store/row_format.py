@@ -89,8 +89,13 @@ class RowSpec:
 
     @classmethod
     def from_json(cls, fields: list[JsonField]) -> "RowSpec":
-        """The inverse of `to_json`."""
-        return cls(tuple(Field(name, tuple(shape), dtype) for name, shape, dtype in fields))
+        """The inverse of `to_json`. Raises TypeError or ValueError for anything else."""
+        made = [Field(name, tuple(shape), dtype) for name, shape, dtype in fields]
+        for name, shape, dtype in made:
+            sizes = all(type(size) is int for size in shape)
+            if not (isinstance(name, str) and isinstance(dtype, str) and sizes):
+                raise ValueError(f"row field {name!r}: shape {shape!r} and dtype {dtype!r}")
+        return cls(tuple(made))
 
     def to_json(self) -> list[JsonField]:
         """`[[name, shape, dtype], ...]`."""

@@ -139,7 +139,7 @@ class UserStateStore(StoreWriter):
         if mode == "r" and (progress := read_json(root, COPY_FILE)[0]) is not None:
             raise StoreError(
                 f"{display(root, COPY_FILE)}: the store is the target of an unfinished copy "
-                f"({progress['users']} users so far); run the copy again to finish it"
+                f"({progress.get('users')} users so far); run the copy again to finish it"
             )
         return cls(root, metadata, mode, shards, context)
 

@@ -188,7 +188,7 @@ def test_record_of_another_format_is_refused(tmp_path):
     events = table(tmp_path / "events.csv", ["1,10,5,x"])
     marker = prepared(events).folder / "complete.json"
     marker.write_text(json.dumps(json.loads(marker.read_text())["content"]))
-    with pytest.raises(DataError, match=r"complete\.json: missing or damaged .*Remove the folder"):
+    with pytest.raises(DataError, match=r"complete\.json: damaged: .*Remove the folder"):
         prepared(events)
 
 

@@ -194,7 +194,7 @@ def test_damaged_folder_is_named(config, tmp_path):
     with pytest.raises(DataError, match=r"texts\.json is missing.* Remove the folder"):
         prepare(config, tmp_path / "data")
     (folder / "complete.json").write_text("{")
-    with pytest.raises(DataError, match=r"complete\.json: missing or damaged"):
+    with pytest.raises(DataError, match=r"complete\.json: damaged"):
         prepare(config, tmp_path / "data")
 
 

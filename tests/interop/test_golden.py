@@ -137,7 +137,7 @@ def test_files_that_are_none(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("key", "change", "message"),
     [
-        ("config", lambda a: np.asarray("{"), "config is no JSON"),
+        ("config", lambda a: np.asarray("{"), "config is no JSON object"),
         ("config", lambda a: np.asarray("[]"), "config"),
         ("items", lambda a: a[:, :-1], "items has shape (3, 20)"),
         ("items", lambda a: a + 40, "items has int64"),

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
-from jaxrec.data.datasets import quoting
+from jaxrec.data.datasets import line_bounds, quoting
 from jaxrec.data.datasets.column_kinds import (
     as_kind,
     conversion,
@@ -157,6 +157,9 @@ def _scan(file: Path, columns: Sequence[str], file_format: Format) -> "pl.LazyFr
         raise DataError(f"{file}: no such file")
     if not file.stat().st_size:
         raise DataError(f"{file}: the file is empty. Remove it or write it again")
+    lines = quoting.LINES
+    if file_format.text or not name.endswith(PARQUET):
+        lines = line_bounds.rows_at_once(file, lines)
     types = {column: getattr(pl, kind) for column, kind in file_format.types.items()}
     if not file_format.text and name.endswith(PARQUET):
         lazy = pl.scan_parquet(file, glob=False)
@@ -182,7 +185,7 @@ def _scan(file: Path, columns: Sequence[str], file_format: Format) -> "pl.LazyFr
     names = plain.collect_schema().names()
     require(names, columns, str(file), file_format.hint)
     if file_format.quotes:
-        quoting.check(file, options["separator"], len(names))
+        quoting.check(file, options["separator"], len(names), lines)
     if not file_format.header:
         types |= dict.fromkeys(file_format.kinds, pl.String)
         kinds, words = csv_kinds(file, plain, [c for c in columns if c not in types], file_format)

@@ -27,11 +27,13 @@ from jaxrec.data.digests import Digest
 from jaxrec.data.raw import Chunk, Names, Raw
 from jaxrec.errors import DataError
 from jaxrec.types import Json
+from jaxrec.untrusted.arrays import check_unpacked
 
 if TYPE_CHECKING:
     import polars as pl
 
 VERSION = 2
+MAX_MOVIES = 1 << 28  # bytes of a movies file, which is read at once
 WITHOUT_CHECKSUM = ("10m", "32m")  # TFDS knows none: they are not downloaded
 URL = "https://files.grouplens.org/datasets/movielens/{folder}.zip"
 
@@ -172,9 +174,26 @@ def _extracted(path: Path, variant: Variant, name: str, downloads: Path) -> Iter
                         f"{path}: there is no {name} in it, but: "
                         f"{', '.join(archive.namelist()[:20])}. Set data.variant to what it holds"
                     )
-                with archive.open(members[0]) as packed, file.open("wb") as plain:
+                member = archive.getinfo(members[0])
+                check_unpacked(path.stat().st_size, member.file_size, member.filename)
+                if name == variant.movies and member.file_size > MAX_MOVIES:
+                    raise ValueError(f"{name} declares {member.file_size:,} bytes")
+                # under its plain name, whatever the archive calls it
+                with archive.open(member) as packed, file.open("wb") as plain:
                     shutil.copyfileobj(packed, plain)
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        except DataError:
+            raise
+        except OSError as error:
+            raise DataError(f"{path}: cannot be unpacked ({error})") from error
+        except (
+            zipfile.BadZipFile,
+            zlib.error,
+            EOFError,
+            KeyError,
+            NotImplementedError,
+            RuntimeError,
+            ValueError,
+        ) as error:
             raise DataError(f"{path}: damaged zip ({error}). Download it again") from error
         yield file
 

@@ -14,6 +14,7 @@ from jaxrec.errors import DataError
 from jaxrec.runtime.progress import say
 
 LINES = 1 << 18  # that are in memory at a time
+LONGEST = 1 << 18  # lines of one field
 QUOTE, NEWLINE = ord('"'), ord("\n")
 
 
@@ -25,8 +26,10 @@ class _Place(NamedTuple):
     swallowed: int
 
 
-def check(file: Path, separator: str, columns: int) -> None:
+def check(file: Path, separator: str, columns: int, lines_at_once: int | None = None) -> None:
     """Raises DataError, with file and line, for a quote that neither opens nor closes a field.
+
+    lines_at_once: how many are in memory, default `LINES`. A field that is open longer is refused.
 
     Says where lines inside quoted fields look like rows: they have all `columns`.
     """
@@ -34,7 +37,8 @@ def check(file: Path, separator: str, columns: int) -> None:
 
     place = _Place(1, 0, 0)
     first_swallowed = 0
-    for frame in pl.scan_lines(file, glob=False).collect_batches(chunk_size=LINES):
+    rows = lines_at_once or LINES
+    for frame in pl.scan_lines(file, glob=False).collect_batches(chunk_size=rows):
         lines = frame.to_series()
         if not place.opened and not lines.str.contains('"', literal=True).any():
             place = place._replace(line=place.line + len(lines))
@@ -43,6 +47,10 @@ def check(file: Path, separator: str, columns: int) -> None:
         before, place = place, _check(text.encode(), file, separator, columns, place)
         if place.swallowed and not first_swallowed:
             first_swallowed = before.line
+        if place.opened and place.line - place.opened > max(rows, LONGEST):
+            raise DataError(
+                _message(file, place.opened, f"opens a field of over {LONGEST:,} lines")
+            )
     if place.opened:
         raise DataError(_message(file, place.opened, "opens a field that is never closed"))
     if place.swallowed:

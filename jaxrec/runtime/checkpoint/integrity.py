@@ -6,14 +6,17 @@ import json
 import logging
 import pathlib
 from collections.abc import Collection, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxrec.errors import CheckpointError, StructureError
 from jaxrec.runtime import workdir
 from jaxrec.types import Json
+from jaxrec.untrusted import json_objects
+from jaxrec.untrusted.json_objects import check, get
 
 FORMAT = 2  # of the parameters' names and of the record; raise it when either changes
 RECORD = "record.json"
+MAX_BYTES = 1 << 28  # of a record: some 200 bytes for each array and file
 _SHOWN = 3  # damaged files that a message names
 
 log = logging.getLogger(__name__)
@@ -87,19 +90,15 @@ def read_record(folder: pathlib.Path, step: int) -> Record:
     one of another run.
     """
     file = folder / str(step) / RECORD
-    try:
-        content = json.loads(file.read_bytes())
-        values, digest = content["record"], content["digest"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"checkpoint {step} in {folder} is corrupt: {file.name} cannot be read: "
-            f"{first_line(error)}"
-        ) from error
-    if _json_digest(values) != digest or values["step"] != step:
-        raise CheckpointError(
-            f"checkpoint {step} in {folder} is corrupt: {file.name} is not what was saved"
-        )
-    written = values.get("format", 0)
+
+    def corrupt(text: str) -> CheckpointError:
+        return CheckpointError(f"checkpoint {step} in {folder} is corrupt: {text}")
+
+    content = json_objects.read(file, corrupt, max_bytes=MAX_BYTES)
+    values = get(content, "record", dict, file.name, corrupt)
+    if _json_digest(values) != content.get("digest") or values.get("step") != step:
+        raise corrupt(f"{file.name} is not what was saved")
+    written = get(values, "format", int, file.name, corrupt, 0)
     if written != FORMAT:
         age = "an earlier" if written < FORMAT else "a later"
         raise StructureError(
@@ -114,17 +113,41 @@ def read_record(folder: pathlib.Path, step: int) -> Record:
             f"folder to run {here or 'without an identity'}: move it to the folder that it came "
             f"from (with its {workdir.RUN})"
         )
+    best = values.get("best")
     return Record(
         run=run,
         step=step,
-        best=values["best"],
+        best=None if best is None else check(best, int, f"{file.name}: best", corrupt),
         leaves={
-            name: StoredLeaf(tuple(shape), dtype, digest)
-            for name, (shape, dtype, digest) in values["leaves"].items()
+            name: _leaf(leaf, file.name, corrupt)
+            for name, leaf in get(values, "leaves", dict, file.name, corrupt).items()
         },
-        meta=values["meta"],
-        files={name: FileDigest(*entry) for name, entry in values["files"].items()},
+        meta=get(values, "meta", dict, file.name, corrupt),
+        files={
+            json_objects.inside(name, file.name, corrupt): _file(entry, file.name, corrupt)
+            for name, entry in get(values, "files", dict, file.name, corrupt).items()
+        },
     )
+
+
+def _leaf(value: object, where: str, refuse: json_objects.Refuse) -> StoredLeaf:
+    shape, dtype, digest = _several(value, (list, str, str), where, refuse)
+    return StoredLeaf(
+        tuple(check(n, int, f"{where}: a shape", refuse) for n in shape), dtype, digest
+    )
+
+
+def _file(value: object, where: str, refuse: json_objects.Refuse) -> FileDigest:
+    return FileDigest(*_several(value, (int, str), where, refuse))
+
+
+def _several(
+    value: object, kinds: tuple[type, ...], where: str, refuse: json_objects.Refuse
+) -> list[Any]:
+    values = check(value, list, f"{where}: an entry", refuse)
+    if len(values) != len(kinds):
+        raise refuse(f"{where}: an entry has {len(values)} values, {len(kinds)} are needed")
+    return [check(x, k, f"{where}: an entry", refuse) for x, k in zip(values, kinds, strict=True)]
 
 
 def check_files(folder: pathlib.Path, record: Record, trees: Collection[str]) -> None:
