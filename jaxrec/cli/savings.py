@@ -1,11 +1,14 @@
 """Answers whether compressing long histories is worth it, on your data and on this machine.
 
-    jaxrec savings --config=configs/table.py:events.parquet --workdir=runs/savings
+    jaxrec savings --events=events.parquet --workdir=runs/savings
+    jaxrec savings --config=configs/quickstart.py --workdir=runs/savings
     jaxrec savings --recent=RUN --compressed=RUN --full=RUN --workdir=runs/savings
 
 Trains three models that differ in what they are shown (the recent window alone, compressed
 history, full history), or takes finished runs of yours, measures quality and cost, and prints a
-verdict of three lines and the tables. WORKDIR has the page (index.html), tables and plots then.
+verdict of three lines and the tables. WORKDIR has the page (index.html), tables and plots then. With
+--events the settings are those that the data asks for (`jaxrec describe` tells why); columns are
+named by --config.data.user_column=NAME and the like.
 Scores do not count the user's own items, which would carry raw ids past the tokens.
 A stopped command goes on where it was.
 """
@@ -14,13 +17,19 @@ import argparse
 import pathlib
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from jaxrec.cli import flags
+from jaxrec.config import asks_for_advice
 from jaxrec.errors import ConfigError
 from jaxrec.runtime.program import Parser, exit_status
 
-FLAGS = ("workdir", "config", "seeds", "recent", "compressed", "full", "help")
-EXAMPLE = "--config=configs/table.py:events.parquet"
+if TYPE_CHECKING:
+    from jaxrec.experiments.settings import ExperimentsConfig
+
+FLAGS = ("workdir", "config", "events", "seeds", "recent", "compressed", "full", "help")
+EXAMPLE = "--events=events.parquet"
+RUNS = "runs"  # in the folder of an answer
 
 
 def parser() -> Parser:
@@ -30,6 +39,9 @@ def parser() -> Parser:
     made.add_argument("--workdir", default="", help="folder of the runs, tables and the page")
     made.add_argument(
         "--config", default="", help="FILE.py[:ARGUMENT], a recipe of a compressed model"
+    )
+    made.add_argument(
+        "--events", default="", help="file or glob of events: parquet, CSV, JSON lines"
     )
     made.add_argument("--seeds", type=int, default=1, help="trainings of each model")
     for mode in ("recent", "compressed", "full"):
@@ -51,12 +63,31 @@ def main(argv: Sequence[str]) -> int:
     given = {mode: getattr(args, mode) for mode in ("recent", "compressed", "full")}
     if any(given.values()) and (missing := [f"--{m}" for m, run in given.items() if not run]):
         raise ConfigError(f"{missing[0]}=RUN is needed too: all three runs, or none")
-    if any(given.values()) and (args.config or overrides or args.seeds > 1):
-        extra = "--config" if args.config else overrides[0] if overrides else "--seeds"
+    if any(given.values()) and (args.config or args.events or overrides or args.seeds > 1):
+        extra = "--config" if args.config else "--events" if args.events else "--seeds"
+        extra = overrides[0] if overrides else extra
         raise ConfigError(f"{extra}: finished runs are taken as they are; leave it out")
-    if not any(given.values()) and not args.config:
-        raise ConfigError(f"--config=FILE.py is needed, for example {EXAMPLE}")
+    if args.config and args.events:
+        raise ConfigError("--config and --events: give one of them")
+    if not (any(given.values()) or args.config or args.events):
+        raise ConfigError(f"--events=FILE or --config=FILE.py is needed, for example {EXAMPLE}")
     return _answer(args, overrides, {m: pathlib.Path(run) for m, run in given.items() if run})
+
+
+def _config(args: argparse.Namespace, overrides: Sequence[str]) -> "ExperimentsConfig":
+    """The configuration of the compressed run, as flags and data have it."""
+    from jaxrec.data import advised
+    from jaxrec.experiments import savings, settings
+
+    config = savings.of_events(args.events) if args.events else savings.of_recipe(args.config)
+    for text in overrides:
+        settings.override(config, text)
+    if args.events or asks_for_advice(args.config):
+        given = [text.removeprefix("--config.").partition("=")[0] for text in overrides]
+        config.layout.mode = "compressed"  # what is asked about, whatever suits the data
+        runs = pathlib.Path(args.workdir) / RUNS
+        advised.fill(config, [*given, "layout.mode"], runs)
+    return savings.asked(config, tuple(range(config.seed, config.seed + args.seeds)))
 
 
 def _answer(
@@ -69,12 +100,9 @@ def _answer(
     from jaxrec.runtime.progress import say
 
     folder = pathlib.Path(args.workdir)
-    if given:
-        config = savings.of_runs(given)
-    else:
-        config = savings.of_recipe(args.config, overrides, args.seeds)
+    config = savings.of_runs(given) if given else _config(args, overrides)
     check_output(folder, config)
-    lab = Lab(config, folder / "runs", say, given=given)
+    lab = Lab(config, folder / RUNS, say, given=given)
     try:
         with Preemption(ctrl_c=True) as preemption, preemption.interrupting():
             lines = savings.answer(lab, folder, savings.command(args, overrides))

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from jaxrec.api.defaults import table_config
 from jaxrec.config import Config, lookup
 from jaxrec.config.recipe import load_recipe
 from jaxrec.errors import ConfigError
@@ -142,21 +143,29 @@ def _costs(rows: Mapping[tuple[str, str], Json], compressed: Json) -> str:
 # -- what is asked ---------------------------------------------------------------------------
 
 
-def of_recipe(recipe: str, overrides: Sequence[str], seeds: int) -> ExperimentsConfig:
+def of_recipe(recipe: str) -> ExperimentsConfig:
     """The configuration of a recipe, evaluated on all users. Raises ConfigError."""
     found = load_recipe(recipe)
     if isinstance(found, ExperimentsConfig):
-        config = found
-    elif isinstance(found, Config):
-        config = ExperimentsConfig(**vars(found))
-        config.experiments.users = 0
-    else:
+        return found
+    if not isinstance(found, Config):
         raise ConfigError(
             f"--config={recipe}: get_config returned a {type(found).__name__}, not a jaxrec Config"
         )
-    for text in overrides:
-        settings.override(config, text)
-    return _asked(config, tuple(range(config.seed, config.seed + seeds)))
+    return _of_all_users(found)
+
+
+def of_events(file: str) -> ExperimentsConfig:
+    """Settings for a file of events, which its data should complete (`jaxrec.data.advised`)."""
+    config = table_config()
+    config.data.path = file
+    return _of_all_users(config)
+
+
+def _of_all_users(config: Config) -> ExperimentsConfig:
+    made = ExperimentsConfig(**vars(config))
+    made.experiments.users = 0
+    return made
 
 
 def of_runs(given: Mapping[str, pathlib.Path]) -> ExperimentsConfig:
@@ -186,12 +195,11 @@ def of_runs(given: Mapping[str, pathlib.Path]) -> ExperimentsConfig:
                     f"--{mode}={given[mode]}: {key} is not that of the compressed run; compare "
                     "runs on the same data and protocol"
                 )
-    config = ExperimentsConfig(**vars(base))
-    config.experiments.users = 0
-    return _asked(config, (base.seed,))
+    return asked(_of_all_users(base), (base.seed,))
 
 
-def _asked(config: ExperimentsConfig, seeds: tuple[int, ...]) -> ExperimentsConfig:
+def asked(config: ExperimentsConfig, seeds: tuple[int, ...]) -> ExperimentsConfig:
+    """The configuration with these seeds, validated."""
     config.experiments.seeds = seeds
     # other experiments' key, whose default may be more than the data holds out
     config.experiments.last = min(config.experiments.last, config.data.holdout)

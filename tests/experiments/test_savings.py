@@ -23,6 +23,7 @@ def get_config():
     made.data.holdout = 1
     return made
 """
+KINDS = ("user", "item", "time")
 MODES = ("recent", "compressed", "full")
 
 
@@ -115,7 +116,15 @@ def test_finished_runs_are_taken_as_they_are(answered, tmp_path, monkeypatch, ca
     ("arguments", "words"),
     [
         ([], "--workdir=FOLDER is needed"),
-        (["--workdir=x"], "--config=FILE.py is needed"),
+        (["--workdir=x"], "--events=FILE or --config=FILE.py is needed"),
+        (
+            ["--workdir=x", "--events=a.csv", "--config=configs/ml1m.py"],
+            "--config and --events: give",
+        ),
+        (
+            ["--workdir=x", "--events=a.csv", "--full=a", "--recent=a", "--compressed=a"],
+            "--events: fi",
+        ),
         (["--workdir=x", "--config=none.py"], "none.py: not a Python file"),
         (["--workdir=x", "--config=configs/ml1m.py:full"], "layout.mode='full': .* 'compressed'"),
         (["--workdir=x", "--config=configs/ml1m.py:compressed", "--config.train.step=1"], "step"),
@@ -163,9 +172,27 @@ def test_columns_of_a_first_look():
     assert [r["part"] for r in savings.shown([row, row | {"part": "b"}])] == ["a", "b"]
 
 
+def test_a_file_of_events_gets_the_settings_of_its_data(tmp_path):
+    rng = np.random.default_rng(0)
+    lines = ["who,what,when"]
+    for user in range(12):
+        lines += [f"{user},{item},{n}" for n, item in enumerate(rng.integers(0, 20, 40))]
+    (tmp_path / "events.csv").write_text("\n".join(lines) + "\n")
+    arguments = [f"--events={tmp_path / 'events.csv'}", f"--workdir={tmp_path / 'answer'}"]
+    columns = [
+        f"--config.data.{k}_column={v}" for k, v in zip(KINDS, lines[0].split(","), strict=True)
+    ]
+    overrides = [*columns, "--config.model.width=8", "--config.data.min_item_events=1"]
+    config = program._config(program.parser().parse_args(arguments), overrides)
+    assert config.layout.mode == "compressed"
+    assert (config.model.width, config.data.time_column) == (8, "when")
+    assert config.layout.segment_size < 50  # of table.py, too long for these histories
+    assert config.experiments.users == 0
+    assert (tmp_path / "answer" / "runs" / "data").is_dir()
+
+
 def test_recipes_keep_their_experiments():
-    config = savings.of_recipe("configs/experiments_ml1m.py:hstu", ["--config.train.steps=7"], 2)
+    config = savings.asked(savings.of_recipe("configs/experiments_ml1m.py:hstu"), (0, 1))
     assert config.experiments.seeds == (0, 1)
-    assert config.train.steps == 7
     assert isinstance(config, Config)
     assert np.all(np.asarray(config.experiments.tokens) == (1, 4, 16))
