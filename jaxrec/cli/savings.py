@@ -6,9 +6,9 @@
 
 Trains three models that differ in what they are shown (the recent window alone, compressed
 history, full history), or takes finished runs of yours, measures quality and cost, and prints a
-verdict of three lines and the tables. WORKDIR has the page (index.html), tables and plots then. With
---events the settings are those that the data asks for (`jaxrec describe` tells why); columns are
-named by --config.data.user_column=NAME and the like.
+verdict of three lines and the tables. WORKDIR has the page (index.html), tables and plots then.
+With --events the settings are those that the data asks for (`jaxrec describe` tells why); columns
+are named by --config.data.user_column=NAME and the like.
 Scores do not count the user's own items, which would carry raw ids past the tokens.
 A stopped command goes on where it was.
 """
