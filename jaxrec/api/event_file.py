@@ -19,7 +19,7 @@ from jaxrec.runtime import workdir
 if TYPE_CHECKING:
     import polars as pl
 
-FOLDER = "events"  # of a run
+FOLDER = "frames"  # of a run; TensorBoard has `events`
 ROWS = 1 << 20  # that are hashed at a time
 
 

@@ -42,7 +42,7 @@ def fit(
 
     events: a frame of pandas, polars or pyarrow (or of another library that narwhals knows), or a
         path or glob of parquet, CSV or JSON-lines files. Only the named columns are read; an index
-        is no column. A frame is stored once, in `<workdir>/events`.
+        is no column. A frame is stored once, in `<workdir>/frames`.
     workdir: folder of the run.
     user, item, time: names of the columns (default: those of `config`: user_id, item_id,
         timestamp). Ids are integers or text. Times are seconds since 1970 (`data.time_unit`),

@@ -65,6 +65,10 @@ def read_events(
     )
     chunks = []
     for frame, file, row in files.frames(files.find(pattern, "--events"), names, table_format):
+        for name in names[:2]:
+            if nulls := frame[name].null_count():
+                first = row + int(frame[name].is_null().arg_max() or 0)
+                raise schema.null_ids(str(file), name, nulls, first)
         user, item, moment = (to_numpy(frame[name]) for name in names)
         # the unit is that of the training table; other data sets are in seconds
         unit = config.time_unit if config.dataset == "table" else "s"

@@ -37,7 +37,9 @@ def test_it_is_the_run_of_train_py(fitted, folder, tmp_path):
     }
     recipe = tmp_path / "recipe.py"
     # what fit starts from is the recipe; the rest are flags
-    recipe.write_text("from jaxrec.api.defaults import table_config as get_config\n")
+    recipe.write_text(
+        "from jaxrec.api.defaults import table_config as get_config\nADVISED = True\n"
+    )
     flags = [f"--config.{key}={value}" for key, value in settings.items()]
     run("train.py", f"--config={recipe}", f"--workdir={tmp_path / 'run'}", *flags)
     for name in ("dataset.json", "config.json"):
@@ -51,7 +53,7 @@ def test_the_same_call_returns_the_finished_model(fitted, folder, capfd):
     assert "continuing from step 16" in capfd.readouterr().err
     assert_same_parameters(fitted, again)
     assert isinstance(again.recommend([100], k=1), pl.DataFrame)
-    assert len(list((folder / "events").iterdir())) == 1
+    assert len(list((folder / "frames").iterdir())) == 1
 
 
 @pytest.mark.parametrize(
@@ -64,7 +66,7 @@ def test_the_same_call_returns_the_finished_model(fitted, folder, capfd):
 def test_other_data_and_settings_are_refused(fitted, folder, frame, changed, message):
     with pytest.raises(WorkdirError, match=message):
         jaxrec.fit(frame, workdir=folder, **tiny.COLUMNS, **tiny.SETTINGS | changed)
-    assert [f"{path}" for path in (folder / "events").iterdir()] == [fitted.config.data.path]
+    assert [f"{path}" for path in (folder / "frames").iterdir()] == [fitted.config.data.path]
 
 
 def test_ctrl_c_saves_and_the_same_call_continues(fitted, tmp_path, monkeypatch):
@@ -88,7 +90,7 @@ def test_data_that_the_reader_refuses_is_named_events(tmp_path):
     frame = tiny.events().with_columns(when=-pl.col("when"))
     with pytest.raises(DataError, match=r"^events: column 'when' is negative"):
         jaxrec.fit(frame, workdir=tmp_path, **tiny.COLUMNS, **tiny.SETTINGS)
-    assert not list((tmp_path / "events").iterdir())
+    assert not list((tmp_path / "frames").iterdir())
 
 
 def test_wrong_places_are_refused(tmp_path):
@@ -107,7 +109,7 @@ def test_wrong_places_are_refused(tmp_path):
 
 def test_a_moved_run_finds_its_events(fitted, folder, tmp_path):
     config = workdir.load_config(folder)
-    config.data.path = str(tmp_path / "events" / pathlib.Path(config.data.path).name)
+    config.data.path = str(tmp_path / "frames" / pathlib.Path(config.data.path).name)
     assert event_file.moved(config.data, folder) == fitted.config.data.path
 
 

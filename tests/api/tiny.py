@@ -8,6 +8,7 @@ SETTINGS = {
     "data.min_item_events": 1,
     "data.min_user_events": 3,
     "data.workers": 0,
+    "layout.mode": "compressed",  # of short histories the data would choose full
     "layout.segment_size": 6,
     "layout.tokens": 2,
     "layout.max_segments": 3,
