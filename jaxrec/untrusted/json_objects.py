@@ -4,10 +4,12 @@ import json
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from jaxrec.errors import JaxrecError
-from jaxrec.types import Json
+
+if TYPE_CHECKING:
+    from jaxrec.types import Json
 
 MAX_BYTES = 1 << 24  # of a settings or record file; those that hold ids or texts are given more
 MAX_DEPTH = 64  # of objects and lists in each other
@@ -18,7 +20,7 @@ Value = TypeVar("Value")
 Refuse = Callable[[str], JaxrecError]
 
 
-def read(file: Path, refuse: Refuse, *, max_bytes: int = MAX_BYTES) -> Json:
+def read(file: Path, refuse: Refuse, *, max_bytes: int = MAX_BYTES) -> "Json":
     """The JSON object in a file.
 
     refuse: what makes an error of a message, which names the file and what is wrong with it.
@@ -40,7 +42,7 @@ def read_bytes(file: Path, refuse: Refuse, *, max_bytes: int) -> bytes:
     return content
 
 
-def parse(content: bytes | str, where: str, refuse: Refuse) -> Json:
+def parse(content: bytes | str, where: str, refuse: Refuse) -> "Json":
     """The JSON object in a text; where: the file, for messages. Raises as `read`."""
     value = parse_value(content, where, refuse)
     if not isinstance(value, dict):
@@ -63,7 +65,7 @@ def parse_value(content: bytes | str, where: str, refuse: Refuse) -> Any:
 
 
 def get(
-    values: Json, key: str, kind: type[Value], where: str, refuse: Refuse, *default: Value
+    values: "Json", key: str, kind: type[Value], where: str, refuse: Refuse, *default: Value
 ) -> Value:
     """The value of a key, of type `kind` (an int may stand for a float, a bool for neither).
 
@@ -89,7 +91,7 @@ def check(value: object, kind: type[Value], where: str, refuse: Refuse) -> Value
 
 
 def size(
-    values: Json, key: str, where: str, refuse: Refuse, *default: int, low: int = 0, high: int
+    values: "Json", key: str, where: str, refuse: Refuse, *default: int, low: int = 0, high: int
 ) -> int:
     """An integer from `low` to `high`: what a file declares and memory is allocated by."""
     number = get(values, key, int, where, refuse, *default)

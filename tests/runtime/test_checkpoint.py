@@ -88,7 +88,7 @@ def test_checkpoints_without_identity_do_not_mix_with_others(tmp_path):
     with pytest.raises(StructureError, match="belongs to run without an identity"):
         checkpoint.restore(here, 8, make_trees())
     (tmp_path / "run" / "run.json").write_text('{"id": 3}')
-    with pytest.raises(WorkdirError, match=r"run\.json is damaged"):
+    with pytest.raises(WorkdirError, match=r"run\.json: damaged: id=3: a text is needed"):
         checkpoint.restore(here, 4, make_trees())
 
 
