@@ -14,7 +14,7 @@ def test_sigterm_is_noted_and_the_handler_given_back():
     before = signal.getsignal(signal.SIGTERM)
     with Preemption() as preemption:
         assert not preemption.requested
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
         assert preemption.requested
     assert signal.getsignal(signal.SIGTERM) is before
 
@@ -28,7 +28,7 @@ def test_sigterm_interrupts_what_can_be_given_up():
         timer.join()
         with pytest.raises(Preempted), preemption.interrupting():
             pytest.fail("a request from before is honoured too")
-        os.kill(os.getpid(), signal.SIGTERM)  # outside the block: noted only
+        signal.raise_signal(signal.SIGTERM)  # outside the block: noted only
         assert preemption.requested
 
 
@@ -49,7 +49,7 @@ def test_outside_the_main_thread_nothing_is_installed():
 def test_ctrl_c_is_a_request_once(capsys):
     before = signal.getsignal(signal.SIGINT)
     with Preemption(ctrl_c=True) as preemption:
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         assert preemption.requested
         assert preemption.received == signal.SIGINT
         assert "press it again to stop at once" in capsys.readouterr().err
@@ -57,10 +57,10 @@ def test_ctrl_c_is_a_request_once(capsys):
         with pytest.raises(Preempted, match="Ctrl-C"), preemption.interrupting():
             pytest.fail("a request from before is honoured too")
         with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
     with Preemption(ctrl_c=True) as preemption:
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
         assert (preemption.stopped().cause, preemption.stopped().status) == ("SIGTERM", 0)
     with Preemption(), pytest.raises(KeyboardInterrupt):  # unless it is asked for
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
