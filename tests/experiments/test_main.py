@@ -30,7 +30,7 @@ def recipe(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["lenght"], r"experiment 'lenght': allowed are gap, length, tokens, .*probe.*verify"),
+        (["lenght"], r"experiment 'lenght': allowed are gap, cost, length, tokens, .*probe.*verify"),
         (["length"], r"--output=FOLDER is needed"),
         (["length", "--output=x"], r"--config=FILE\.py is needed"),
         (["length", "--output=x", "--config=y.py"], r"--config=y\.py: not a Python file"),
@@ -84,7 +84,7 @@ def test_an_experiment_writes_its_files_and_is_not_made_twice(tmp_path, recipe, 
     assert command.main(arguments) == 0
     said = capsys.readouterr()
     assert said.out.startswith("Longer histories than in training\n\n| name | series |")
-    assert said.err.count("training") == 1
+    assert said.err.count("\ntraining ") == 1
     names = sorted(file.name for file in output.iterdir())
     assert names == [f"longer.{end}" for end in ("csv", "json", "md", "png")]
     value = result_table.read(output / "longer.json")
