@@ -146,12 +146,14 @@ def test_a_swap_under_load_fails_no_request_and_loses_no_event(runs):
     ):
         client.delete("/users/3")
         work = [pool.submit(job, client) for job in (reader, reader, appender)]
-        body = {"workdir": str(runs[1][0]), "states": str(runs[1][1])}
-        swapped = client.post("/admin/swap", json=body)
-        assert swapped.status_code == 200, swapped.text
-        for _ in range(3):
-            assert client.post("/recommend", json={"users": [1]}).json()["generation"] == 2
-        stop.set()
+        try:
+            body = {"workdir": str(runs[1][0]), "states": str(runs[1][1])}
+            swapped = client.post("/admin/swap", json=body)
+            assert swapped.status_code == 200, swapped.text
+            for _ in range(3):
+                assert client.post("/recommend", json={"users": [1]}).json()["generation"] == 2
+        finally:
+            stop.set()
         answers = [answer for future in work for answer in future.result()]
         assert {answer.status_code for answer in answers} == {200}
         appended = len(work[2].result())
