@@ -228,7 +228,7 @@ def test_a_recipe_says_why_and_replaces_nothing(tmp_path):
     made.recipe(path, table.get_config("events.parquet"))
     text = path.read_text()
     assert "Layout: 12 x (100 items + 4 tokens) + a recent window of 1 to 100 events." in text
-    assert f"train.py --config={path} --workdir=runs/mine" in text
+    assert f"jaxrec train --config={path} --workdir=runs/mine" in text
     assert "# 45.0% of the events are of an item that the user had before" in text
     made.recipe(path, table.get_config("events.parquet"))  # the same content
     with pytest.raises(ConfigError, match="is another recipe"):
