@@ -30,7 +30,10 @@ def recipe(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["lenght"], r"experiment 'lenght': allowed are gap, cost, length, tokens, .*probe.*verify"),
+        (
+            ["lenght"],
+            r"experiment 'lenght': allowed are gap, cost, length, tokens, .*probe.*verify",
+        ),
         (["length"], r"--output=FOLDER is needed"),
         (["length", "--output=x"], r"--config=FILE\.py is needed"),
         (["length", "--output=x", "--config=y.py"], r"--config=y\.py: not a Python file"),
