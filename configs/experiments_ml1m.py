@@ -4,8 +4,8 @@ Data and layout: as `ml1m.py`: full history of 200, compressed 6 x (25 + tokens)
 50; all 6,040 users, seen items filtered.
 Argument: BACKBONE, `sasrec` (default) or `hstu`.
 Hardware and cost: one CPU core, about an hour a run; `--only` lets runs share the cores.
-Quality: SASRec, one seed, NDCG@10 .1831 (recent), .1826 (compressed), .1809 (full): history does not
-help here (results/experiments_ml1m/sasrec). HSTU was not measured.
+Quality: SASRec, one seed, NDCG@10 .1831 (recent), .1826 (compressed), .1809 (full): history does
+not help here (results/experiments_ml1m/sasrec). HSTU was not measured.
 Command:
 
     python -m jaxrec.experiments gap --config=configs/experiments_ml1m.py:sasrec \

@@ -8,9 +8,9 @@ window of 26 to 50, of which a request pays for the window alone; `recent` is th
 Argument: MODE or MODE_BACKBONE. MODE: `full` (default), `compressed` or `recent`; BACKBONE:
 `sasrec` (default, modern block) or `hstu`.
 Hardware and cost: one CPU core, about an hour.
-Quality: Recall@10 .3101 and NDCG@10 .1809 (full), .3199 and .1826 (compressed), .3141 and .1831 (recent),
-one seed (results/experiments_ml1m/sasrec); published models are at .2843 to .3164 and .1537 to .1857
-by this protocol.
+Quality: Recall@10 .3101 and NDCG@10 .1809 (full), .3199 and .1826 (compressed), .3141 and .1831
+(recent), one seed (results/experiments_ml1m/sasrec); published models are at .2843 to .3164 and
+.1537 to .1857 by this protocol.
 Command:
 
     jaxrec train --config=configs/ml1m.py:full --workdir=runs/ml1m

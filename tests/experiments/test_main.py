@@ -32,7 +32,7 @@ def recipe(tmp_path):
     [
         (
             ["lenght"],
-            r"experiment 'lenght': allowed are gap, cost, length, tokens, .*probe.*verify",
+            r"experiment 'lenght': allowed are gap, cost, length, .*probe.*verify",
         ),
         (["length"], r"--output=FOLDER is needed"),
         (["length", "--output=x"], r"--config=FILE\.py is needed"),
