@@ -28,6 +28,7 @@ def day(folder, number, users, items, events=400):
 def train(folder, *more, data="day0.parquet", steps=8):
     argv = [
         f"--config=configs/table.py:{folder / data}",
+        "--config.layout.mode=compressed",  # of so short histories the data would choose full
         f"--workdir={folder / 'run'}",
         *MODEL,
         *tiny.RUN[1:],
