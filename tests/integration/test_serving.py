@@ -233,7 +233,7 @@ def test_snapshot_and_restore(workdir, model, store, tmp_path):
         (("append", "--events=no.parquet"), "--events='no.parquet': no such file"),
         (("recommend", "--output=lists.xml"), "--output=lists.xml: known endings are"),
         (("recommend", "--users=none.txt"), "--users=none.txt: no such file"),
-        (("recommend", "--k=0"), "k=0: a positive integer"),
+        (("recommend", "--k=0"), "--k=0: a positive number of items is needed"),
         (("build-states", "--shards=a-b"), "--shards=a-b: numbers and ranges"),
         (("build-states", "--encoding=int8"), "encoding: store float32, given int8"),
         (("verify", "--sample=0"), "sample=0: at least 1 user"),

@@ -296,6 +296,7 @@ def test_refusals(whole, tmp_path):
 def test_plain_lines(whole, tmp_path, capsys):
     standin.fit(tmp_path, standin.make_config(steps=10))
     text = capsys.readouterr().err.splitlines()
+    assert text.pop(0) == "compiling the training step ..."
     assert text[0].startswith("first step (compilation) took ")
     assert text[1].startswith("step 5/10  loss ")
     assert "steps/s" in text[1]
