@@ -19,6 +19,7 @@ from jaxrec.types import Json
 
 POPULARITY = "popularity"
 SAME = "masked"  # the model of `compressed`, computed in another way
+CONTROLS = (SAME, "without-tokens")  # rows of the compressed model that nobody serves
 
 
 class Shown(NamedTuple):
@@ -93,7 +94,7 @@ def summary(result: Json, source: str = "") -> list[str]:
     metric = f"ndcg@{list_length(result['rows'])}"
     models = [row for row in result["rows"] if row["request_flops"] is not None]
     rules = [row for row in result["rows"] if row["request_flops"] is None]
-    models = [row for row in models if row["name"] != SAME] or models
+    models = [row for row in models if row["name"] not in CONTROLS] or models
     ranked = sorted(models, key=lambda row: -row["metrics"][metric]["mean"])
     lines = []
     if ranked:
