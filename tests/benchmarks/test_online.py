@@ -10,9 +10,6 @@ from benchmarks import arrivals, online
 from benchmarks.arrivals import Outcome, Target
 from benchmarks.full_service import FullHistory
 from jaxrec import ranking
-from jaxrec.benchmark.workload import last_query
-from jaxrec.layout import SegmentLayout
-from jaxrec.model import recommender
 from jaxrec.server.limits import Limits
 from jaxrec.server.metrics import Metrics
 from jaxrec.server.service import Service
@@ -20,7 +17,7 @@ from jaxrec.serving.requests import make_request
 from jaxrec.serving.state_rows import Events
 from tests.server import local
 from tests.serving import standin
-from tests.serving.standin import ITEMS, ORIGIN
+from tests.serving.standin import ORIGIN
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +36,16 @@ def full():
 def test_full_histories_are_answered_by_one_forward_pass(full):
     users, request = make_request(full.catalog, [2, 0, 1, 3, 9][:4], 16)
     answer = full.answer(users, request)
-    config = standin.config()
     for row, user in enumerate(users):
         items, times = (column[-full.length :] for column in full._histories[user])
-        layout = SegmentLayout.full(len(items))
-        model = recommender.build(config.model, config.loss, layout, ITEMS)
-        queries = last_query(model, 1, full.params, items[None], times[None])
+        count = len(items)
+        padded = np.zeros((2, 1, full.length + 1), np.int32)  # one user alone
+        padded[0, 0, :count], padded[1, 0, :count], padded[1, 0, count] = items, times, times[-1]
+        lengths = np.full((1, 1), count, np.int32)
+        y, _ = full.model.forward(
+            full.params, padded[0, :, :-1], full.model.layout, lengths, padded[1]
+        )
+        queries = full.model.queries(full.params, y[:, count - 1])
         scores = np.asarray(ranking.scores(queries, full.index))[0, 1:]
         np.testing.assert_allclose(
             answer.scores[row], np.sort(scores)[::-1][:16], rtol=0, atol=1e-5 * np.ptp(scores)
