@@ -80,7 +80,7 @@ def test_only_makes_the_runs_of_its_rows(tmp_path, capsys):
     arguments = ["gap", f"--config={recipe}", f"--runs={tmp_path / 'runs'}"]
     assert command.main([*arguments, "--only=compressed"]) == 0
     said = capsys.readouterr()
-    assert said.err.count("training ") == 1  # neither recent nor full, which it is compared with
+    assert said.err.count("\ntraining ") == 1  # neither recent nor full, which it is compared with
     assert not said.out
     with pytest.raises(ConfigError, match="--only='fill': rows are 'popularity'"):
         command.main([*arguments, "--only=full,fill"])
