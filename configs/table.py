@@ -18,27 +18,13 @@ Command:
         --config.data.time_column=time
 """
 
+from jaxrec.api.defaults import table_config
 from jaxrec.config import Config
 
 ADVISED = True  # jaxrec.data.advised
 
 
 def get_config(path: str = "") -> Config:
-    config = Config()
-    config.data.dataset = "table"
+    config = table_config()
     config.data.path = path
-    config.data.min_item_events = 5
-    config.layout.mode = "compressed"
-    config.layout.segment_size = 50
-    config.layout.tokens = 4
-    config.layout.max_segments = 4
-    config.model.backbone = "sasrec"
-    config.model.width = 64
-    config.model.layers = 2
-    config.model.heads = 2
-    config.model.item_bias = True
-    config.model.token_input = "pooled"
-    config.loss.kind = "sampled_softmax"
-    config.train.learning_rate = 2e-3
-    config.train.patience = 8
     return config

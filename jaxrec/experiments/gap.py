@@ -56,7 +56,7 @@ class _Part:
         self.lab, self.name, self.suffix = lab, name, suffix
         self.samples = lab.config.experiments.bootstrap
         self.runs = modes_of(base)
-        if lab.given:
+        if not suffix:  # runs that were given have no counters
             self.runs |= lab.given
 
     def ranks(self, mode: str) -> list[Ranks]:

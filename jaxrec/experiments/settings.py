@@ -21,6 +21,7 @@ from jaxrec.types import Json
 
 # keys of folders: they differ between machines, so records leave them out
 PLACES = ("data.cache_dir", "train.compilation_cache")
+FILES = ("path", "items_path")  # keys of data.*
 
 
 @dataclasses.dataclass
@@ -175,8 +176,15 @@ def _value(key: str, raw: str, old: object) -> object:
 
 
 def record(config: ExperimentsConfig) -> Json:
-    """The configuration as JSON, without folders (`PLACES`)."""
+    """The configuration as JSON, without folders of a machine.
+
+    Those of `PLACES` are left out, and files of data have the name of their folder alone.
+    """
     kept = copy.deepcopy(config)
+    for name in FILES:
+        path = pathlib.Path(getattr(kept.data, name))
+        if path.is_absolute():
+            setattr(kept.data, name, "/".join(path.parts[-2:]))
     for key in PLACES:
         group, name = key.split(".")
         setattr(getattr(kept, group), name, "")

@@ -87,6 +87,16 @@ def test_a_setting_that_cannot_work_is_found_before_training(tmp_path):
         probe.probe(Lab(config, tmp_path, train=False))
 
 
+def test_record_names_files_without_the_folders_of_a_machine():
+    config = tiny.config()
+    config.data.path, config.data.items_path = "/data/films/events.parquet", "films/items.parquet"
+    kept = settings.record(config)
+    assert kept["data"]["path"] == "films/events.parquet"
+    assert kept["data"]["items_path"] == "films/items.parquet"
+    assert config.data.path == "/data/films/events.parquet"
+    assert settings.record(settings.rebuild(kept)) == kept
+
+
 def test_record_keeps_everything_but_places():
     config = tiny.config()
     config.data.cache_dir = "/somewhere"

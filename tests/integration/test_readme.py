@@ -118,6 +118,23 @@ def test_the_readme_quotes_the_probe(backbone):
         assert f"| {' | '.join(cells)} |\n" in README.read_text()
 
 
+def test_the_documents_quote_movielens_1m():
+    rows = {row["name"]: row for row in load("experiments_ml1m/sasrec/gap.json")["rows"]}
+    page = (ROOT / "docs" / "experiments.md").read_text()
+    shown = {"recent": "recent (newest 50)", "compressed": "compressed (200)", "full": "full (200)"}
+    for name, row in rows.items():
+        cells = [shown.get(name, name)]
+        cells += [with_interval(row, metric, 4) for metric in ("recall@10", "ndcg@10", "mrr")]
+        cells.append(f"{row['flops_of_full']:.1%}" if "flops_of_full" in row else "")
+        assert f"| {' | '.join(cells)} |\n" in page
+    gap = with_interval(rows["compressed"], "ndcg@10_gap", 4)
+    assert f"full - recent NDCG@10 {gap}" in README.read_text()
+    recipe = (ROOT / "configs" / "ml1m.py").read_text()
+    for name in shown:
+        for metric in ("recall@10", "ndcg@10"):
+            assert f"{rows[name][metric]:.4f}".removeprefix("0") in recipe
+
+
 @pytest.mark.parametrize(
     ("data", "row", "other", "targets"),
     [
