@@ -46,11 +46,18 @@ def facts(config: Config, digests: Mapping[str, str], num_items: int) -> Json:
 
 
 def save(path: pathlib.Path, ranks: Mapping[str, Ranks], facts: Json) -> None:
-    """Replaces the file as a whole. Raises OSError."""
-    first = next(iter(ranks.values()))
-    order = np.lexsort((first.position, first.user))
-    columns = {name: getattr(first, name)[order].astype(np.int32) for name in TARGETS}
-    columns |= {f"{_ROW}{name}": row.rank[order].astype(np.int32) for name, row in ranks.items()}
+    """Replaces the file as a whole. Raises OSError, and ValueError for rows of other targets.
+
+    Rows may have their targets in any order: each is sorted by its own users and positions.
+    """
+    columns: dict[str, np.ndarray] = {}
+    for name, row in ranks.items():
+        order = np.lexsort((row.position, row.user))
+        for target in TARGETS:
+            values = getattr(row, target)[order].astype(np.int32)
+            if not np.array_equal(columns.setdefault(target, values), values):
+                raise ValueError(f"row {name!r} has other targets than the rows before it")
+        columns[f"{_ROW}{name}"] = row.rank[order].astype(np.int32)
     with workdir.replacing(path) as file:
         arrays: dict[str, Any] = {FACTS: np.array(json.dumps(facts)), **columns}
         np.savez_compressed(file, **arrays)
@@ -71,7 +78,7 @@ def load(folder: pathlib.Path) -> RankFile:
             f"jaxrec evaluate --workdir={folder} writes it"
         )
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             columns = {name: stored[name] for name in stored.files}
             found = json.loads(str(columns.pop(FACTS)))
             user, position, item = (columns.pop(name) for name in TARGETS)
