@@ -55,8 +55,7 @@ def get_config(argument: str = "full") -> Config:
     # as many positions in a step, whatever the layout
     config.train.batch_size = 256 if mode == "recent" else 64
     config.train.length_buckets = 1 if mode == "recent" else 8
-    # a rate that falls to its end, and averaged parameters: a plateau in a third of the steps
-    # that a constant rate takes
+    # the rate falls to its end, so the last steps settle; averaged parameters
     config.train.learning_rate = 2e-3
     config.train.ema = 0.999
     config.train.steps = 2400

@@ -16,7 +16,7 @@ SHORT = 100  # events: the recent window of the recipes; a request over so few i
 # recent window is as long; most users must have more than it, or nothing is compressed
 SEGMENTS, WINDOW_OF_MEDIAN = (25, 50, 100, 128), 1 / 3
 TOKENS, MAX_SEGMENTS = 4, 16
-FULL_SOFTMAX = 5000  # items; with 13 thousand a step of the full softmax took several times as long
+FULL_SOFTMAX = 5000  # items; beyond, the logits of a step outgrow its encoder
 BASKETS = 0.2  # share of events at the time of the one before
 POSITIONS = 32_768  # item slots of a step
 EPOCHS, MOST_STEPS, FEWEST_STEPS = 30, 20_000, 200
@@ -215,7 +215,7 @@ def training(facts: Facts, chosen: Shape, fixed: Mapping[str, object]) -> Iterat
     rate = 2e-3 if facts.train_events <= 5_000_000 else 1e-3
     yield Choice("train.learning_rate", rate, "that of the recipes of this width")
     if facts.items <= LARGE_TABLE and steps >= 2000:
-        reason = "with a falling rate it reaches the plateau in fewer steps (ml1m.py)"
+        reason = "averaged parameters beside a falling rate, as in ml1m.py"
         yield Choice("train.ema", 0.999, reason)
     every = max(steps // 20, 10)
     yield Choice("train.eval_every", every, "twenty validations")
