@@ -248,8 +248,10 @@ def _read_marker(folder: Path) -> Json:
             raise refuse(f"{file}: damaged: {json_objects.shown(name)} has no size and digest")
     report = get(content, "report", dict, str(file), refuse)
     for key in ("rows", "duplicates", "repeats", "users", "items", "events"):
-        get(report, key, int, str(file), refuse)
-    get(report, "median_events", float, str(file), refuse)
+        json_objects.size(report, key, str(file), refuse, high=2**62)
+    median = get(report, "median_events", float, str(file), refuse)
+    if not 0 <= median <= report["events"]:
+        raise refuse(f"{file}: damaged: median_events={json_objects.shown(median)}")
     get(content, "time_origin", int, str(file), refuse)
     json_objects.texts(get(content, "event_types", list, str(file), refuse), str(file), refuse)
     return content
