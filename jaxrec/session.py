@@ -12,6 +12,7 @@ from jaxrec import data
 from jaxrec.config import Config, validate
 from jaxrec.data import pipeline, splits
 from jaxrec.data.catalog import Catalog
+from jaxrec.data.datasets import PLANTED
 from jaxrec.errors import ConfigError
 from jaxrec.evaluation import evaluator, report
 from jaxrec.evaluation.ranks import model_ranks
@@ -114,7 +115,7 @@ class Session:
     def returning(self, user: int) -> np.ndarray:
         """Bool [N], which events of a user are planted returns.
 
-        Raises ValueError for data that is not synthetic.
+        Raises ValueError for data in which nothing was planted.
         """
         planted = self.prepared.source[user].returning
         if planted is None:
@@ -317,7 +318,7 @@ class Session:
             counts=self.prepared.counts,
             history=self.history,
             others={name: self._other_model(name) for name in evaluator.beside(self.config)},
-            returning=self.returning if self.config.data.dataset == "synthetic" else None,
+            returning=self.returning if self.config.data.dataset in PLANTED else None,
             say=say,
             keep=keep,
         )

@@ -12,8 +12,8 @@ from jaxrec.config.value_checks import check_values, lookup
 from jaxrec.errors import ConfigError
 
 # data sets that nothing downloads or generates
-_NEEDS_PATH = ("merrec", "ebnerd", "amazon_reviews", "kuairand", "yambda", "table")
-_WITHOUT_LATER_EVENTS = ("completejourney", "synthetic")
+_NEEDS_PATH = ("merrec", "ebnerd", "amazon_reviews", "kuairand", "yambda", "table", "planted")
+_WITHOUT_LATER_EVENTS = ("completejourney", "synthetic", "planted")
 _SAMPLED = "loss.kind=sampled_softmax, bce or gbce"
 
 

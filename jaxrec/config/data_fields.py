@@ -14,6 +14,7 @@ DATASETS = (
     "yambda",
     "table",
     "synthetic",
+    "planted",
 )
 
 
@@ -29,6 +30,26 @@ class SyntheticConfig(Group):
         0.5, "Probability that a late event returns to an early preference.", low=0, high=1
     )
     gap: int = option(300, "Events between an early preference and its return.", low=0)
+
+
+@dataclasses.dataclass
+class PlantedConfig(Group):
+    """Returns of old items, planted into the histories of a table (data.dataset=planted)."""
+
+    durable: float = option(
+        0.1, "Probability that an item is durable: only such items return.", low=0, high=1
+    )
+    rate: float = option(
+        0.2,
+        "Probability that an occasion follows an event, where one can.",
+        low=0,
+        high=1,
+    )
+    returns: float = option(
+        0.8, "Probability that an occasion is followed by a return.", low=0, high=1
+    )
+    gap: int = option(32, "Least events between an item and its return.", low=1)
+    reach: int = option(96, "Most events between an item and its return.", low=1)
 
 
 @dataclasses.dataclass
@@ -131,6 +152,7 @@ class DataConfig(Group):
     workers: int = option(1, "Threads that load batches; 0: none.", low=0)
     worker_processes: int = option(0, "Processes that load batches (grain); 0: none.", low=0)
     synthetic: SyntheticConfig = dataclasses.field(default_factory=SyntheticConfig)
+    planted: PlantedConfig = dataclasses.field(default_factory=PlantedConfig)
 
 
 @dataclasses.dataclass

@@ -5,7 +5,7 @@ Descriptions, choices and bounds stand beside each field (`jaxrec.config.option`
 
 import dataclasses
 
-from jaxrec.config.data_fields import DataConfig, LayoutConfig, SyntheticConfig
+from jaxrec.config.data_fields import DataConfig, LayoutConfig, PlantedConfig, SyntheticConfig
 from jaxrec.config.model_fields import (
     HSTUConfig,
     LlamaConfig,
@@ -26,6 +26,7 @@ __all__ = [
     "LossConfig",
     "MeshConfig",
     "ModelConfig",
+    "PlantedConfig",
     "SASRecConfig",
     "ServingConfig",
     "SyntheticConfig",

@@ -13,7 +13,7 @@ class Histories:
     items: int32 [N], dense item ids 1..V.
     times: int32 [N], seconds since the time origin.
     users: int64 or str [U], raw user ids.
-    returning: bool [N], planted returns (synthetic data only).
+    returning: bool [N], planted returns (datasets.PLANTED only).
     """
 
     offsets: np.ndarray

@@ -121,8 +121,9 @@ def _settings(config: DataConfig, file_digest: Digest) -> Json:
     settings = dataclasses.asdict(config)
     for name in PLACE_KEYS + SPLIT_KEYS:
         del settings[name]
-    if config.dataset != "synthetic":
-        del settings["synthetic"]
+    for name in ("synthetic", "planted"):
+        if config.dataset != name:
+            del settings[name]
     for name in NEWER_KEYS:
         if getattr(config, name) == getattr(DataConfig, name):
             del settings[name]  # data of before the key existed keeps its digest

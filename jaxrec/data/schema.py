@@ -31,7 +31,7 @@ class Interactions:
 
     user, item: int64 or str (NumPy `U`) [N], raw ids.
     time: int64 [N], seconds since 1970.
-    returning: bool [N], event planted as a return to an early preference (synthetic data only).
+    returning: bool [N], event planted as a return to an old item (datasets.PLANTED only).
     """
 
     user: np.ndarray

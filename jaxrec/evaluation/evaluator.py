@@ -179,7 +179,7 @@ def evaluate(
     """All rows of `eval.mode` as a JSON value.
 
     counts: [V + 1] training events per item; others: models of the rows `beside`;
-    returning: user -> bool per event, planted returns of synthetic data; say: gets lines of
+    returning: user -> bool per event, planted returns; say: gets lines of
     progress; keep: gets the ranks of all rows. Keys: `protocol`, `rows`, `comparisons` (paired
     ratios), `gap_closed` (with the rows compressed, recent and full), `paths` (how far the
     two ways to compute a compressed prediction are apart) and `full_history` (what a request would

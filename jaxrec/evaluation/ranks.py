@@ -158,7 +158,7 @@ def kinds_of(
     """Groups of targets by what they are to their user: label -> bool [P].
 
     The user had the item within the last `recent` events, only earlier, or never. returning: user
-    -> bool per event, planted returns of synthetic data (they may be in another group too).
+    -> bool per event, planted returns (they may be in another group too).
     """
     age = np.empty(len(targets.user), np.int64)
     planted = np.zeros(len(targets.user), bool)

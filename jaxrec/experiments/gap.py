@@ -2,10 +2,13 @@
 
 All models are trained for what they are shown: the recent window alone, compressed history and
 full history, without counters of the user's own items, which would carry raw ids past the
-tokens. With `experiments.counters` a second part of the table holds the same with counters.
+tokens. With `experiments.counters` a second part of the table holds the same with counters. Of
+data with planted returns (data.dataset=planted) a part of its own holds the returns alone.
 """
 
 from collections.abc import Sequence
+
+import numpy as np
 
 from jaxrec.config import Config
 from jaxrec.evaluation.ranks import Ranks
@@ -16,6 +19,7 @@ from jaxrec.experiments.runs import Lab, with_values
 
 TOKENS = "tokens alone"  # parts of the table
 COUNTERS = "with counters"
+RETURNS = "planted returns"
 WITHOUT = "compressed without its tokens"
 FREQUENCY = "personal frequency"
 RULES = {"popularity": "popularity", FREQUENCY: "frequency-all"}  # row -> rule
@@ -50,10 +54,15 @@ def modes_of(base: Config) -> dict[str, Config]:
 
 
 class _Part:
-    """Makes the rows of one part from runs with recent, compressed and full history."""
+    """Makes the rows of one part from runs with recent, compressed and full history.
 
-    def __init__(self, lab: Lab, name: str, base: Config, suffix: str = "") -> None:
-        self.lab, self.name, self.suffix = lab, name, suffix
+    suffix: of the names of its rows. returns: only targets that are planted returns count.
+    """
+
+    def __init__(
+        self, lab: Lab, name: str, base: Config, suffix: str = "", *, returns: bool = False
+    ) -> None:
+        self.lab, self.name, self.suffix, self.returns = lab, name, suffix, returns
         self.samples = lab.config.experiments.bootstrap
         self.runs = modes_of(base)
         if not suffix:  # runs that were given have no counters
@@ -61,7 +70,16 @@ class _Part:
 
     def ranks(self, mode: str) -> list[Ranks]:
         """Ranks by seed of the run of a mode."""
-        return measures.by_seed(self.lab, self.runs[mode])
+        by_seed = measures.by_seed(self.lab, self.runs[mode])
+        return [self._planted(ranks) for ranks in by_seed] if self.returns else by_seed
+
+    def _planted(self, ranks: Ranks) -> Ranks:
+        """Those of targets that are planted returns."""
+        session = self.lab.session(self._base)
+        where = zip(ranks.user.tolist(), ranks.position.tolist(), strict=True)
+        kept = np.array([session.returning(user)[position] for user, position in where], bool)
+        user, position, item, rank = (column[kept] for column in ranks[:4])
+        return Ranks(user, position, item, rank, None)
 
     def model(self, mode: str) -> Cell:
         """The row of a trained run."""
@@ -127,6 +145,9 @@ def gap(lab: Lab) -> Experiment:
         second = _Part(lab, COUNTERS, counted, " + counters")
         cells.append(second.rule("counters alone", RULES[FREQUENCY]))
         cells += [second.model(mode) for mode in second.runs]
+    if lab.base.data.dataset == "planted":  # generated data have the experiment `probe`
+        third = _Part(lab, RETURNS, base_of(lab), ", returns", returns=True)
+        cells += [third.model(mode) for mode in third.runs]
     layout = lab.base.layout
     return Experiment(
         "gap",

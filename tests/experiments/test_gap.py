@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from jaxrec.config import PlantedConfig
 from jaxrec.errors import ConfigError
 from jaxrec.experiments import __main__ as command
 from jaxrec.experiments import gap, registry, settings, statistics
@@ -112,3 +113,28 @@ def test_no_gap_has_no_share():
     assert 0 < noisy.without_gap < 1
     with pytest.raises(ValueError, match="other seeds or users"):
         statistics.gap_closed(table, table, table[:1], 10)
+
+
+def test_planted_returns_have_a_part_of_their_own(tmp_path):
+    rng = np.random.default_rng(0)
+    users, events = 24, 60
+    file = tmp_path / "events.csv"
+    rows = zip(np.repeat(range(users), events), rng.integers(0, 40, users * events), strict=True)
+    lines = [f"{user},{item},{row}\n" for row, (user, item) in enumerate(rows)]
+    file.write_text("user_id,item_id,timestamp\n" + "".join(lines))
+    config = tiny.config(seeds=(0,))
+    config.data.dataset, config.data.path = "planted", str(file)
+    config.data.planted = PlantedConfig(durable=0.5, rate=0.9, returns=1.0, gap=12, reach=40)
+    some = Lab(settings.validate(config), tmp_path, [].append)
+    made = {name: cell.make() for name, cell in cells(some).items() if "returns" in name}
+    assert list(made) == ["recent, returns", "compressed, returns", "full, returns"]
+    assert {row["part"] for row in made.values()} == {"planted returns"}
+    # the returns among the targets: fewer, and the last event of a pair
+    every = some.ranks(gap.base_of(some), "compressed")
+    assert 0 < made["compressed, returns"]["targets"] < len(every.rank)
+    session = some.session(gap.base_of(some))
+    returns = sum(
+        session.returning(user)[position]
+        for user, position in zip(every.user, every.position, strict=True)
+    )
+    assert made["full, returns"]["targets"] == returns

@@ -21,6 +21,8 @@ FILES = {
     "kuairand": "log_standard_*.csv",
 }
 MODULES = {"table": "interaction_table"}  # values of data.dataset that are not a module's name
+TABLES = ("table", "planted")  # readers of a table whose columns the configuration describes
+PLANTED = ("synthetic", "planted")  # readers that mark planted returns
 # keys that describe a table; the other readers know the columns of their files
 TABLE_KEYS = {
     "user_kind": "auto",
@@ -41,9 +43,9 @@ def read(config: DataConfig, downloads: Path) -> Raw:
     """
     for key, default in TABLE_KEYS.items():
         value = getattr(config, key)
-        if config.dataset != "table" and value != default:
+        if config.dataset not in TABLES and value != default:
             raise DataError(
-                f"data.{key}={value!r}: only data.dataset=table has this key; "
+                f"data.{key}={value!r}: only data.dataset={' and '.join(TABLES)} have this key; "
                 f"{config.dataset} knows its columns"
             )
     return _reader(config).read(config, downloads)

@@ -1,0 +1,39 @@
+"""Returns planted into the histories of MovieLens-1M, where a long history must help.
+
+Data: `interactions.parquet` in $JAXREC_ML_1M (the order of the common SASRec file) with planted
+returns (`jaxrec.data.datasets.planted`): a tenth of the films is durable; one that the user last
+had 32 to 96 events ago comes back after an occasion. Times are not used.
+Layout: compressed 6 x (16 + 4 tokens) + a recent window of 16 to 31, which no return reaches; full
+history of 127; recent 31.
+Argument: BACKBONE, `sasrec` (default) or `hstu`.
+Command:
+
+    python -m jaxrec.experiments gap --config=configs/experiments_planted.py:sasrec \
+        --output=results/experiments_planted/sasrec
+"""
+
+import os
+
+from configs import ml1m
+from jaxrec.config import recipe_argument
+from jaxrec.experiments.settings import ExperimentsConfig, ExperimentsSettings
+
+
+def get_config(backbone: str = "sasrec") -> ExperimentsConfig:
+    backbone = recipe_argument(backbone, ml1m.BACKBONES)
+    config = ExperimentsConfig(**vars(ml1m.get_config(f"compressed_{backbone}")))
+    config.data.dataset = "planted"
+    config.data.path = os.path.join(os.environ.get(ml1m.VARIABLE, ""), "interactions.parquet")
+    config.data.min_item_events = config.data.min_user_events = 1
+    config.data.holdout = 20
+    config.layout.segment_size = 16
+    config.layout.max_segments = 6
+    config.layout.recent_min = 16
+    config.eval.filter_seen = False  # what returns was seen
+    config.loss.kind = "sampled_softmax"
+    config.loss.negatives = 512
+    config.train.length_buckets = 4
+    config.train.steps = 3000
+    config.train.validation_users = 1000
+    config.experiments = ExperimentsSettings(seeds=(0, 1, 2), users=2000, min_events=128, last=20)
+    return config

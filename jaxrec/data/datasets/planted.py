@@ -1,0 +1,148 @@
+"""Real histories into which returns of old items are planted, so that a long history must help.
+
+A table of events (read as data.dataset=table) keeps all its events, in their order. Some of its
+items are *durable*: each with probability `planted.durable`. After an event, with probability
+`planted.rate`, an *occasion* is inserted, an item that the table does not have. With probability
+`planted.returns` a return follows it: one of the durable items that this user last had `gap` to
+`reach` events ago, all of them as likely. An occasion needs such an item. Both carry the time of
+the event before them; `returning` marks the returns.
+
+What can be predicted: real events as ever; a return by who remembers which durable items the
+user had `gap` and more events ago. A model that sees fewer than `gap` events can only know which
+items are durable, and which of them people of this taste choose.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from jaxrec.config import DataConfig, PlantedConfig
+from jaxrec.data.datasets import interaction_table
+from jaxrec.data.digests import Digest
+from jaxrec.data.raw import Chunk, Raw
+from jaxrec.errors import DataError
+from jaxrec.types import Json
+
+if TYPE_CHECKING:
+    import polars as pl
+
+VERSION = 1
+OCCASION = "occasion"  # raw id of the item that announces a return, where ids are text
+
+
+def fingerprint(config: DataConfig, digest: Digest) -> Json:
+    """Identifies the content of the source (see `jaxrec.data.datasets.fingerprint`)."""
+    return {"reader": VERSION, "table": interaction_table.fingerprint(config, digest)}
+
+
+def read(config: DataConfig, downloads: Path) -> Raw:
+    """The table's interactions with the returns of `config.planted`, seeded with `config.seed`."""
+    _check(config.planted)
+    table = interaction_table.read(config, downloads)
+
+    def chunks() -> Iterator[Chunk]:
+        yield Chunk(_plant(_frame(table), config.planted, config.seed), table.source)
+
+    # the occasion has no text: models of texts are not what this is for
+    return Raw(chunks, table.names, table.source, table.time_unit)
+
+
+def plant(
+    users: np.ndarray, items: np.ndarray, config: PlantedConfig, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where every event of the planted histories comes from, int64, int64 and bool [M].
+
+    users: int [N], in order; items: int [N] from 0 on, the events of a user oldest first. Returns
+    the row whose item an event has (-1 for an occasion), the row whose user and time it has, and
+    whether it is a return.
+    """
+    durable = np.random.default_rng([seed % 2**64, 0]).random(items.max() + 1) < config.durable
+    starts = np.flatnonzero(np.diff(users, prepend=users[0] - 1)).tolist()
+    parts = [
+        _history(items[begin:end], durable, config, [seed % 2**64, 1, number], begin)
+        for number, (begin, end) in enumerate(zip(starts, [*starts[1:], len(users)], strict=True))
+    ]
+    source, place, returning = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return source, place, returning
+
+
+def _history(
+    items: np.ndarray, durable: np.ndarray, config: PlantedConfig, seed: list[int], first: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`plant` of one user whose events are the rows from `first` on."""
+    rng = np.random.default_rng(seed)
+    after = rng.random(len(items)) < config.rate
+    source: list[int] = []
+    place: list[int] = []
+    returning: list[bool] = []
+    last: dict[int, tuple[int, int]] = {}  # durable item -> where it was seen last, its row
+
+    def add(row: int, here: int, returns: bool = False) -> None:
+        source.append(row)
+        place.append(here)
+        returning.append(returns)
+
+    for here, (item, announced) in enumerate(zip(items.tolist(), after.tolist(), strict=True)):
+        add(here, here)
+        if durable[item]:
+            last[item] = len(source) - 1, here
+        position = len(source) + 1  # of a return behind an occasion
+        due = announced and [
+            chosen
+            for chosen, (seen, _) in last.items()
+            if config.gap <= position - seen <= config.reach
+        ]
+        if due:
+            add(-1, here)
+            if rng.random() < config.returns:
+                chosen = due[rng.integers(len(due))]
+                add(last[chosen][1], here, returns=True)
+                last[chosen] = len(source) - 1, last[chosen][1]
+    rows = np.array(source, np.int64)
+    rows = np.where(rows < 0, -1, rows + first)
+    return rows, np.array(place, np.int64) + first, np.array(returning, bool)
+
+
+def _frame(table: Raw) -> "pl.DataFrame":
+    """All events of a table, users in order, the events of a user oldest first."""
+    import polars as pl
+
+    frames = [chunk.frame for chunk in table.chunks()]
+    if not any(len(frame) for frame in frames):
+        raise DataError(f"data.path={table.source!r}: no events to plant returns in")
+    frame = pl.concat(frames)
+    for column in ("user", "item", "time"):
+        if nulls := frame[column].null_count():
+            raise DataError(
+                f"data.path={table.source!r}: {nulls:,} rows have no {column}; returns are planted "
+                "in complete histories. Drop these rows"
+            )
+    return frame.sort("user", "time", maintain_order=True)
+
+
+def _plant(frame: "pl.DataFrame", config: PlantedConfig, seed: int) -> "pl.DataFrame":
+    import polars as pl
+
+    users, items = (frame[name].rank("dense").to_numpy() for name in ("user", "item"))
+    source, place, returning = plant(
+        users.astype(np.int64), items.astype(np.int64) - 1, config, seed
+    )
+    ids = frame["item"]
+    if ids.dtype.is_integer():
+        occasion: int | str = int(ids.cast(pl.Int64).max()) + 1  # type: ignore[arg-type]
+    else:
+        occasion = OCCASION
+        if (ids == occasion).any():
+            raise DataError(f"an item has the id {OCCASION!r}, which announces returns. Rename it")
+    item = frame["item"][np.maximum(source, 0)].set(pl.Series(source < 0), occasion)
+    return frame[place].with_columns(item.alias("item"), pl.Series("returning", returning))
+
+
+def _check(config: PlantedConfig) -> None:
+    if config.reach < config.gap:
+        raise DataError(
+            f"data.planted.reach={config.reach}: a return is from data.planted.gap={config.gap} "
+            "events on; give a reach that is not below it"
+        )

@@ -1,0 +1,125 @@
+"""Returns planted into a table: the table stays whole, and every return has a reason."""
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxrec.config import DataConfig, PlantedConfig
+from jaxrec.data import prepare
+from jaxrec.data.datasets import planted
+from jaxrec.errors import DataError
+
+USERS, ITEMS, EVENTS = 30, 40, 80
+
+
+def table(rng=0):
+    rng = np.random.default_rng(rng)
+    frame = pl.DataFrame(
+        {
+            "user_id": np.repeat(np.arange(USERS), EVENTS),
+            "item_id": rng.integers(0, ITEMS, USERS * EVENTS),
+            "timestamp": np.tile(np.arange(EVENTS) // 3 + 10, USERS),  # with ties
+        }
+    )
+    return frame.sample(fraction=1, shuffle=True, seed=1).sort("timestamp", maintain_order=True)
+
+
+def configured(path, **values):
+    settings = PlantedConfig(**{"durable": 0.3, "gap": 6, "reach": 30, "rate": 0.5} | values)
+    return DataConfig(
+        dataset="planted", path=str(path), planted=settings, min_item_events=1, min_user_events=1
+    )
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "events.parquet"
+    table().write_parquet(path)
+    return path
+
+
+def frames(config):
+    [chunk] = planted.read(config, None).chunks()
+    return chunk.frame
+
+
+def test_the_table_is_whole_and_in_order(file):
+    made = frames(configured(file))
+    occasion = ITEMS  # one more than the largest id
+    real = made.filter(~pl.col("returning") & (pl.col("item") != occasion))
+    events = table().sort("user_id", "timestamp", maintain_order=True)
+    assert real["user"].to_list() == events["user_id"].to_list()
+    assert real["item"].to_list() == events["item_id"].to_list()
+    assert real["time"].to_list() == events["timestamp"].to_list()
+    assert made.sort("user", "time", maintain_order=True).equals(made)
+    assert made.equals(frames(configured(file)))  # a function of the file and the settings
+    assert not made.equals(frames(configured(file, rate=0.4)))
+
+
+@given(
+    gap=st.integers(1, 12),
+    more=st.integers(0, 30),
+    returns=st.sampled_from([0.0, 0.5, 1.0]),
+    seed=st.integers(0, 100),
+)
+def test_returns(gap, more, returns, seed):
+    users, items = table(seed).sort("user_id", maintain_order=True)[["user_id", "item_id"]]
+    config = PlantedConfig(durable=0.3, rate=0.5, returns=returns, gap=gap, reach=gap + more)
+    source, place, returning = planted.plant(users.to_numpy(), items.to_numpy(), config, seed)
+    whose = users.to_numpy()[place]
+    item = np.where(source < 0, -1, items.to_numpy()[source])
+    assert (np.diff(place) >= 0).all()
+    assert (whose == users.to_numpy()[np.where(source < 0, place, source)]).all()
+    durable = set(item[returning].tolist())
+    for user in range(USERS):
+        own, comes_back = item[whose == user], returning[whose == user]
+        for position in np.flatnonzero(comes_back):
+            seen = np.flatnonzero(own[:position] == own[position])
+            assert gap <= position - seen[-1] <= gap + more
+            assert own[position - 1] == -1
+        occasions = np.flatnonzero(own == -1)
+        if returns == 1:
+            assert comes_back[occasions + 1].all()
+    assert -1 not in durable
+    if returns == 0:
+        assert not returning.any()
+    assert len(durable) < ITEMS / 2  # a share of the items
+    assert len(source) - (source < 0).sum() - returning.sum() == len(users)
+
+
+def test_ids_of_text(tmp_path):
+    path = tmp_path / "events.parquet"
+    named = table().with_columns(item_id="film " + pl.col("item_id").cast(pl.String))
+    named.write_parquet(path)
+    made = frames(configured(path))
+    assert (made["item"] == "occasion").any()
+    assert made.filter(pl.col("returning"))["item"].str.starts_with("film").all()
+    named.with_columns(item_id=pl.lit("occasion")).write_parquet(path)
+    with pytest.raises(DataError, match="'occasion'"):
+        frames(configured(path))
+
+
+def test_prepared(file, tmp_path):
+    data = prepare(configured(file), tmp_path / "prepared")
+    rows = [data.source[user] for user in range(USERS)]
+    assert sum(row.returning.sum() for row in rows) > USERS
+    assert data.report["items"] == ITEMS + 1
+    other = prepare(configured(file, gap=7), tmp_path / "prepared")
+    assert other.digest != data.digest
+
+
+def test_what_cannot_be_planted(file, tmp_path):
+    with pytest.raises(DataError, match=r"data\.planted\.reach=5.*gap=6"):
+        frames(configured(file, reach=5))
+    holes = tmp_path / "holes.parquet"
+    table().with_columns(
+        pl.when(pl.col("item_id") > 3).then(pl.col("item_id")).alias("item_id")
+    ).write_parquet(holes)
+    with pytest.raises(DataError, match="rows have no item"):
+        frames(configured(holes))
+    empty = tmp_path / "empty.parquet"
+    table().clear().write_parquet(empty)
+    with pytest.raises(DataError, match="no events"):
+        frames(configured(empty))
