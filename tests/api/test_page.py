@@ -3,6 +3,10 @@
 import pathlib
 import re
 
+import pytest
+
+pytestmark = pytest.mark.slow  # with the other documents that run
+
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "python.md"
 
 
