@@ -1,8 +1,8 @@
 """Returns planted into the histories of MovieLens-1M, where a long history must help.
 
 Data: `interactions.parquet` in $JAXREC_ML_1M (the order of the common SASRec file) with planted
-returns (`jaxrec.data.datasets.planted`): a tenth of the films is durable; one that the user last
-had 32 to 96 events ago comes back after an occasion. Times are not used.
+returns (`jaxrec.data.datasets.planted`): a twentieth of the films is durable; one that the user
+last had 32 to 96 events ago comes back after an occasion. Times are not used.
 Layout: compressed 6 x (16 + 4 tokens) + a recent window of 16 to 31, which no return reaches; full
 history of 127; recent 31.
 Argument: BACKBONE, `sasrec` (default) or `hstu`.
@@ -26,6 +26,8 @@ def get_config(backbone: str = "sasrec") -> ExperimentsConfig:
     config.data.path = os.path.join(os.environ.get(ml1m.VARIABLE, ""), "interactions.parquet")
     config.data.min_item_events = config.data.min_user_events = 1
     config.data.holdout = 20
+    config.data.planted.durable = 0.05
+    config.data.planted.rate = 0.3
     config.layout.segment_size = 16
     config.layout.max_segments = 6
     config.layout.recent_min = 16
