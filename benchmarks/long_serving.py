@@ -1,12 +1,12 @@
-"""A process that serves for long: memory, descriptors, programs and disk, by thousand rounds.
+"""A process that serves for long: memory, descriptors, programs and disk, by thousand calls.
 
     python -m benchmarks.long_serving --output=results/long_serving.json
 
-A round appends events of some users and recommends to others, of random number and with random
-options, on one open store. Every tenth round also opens the store for reading, recommends from it
-and closes it. The rounds run twice, each time in a fresh process on an empty store: without
-compaction, and with one behind every `--compact-every` rounds. `growth` is what was added since the
-first line, when every size of batch has been compiled.
+A round is two calls on one open store: events of some users are appended, others are recommended
+to, with random options. Every fifth round also opens the store for reading, recommends from it and
+closes it. The rounds run twice, each time in a fresh process on an empty store: without compaction,
+and with one behind every `--compact-every` rounds. `growth` is what was added since the first line,
+when nearly every size of batch has been compiled.
 
 `results/long_serving_before.json` is the same program at the revision that added it, which leaked.
 """
@@ -32,7 +32,7 @@ from jaxrec.serving import Recommender
 from jaxrec.state_store.store import UserStateStore
 from jaxrec.types import Json
 
-OPEN_EVERY = 10  # rounds between two openings of the store
+OPEN_EVERY = 5  # rounds between two openings of the store
 ORIGIN = 1_600_000_000  # seconds since 1970 of the first event
 APPENDED, ASKED = 16, 64  # users of a call, at most
 CATALOG = 1000
@@ -100,7 +100,7 @@ def serve_round(
     number: int,
     users: int,
 ) -> None:
-    """One append and one `recommend`, and every tenth time those of a store that is opened."""
+    """One append and one `recommend`, and every fifth time those of a store that is opened."""
     appended = rng.choice(users, rng.integers(1, APPENDED + 1), replace=False)
     ids = np.repeat(appended, rng.integers(1, 6, len(appended)))
     times = np.full(len(ids), ORIGIN + number * 60)
@@ -146,9 +146,9 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.long_serving", description=__doc__.split("\n\n")[0]
     )
-    parser.add_argument("--rounds", type=int, default=10_000)
-    parser.add_argument("--report-every", type=int, default=1000, help="rounds")
-    parser.add_argument("--compact-every", type=int, default=500, help="rounds, in the second run")
+    parser.add_argument("--rounds", type=int, default=5000, help="each an append and a request")
+    parser.add_argument("--report-every", type=int, default=500, help="rounds")
+    parser.add_argument("--compact-every", type=int, default=250, help="rounds, in the second run")
     parser.add_argument("--users", type=int, default=500, help="whose events come")
     parser.add_argument("--shards", type=int, default=4)
     parser.add_argument("--output", default="", help="JSON file of the result")
