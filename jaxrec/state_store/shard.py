@@ -213,7 +213,7 @@ class Shard:
             )
         try:
             status = ShardStatus.from_bytes(result.value)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise StoreError(
                 f"{self.where}{self.current.name}: the shard's status is damaged: {error}"
             ) from error
