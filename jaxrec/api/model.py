@@ -21,7 +21,7 @@ from jaxrec.runtime.progress import say
 from jaxrec.serving.raw_inputs import ItemLists
 from jaxrec.serving.service import Recommender
 from jaxrec.session import Session
-from jaxrec.state_store.metadata import Url
+from jaxrec.state_store.places import Url
 
 RESULTS = "results.json"
 

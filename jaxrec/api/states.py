@@ -17,7 +17,8 @@ from jaxrec.serving.service import Recommender
 from jaxrec.serving.tracking import Progress
 from jaxrec.serving.updates import AppendResult
 from jaxrec.session import Session
-from jaxrec.state_store.metadata import Url, open_root, read_json, write_json
+from jaxrec.state_store.metadata import delete_json, read_json, write_json
+from jaxrec.state_store.places import Url, open_root
 from jaxrec.state_store.store import UserStateStore
 
 # a file of a store whose states are being built: half of them must not be taken for all
@@ -177,7 +178,7 @@ def open_or_build(
     try:
         if unfinished:
             build.build_states(recommender, store, session.prepared, _progress())
-            root.write(BUILDING_FILE, None).result()
+            delete_json(root, BUILDING_FILE)
     except BaseException:
         store.close()
         raise

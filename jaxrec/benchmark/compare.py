@@ -18,6 +18,7 @@ import numpy as np
 from jaxrec.errors import DataError
 from jaxrec.runtime import workdir
 from jaxrec.types import Json
+from jaxrec.untrusted import json_objects
 
 CELL = ("method", "history", "segments", "tokens", "batch")
 KINDS = {"request": "rounds_ms", "training step": "train_rounds_ms"}
@@ -30,13 +31,19 @@ def load(folder: str) -> list[Json]:
         raise DataError(
             f"{path}: not there; make it with python -m jaxrec.benchmark --output={folder}"
         )
-    try:
-        rows: list[Json] = json.loads(path.read_text())["rows"]
+
+    def refuse(text: str) -> DataError:
+        return DataError(f"{text}; it is not a report of jaxrec.benchmark")
+
+    rows: list[Json] = json_objects.get(
+        json_objects.read(path, refuse), "rows", list, str(path), refuse
+    )
+    with json_objects.taken_apart(path, refuse):
         for row in rows:
-            _cell(row)
-        return rows
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: not a report of jaxrec.benchmark ({error!r})") from None
+            hash(_cell(row))
+            for name in KINDS.values():
+                np.asarray(row.get(name) or [], np.float64)
+    return rows
 
 
 def _cell(row: Json) -> tuple[object, ...]:

@@ -16,8 +16,10 @@ import numpy as np
 from jaxrec.benchmark import timing
 from jaxrec.benchmark.grid_config import WITH_TOKENS, GridConfig, key_of
 from jaxrec.benchmark.grid_methods import Request, Shape, request, training
+from jaxrec.errors import DataError
 from jaxrec.runtime import workdir
 from jaxrec.types import Json
+from jaxrec.untrusted import json_objects
 
 TIMING = (
     "p50, p90, p99: wall time of one request from NumPy arrays on the host to query vectors on "
@@ -262,10 +264,23 @@ def run(config: GridConfig, folder: pathlib.Path) -> list[Json]:
         return _run(config, folder)
 
 
+def _stored(path: pathlib.Path) -> list[Json]:
+    """Rows that an earlier call wrote, each with its key."""
+
+    def refuse(text: str) -> DataError:
+        return DataError(f"{text}; remove it: its cells are measured again")
+
+    content = json_objects.read_bytes(path, refuse, max_bytes=json_objects.MAX_BYTES)
+    rows = json_objects.parse_value(content, str(path), refuse)
+    if not isinstance(rows, list) or not all(isinstance(r, dict) and "key" in r for r in rows):
+        raise refuse(f"{path}: damaged: not rows of a benchmark")
+    return rows
+
+
 def _run(config: GridConfig, folder: pathlib.Path) -> list[Json]:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "rows.json"
-    stored = json.loads(path.read_text()) if path.exists() else []
+    stored = _stored(path) if path.exists() else []
     settings = dataclasses.asdict(config)
     for name in ("shapes", "batches"):
         del settings[name]

@@ -134,10 +134,16 @@ def _claim(folder: pathlib.Path, config: Config, texts: Sequence[str]) -> None:
 
 
 def _read(file: pathlib.Path) -> "Json":
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise WorkdirError(f"{file} is damaged ({error}): name another --workdir") from error
+    from jaxrec.untrusted import json_objects
+
+    def refuse(text: str) -> WorkdirError:
+        return WorkdirError(f"{text}; name another --workdir")
+
+    values = json_objects.read(file, refuse)
+    json_objects.get(values, "config", dict, str(file), refuse)
+    search = json_objects.get(values, "search", list, str(file), refuse)
+    json_objects.texts(search, f"{file}: damaged: search", refuse)
+    return values
 
 
 if __name__ == "__main__":

@@ -4,13 +4,13 @@ jaxrec report runs/mine/results.json
 jaxrec report --page=results > docs/quality.md
 """
 
-import json
 import pathlib
 import sys
 from collections.abc import Sequence
 
 from jaxrec.errors import ConfigError, DataError
 from jaxrec.runtime.program import Parser
+from jaxrec.untrusted import json_objects
 
 RESULTS = "results.json"
 
@@ -41,20 +41,20 @@ def main(argv: Sequence[str]) -> int:
         sys.stdout.write(rendering.page(folder))
     for file in args.files:
         path = _file(file)
-        try:
-            result = json.loads(path.read_text())
+        result = json_objects.read(path, _no_result)
+        with json_objects.taken_apart(path, _no_result):
             if args.markdown:
                 text = rendering.markdown(result)
             else:
                 text = terminal.format_table(result, verbose=args.verbose, source=str(path))
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-            raise DataError(
-                f"{path}: not the result of an evaluation; jaxrec evaluate --output=FILE writes one"
-            ) from error
         print(text)
     return 0
+
+
+def _no_result(text: str) -> DataError:
+    return DataError(
+        f"{text}; it is not the result of an evaluation: jaxrec evaluate --output=FILE writes one"
+    )
 
 
 def _file(name: str) -> pathlib.Path:

@@ -6,7 +6,6 @@ every row, int32 [P], and what makes ranks comparable: data, split, candidates, 
 
 import json
 import pathlib
-import zipfile
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -17,6 +16,7 @@ from jaxrec.errors import WorkdirError
 from jaxrec.evaluation.ranks import Ranks
 from jaxrec.runtime import workdir
 from jaxrec.types import Json
+from jaxrec.untrusted import arrays, json_objects
 
 NAME = "ranks.npz"
 FACTS = "facts"
@@ -59,8 +59,8 @@ def save(path: pathlib.Path, ranks: Mapping[str, Ranks], facts: Json) -> None:
                 raise ValueError(f"row {name!r} has other targets than the rows before it")
         columns[f"{_ROW}{name}"] = row.rank[order].astype(np.int32)
     with workdir.replacing(path) as file:
-        arrays: dict[str, Any] = {FACTS: np.array(json.dumps(facts)), **columns}
-        np.savez_compressed(file, **arrays)
+        stored: dict[str, Any] = {FACTS: np.array(json.dumps(facts)), **columns}
+        np.savez_compressed(file, **stored)
 
 
 def load(folder: pathlib.Path) -> RankFile:
@@ -77,15 +77,18 @@ def load(folder: pathlib.Path) -> RankFile:
             f"{folder} has no {NAME}: it was not evaluated, or by an earlier version; "
             f"jaxrec evaluate --workdir={folder} writes it"
         )
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            columns = {name: stored[name] for name in stored.files}
-            found = json.loads(str(columns.pop(FACTS)))
-            user, position, item = (columns.pop(name) for name in TARGETS)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise WorkdirError(
-            f"{path} is damaged ({error}): jaxrec evaluate --workdir={folder} writes it again"
-        ) from error
+
+    def refuse(text: str) -> WorkdirError:
+        return WorkdirError(f"{text}; jaxrec evaluate --workdir={folder} writes it again")
+
+    columns = arrays.read_npz(path, refuse, FACTS, *TARGETS)
+    found = json_objects.parse(str(columns.pop(FACTS)), str(path), refuse)
+    shapes = {(column.shape, str(column.dtype)) for column in columns.values()}
+    if len(shapes) > 1 or len(columns) == len(TARGETS) or columns[TARGETS[0]].ndim != 1:
+        raise refuse(f"{path}: damaged: not ranks of the same targets")
+    if columns[TARGETS[0]].dtype != np.int32:
+        raise refuse(f"{path}: damaged: ranks are not of type int32")
+    user, position, item = (columns.pop(name) for name in TARGETS)
     rows = {
         name.removeprefix(_ROW): Ranks(user, position, item, rank, None)
         for name, rank in columns.items()

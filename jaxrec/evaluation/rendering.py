@@ -1,12 +1,13 @@
 """Evaluation results as Markdown: the tables of one, a page of all of them."""
 
-import json
 import pathlib
 import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from jaxrec.errors import DataError
 from jaxrec.types import Json
+from jaxrec.untrusted import json_objects
 
 COMPARED = ("recall", "ndcg")  # metrics that rows are compared by, at HEADLINE
 HEADLINE = 10  # list length of comparisons and of the printed table
@@ -167,15 +168,20 @@ def _groups_markdown(rows: list[Json], grouping: Grouping, metric: str) -> list[
 
 def page(folder: pathlib.Path) -> str:
     """The Markdown page of every evaluation in `folder`, one section a file."""
-    found = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
-    results = {
-        name: value for name, value in found.items() if {"protocol", "comparisons"} <= set(value)
-    }
-    sections = [PAGE + reading(list(results.values())) + MADE]
-    for name, result in results.items():
+    results: dict[pathlib.Path, Json] = {}
+    for path in sorted(folder.glob("*.json")):
+        content = json_objects.read_bytes(path, DataError, max_bytes=json_objects.MAX_BYTES)
+        value = json_objects.parse_value(content, str(path), DataError)
+        if isinstance(value, dict) and {"protocol", "comparisons"} <= set(value):
+            results[path] = value
+    sections = []
+    for path, result in results.items():
         command = f"`{result['command']}`\n\n" if "command" in result else ""
-        sections.append(f"## {name}\n\n{command}{markdown(result, groups=True)}\n")
-    return "\n".join(sections)
+        with json_objects.taken_apart(path, DataError):
+            sections.append(f"## {path.stem}\n\n{command}{markdown(result, groups=True)}\n")
+    with json_objects.taken_apart(folder, DataError):
+        first = PAGE + reading(list(results.values())) + MADE
+    return "\n".join([first, *sections])
 
 
 def list_length(rows: list[Json]) -> int:

@@ -3,7 +3,6 @@
 Nothing is typed by hand: every number comes from `<experiment>.json` and `report.json`.
 """
 
-import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from jaxrec.experiments import headline, plots, registry, result_table, settings
 from jaxrec.experiments.blocks import Block
 from jaxrec.runtime import workdir
 from jaxrec.types import Json
+from jaxrec.untrusted import json_objects
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,6 +50,14 @@ TITLES = {
     "segment size": "events per segment",
     "history": "events",
 }
+# what a benchmark writes, of what type
+REPORT: Mapping[str, type[object]] = {
+    "command": str,
+    "config": dict,
+    "machine": dict,
+    "rows": list,
+    "timing": str,
+}
 INTRO = (
     "A transformer that recommends from a history of N events attends over all of them at every "
     "request. Here old events are compressed, segment by segment, into a few learned tokens whose "
@@ -75,17 +83,21 @@ def write(output: pathlib.Path, bench: pathlib.Path | None) -> None:
     output.mkdir(parents=True, exist_ok=True)
     figures: dict[str, Figure] = {}
     for table_value in tables:
-        figures |= plots.figures(table_value)
+        with json_objects.taken_apart(output / f"{table_value['experiment']}.json", WorkdirError):
+            figures |= plots.figures(table_value)
     for file, figure in figures.items():
         drawing.save(figure, output / file)
     bench_files = {}
     if report is not None and bench is not None:
-        for name, figure in grid_report.figures(report["rows"]).items():
+        with json_objects.taken_apart(bench / "report.json", WorkdirError):
+            bench_figures = grid_report.figures(report["rows"])
+        for name, figure in bench_figures.items():
             file = bench_files[name] = f"{os.path.relpath(bench, output)}/{name}.png"
             figures[file] = figure
             if not (output / file).is_file():
                 drawing.save(figure, output / file)
-    blocks = document(tables, report, bench_files, settings.relative(str(output)))
+    with json_objects.taken_apart(output, WorkdirError):
+        blocks = document(tables, report, bench_files, settings.relative(str(output)))
     workdir.write_text(output / "README.md", doc.markdown(blocks))
     pictures = {file: drawing.svg(figure) for file, figure in figures.items()}
     workdir.write_text(output / "index.html", web.page(blocks, pictures))
@@ -100,17 +112,17 @@ def load(folder: pathlib.Path) -> list[Json]:
 def load_bench(folder: pathlib.Path) -> Json:
     """`report.json` of a benchmark's folder; raises WorkdirError for anything else."""
     file = folder / "report.json"
-    try:
-        report = json.loads(file.read_text())
-        missing = [k for k in ("command", "config", "machine", "rows", "timing") if k not in report]
-    except (OSError, ValueError, TypeError) as error:
-        raise WorkdirError(
-            f"{file}: no report of a benchmark ({error}); make it with python -m jaxrec.benchmark "
+
+    def refuse(text: str) -> WorkdirError:
+        return WorkdirError(
+            f"{text}; it is no report of a benchmark: make it with python -m jaxrec.benchmark "
             f"--config=configs/bench_cpu.py --output={folder}"
-        ) from error
-    if missing:
-        raise WorkdirError(f"{file}: no report of a benchmark, it has no {missing[0]!r}")
-    return dict(report)
+        )
+
+    report = json_objects.read(file, refuse)
+    for key, kind in REPORT.items():
+        json_objects.get(report, key, kind, str(file), refuse)
+    return report
 
 
 def document(

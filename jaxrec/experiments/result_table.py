@@ -18,8 +18,16 @@ from jaxrec.evaluation.intervals import Interval
 from jaxrec.experiments import settings
 from jaxrec.runtime import environment, workdir
 from jaxrec.types import Json
+from jaxrec.untrusted import json_objects
 
 Values: TypeAlias = Json  # columns of a row by name
+# what a table has, of what type
+TABLE: Mapping[str, type[object]] = {
+    "experiment": str,
+    "rows": list,
+    "config": dict,
+    "command": str,
+}
 INTERVALS = "95 % intervals"
 # columns that are shares of full history, or of what it adds, end so
 SHARES = ("_of_full", "_closed", "_without_gap")
@@ -168,13 +176,15 @@ def plot_files(table: Json) -> list[str]:
 
 def read(file: pathlib.Path) -> Json:
     """A table that `write` made; raises WorkdirError for anything else."""
-    try:
-        value = json.loads(file.read_text())
-        missing = [k for k in ("experiment", "rows", "config", "command") if k not in value]
-    except (OSError, ValueError, TypeError) as error:
-        raise WorkdirError(f"{file}: no table of an experiment ({error})") from error
-    if missing:
-        raise WorkdirError(f"{file}: no table of an experiment, it has no {missing[0]!r}")
+
+    def refuse(text: str) -> WorkdirError:
+        return WorkdirError(f"{text}; it is no table of an experiment")
+
+    value = json_objects.read(file, refuse)
+    for key, kind in TABLE.items():
+        json_objects.get(value, key, kind, str(file), refuse)
+    for row in value["rows"]:
+        json_objects.check(row, dict, f"{file}: damaged: a row", refuse)
     return value
 
 

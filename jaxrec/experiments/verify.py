@@ -16,7 +16,6 @@ Times and versions are not compared.
 """
 
 import argparse
-import json
 import math
 import pathlib
 import re
@@ -31,6 +30,7 @@ from jaxrec.errors import ConfigError, WorkdirError
 from jaxrec.experiments import registry, result_table, settings
 from jaxrec.experiments.runs import Lab
 from jaxrec.types import Json
+from jaxrec.untrusted import json_objects
 
 # keys of timings and of facts about a machine, which differ between runs
 MEASURED = re.compile(r"(^|_)(seconds|ms|per_s|curves?)($|_)|^(git|time|machine|versions|command)$")
@@ -131,12 +131,12 @@ def main(args: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 def read(file: pathlib.Path) -> Json:
     """A results file; raises WorkdirError for anything else."""
-    try:
-        value = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise WorkdirError(f"{file}: no results file ({error})") from error
-    if not isinstance(value, dict) or "command" not in value:
-        raise WorkdirError(f"{file}: no results file, it has no `command`")
+
+    def refuse(text: str) -> WorkdirError:
+        return WorkdirError(f"{text}; it is no results file")
+
+    value = json_objects.read(file, refuse)
+    json_objects.get(value, "command", str, str(file), refuse)
     return value
 
 

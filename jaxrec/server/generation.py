@@ -12,7 +12,7 @@ from jaxrec.serving import state_rows
 from jaxrec.serving.requests import Answer, Request
 from jaxrec.serving.service import Recommender
 from jaxrec.serving.warm_up import warm_up
-from jaxrec.state_store.metadata import Url
+from jaxrec.state_store.places import Url
 from jaxrec.state_store.store import UserStateStore
 from jaxrec.types import UserId
 

@@ -24,6 +24,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from jaxrec.errors import StoreError
 from jaxrec.server.errors import ServiceError
 from jaxrec.types import ItemId, Json, UserId
+from jaxrec.untrusted import json_objects
 
 FILE_BYTES = 32 << 20
 CURRENT, PREVIOUS = "current.jsonl", "previous.jsonl"
@@ -152,28 +153,35 @@ class Journal:
     def events(self) -> Iterator[Columns | list[UserId]]:
         """What was written, oldest first: events of an append, or users that were forgotten."""
         begun: dict[int, list[Columns]] = {}
+        found: list[Columns | list[UserId]]
         for name in (PREVIOUS, CURRENT):
             for line in _lines(self.folder / name):
-                if "begin" in line:
-                    entries = (_entry(entry) for entry in line["appends"])
-                    begun[line["begin"]] = [entry.columns for entry in entries]
-                elif "done" in line:
-                    yield from begun.pop(line["done"], [])
-                elif "delete" in line:
-                    yield line["delete"]
+                with json_objects.taken_apart(self.folder / name, _damaged):
+                    if "begin" in line:
+                        entries = (_entry(entry) for entry in line["appends"])
+                        begun[line["begin"]] = [entry.columns for entry in entries]
+                        continue
+                    found = [line["delete"]] if "delete" in line else []
+                    if "done" in line:
+                        found += begun.pop(line["done"], [])
+                yield from found
 
     # -- inside ------------------------------------------------------------------------------
 
     def _read(self, file: pathlib.Path, keys: dict[str, tuple[str, Counts | None]]) -> None:
         for line in _lines(file, repair=True):
-            if "begin" in line:
-                entries = [_entry(entry) for entry in line["appends"]]
-                self.unfinished = Group(line["begin"], line["source"], line["batch"], entries)
-                self._number = line["begin"]
-            elif "done" in line and self.unfinished is not None:
-                self._finish(self.unfinished, line["counts"], keys)
-            elif "abort" in line:
-                self.unfinished = None
+            with json_objects.taken_apart(file, _damaged):
+                self._read_line(line, keys)
+
+    def _read_line(self, line: Json, keys: dict[str, tuple[str, Counts | None]]) -> None:
+        if "begin" in line:
+            entries = [_entry(entry) for entry in line["appends"]]
+            self.unfinished = Group(line["begin"], line["source"], line["batch"], entries)
+            self._number = line["begin"]
+        elif "done" in line and self.unfinished is not None:
+            self._finish(self.unfinished, line["counts"], keys)
+        elif "abort" in line:
+            self.unfinished = None
 
     def _finish(
         self,
@@ -226,15 +234,14 @@ def _lines(file: pathlib.Path, repair: bool = False) -> Iterator[Json]:
                 if repair:
                     os.truncate(file, stream.tell() - len(line))
                 return
-            try:
-                content = json.loads(line)
-                assert isinstance(content, dict)
-            except (ValueError, AssertionError) as error:
-                raise StoreError(
-                    f"{file}: line {number} is damaged; move the folder away to start without "
-                    "what it remembers (idempotency keys, and events for a new store)"
-                ) from error
-            yield content
+            yield json_objects.parse(line, f"{file}: line {number}", _damaged)
+
+
+def _damaged(text: str) -> StoreError:
+    return StoreError(
+        f"{text}; move the folder away to start without what it remembers (idempotency keys, and "
+        "events for a new store)"
+    )
 
 
 def _entry(content: Json) -> Entry:

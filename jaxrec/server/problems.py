@@ -9,6 +9,7 @@ from starlette.exceptions import HTTPException
 
 from jaxrec.server import messages
 from jaxrec.server.errors import ServiceError
+from jaxrec.serving.raw_inputs import MIXED
 from jaxrec.types import UserId
 
 BODIES = (messages.RecommendBody, messages.EventsBody, messages.EventBody, messages.SwapBody)
@@ -87,9 +88,7 @@ def check_kinds(body: BaseModel) -> None:
             columns += [(name, row) for row in _rows(getattr(body, name))]
     for name, values in columns:
         if len({type(value) for value in values}) > 1:
-            raise ServiceError(
-                422, f"{name}: integers and texts are mixed; use those of the training data"
-            )
+            raise ServiceError(422, f"{name}: {MIXED}")
 
 
 def _rows(lists: Any) -> list[list[int | str]]:

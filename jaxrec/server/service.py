@@ -16,7 +16,7 @@ from jaxrec.server.journal import Columns
 from jaxrec.server.limits import Limits
 from jaxrec.server.metrics import Metrics
 from jaxrec.server.writing import Appended, Writer
-from jaxrec.state_store.metadata import Url, local_path, open_root
+from jaxrec.state_store.places import Url, local_path, open_root
 from jaxrec.types import UserId
 
 

@@ -17,6 +17,8 @@ from jaxrec.types import ItemId, UserId
 # raw item ids: one list for all users, or a list per user
 ItemLists: TypeAlias = Iterable[ItemId] | Iterable[Iterable[ItemId]] | np.ndarray
 
+# 5 and "5" are two ids
+MIXED = "integers and texts are mixed; use those of the training data"
 NAMES = ("user_ids", "item_ids", "timestamps")
 
 
@@ -52,9 +54,15 @@ def new_events(
 def check_events(user_ids: ArrayLike, item_ids: ArrayLike, timestamps: ArrayLike) -> Interactions:
     """Three columns [N] as a table; rows are sorted by time if times have fractions of a second.
 
-    Raises DataError: different lengths, floats as ids, nulls, NaN, negative times, milliseconds.
+    Raises DataError: different lengths, floats as ids, integers beside texts, nulls, NaN, negative
+    times, milliseconds.
     """
-    columns = dict(zip(NAMES, map(np.asarray, (user_ids, item_ids, timestamps)), strict=True))
+    user, item, time = NAMES
+    columns = {
+        user: _ids(user_ids, f"append: {user}"),
+        item: _ids(item_ids, f"append: {item}"),
+        time: np.asarray(timestamps),
+    }
     for name, column in columns.items():
         if column.ndim != 1:
             raise DataError(f"append: {name} has shape {column.shape}: one axis is needed")
@@ -142,6 +150,27 @@ def check_items(
     return [_dense(entry, name, catalog) for entry in items]
 
 
+def _ids(values: ArrayLike, what: str) -> np.ndarray:
+    """Ids as an array, before `schema.check_ids` looks at them.
+
+    NumPy makes texts of a list of integers and texts, and integers of booleans. Raises DataError
+    naming `what` for the first; an array of other mixtures keeps the values as they are.
+    """
+    array = np.asarray(values)
+    if not isinstance(values, list | tuple) or array.dtype.kind not in "iuUS":
+        return array
+    kinds = {_kind(value) for value in values}
+    if kinds == {"integer", "text"}:
+        raise DataError(f"{what}: {MIXED}")
+    return array if len(kinds) < 2 else np.asarray(values, object)
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, int | np.integer) and not isinstance(value, bool):
+        return "integer"
+    return "text" if isinstance(value, str) else type(value).__name__
+
+
 def _is_list(value: object) -> bool:
     return isinstance(value, Sequence | np.ndarray | set | frozenset) and not isinstance(
         value, str | bytes
@@ -153,7 +182,7 @@ def _dense(raw: Iterable[ItemId] | np.ndarray, name: str, catalog: Catalog) -> n
     values = raw if isinstance(raw, np.ndarray) else list(raw)
     if not len(values):
         return np.zeros(0, np.int32)
-    checked = schema.check_ids(values, name, "recommend")
+    checked = schema.check_ids(_ids(values, name), name, "recommend")
     try:
         dense = np.unique(catalog.vocabulary.encode(checked))
     except DataError as error:

@@ -13,13 +13,8 @@ from jaxrec.serving.build import check_data, write_histories
 from jaxrec.serving.service import Recommender
 from jaxrec.serving.state_rows import seen_capacity
 from jaxrec.serving.tracking import Progress, no_progress
-from jaxrec.state_store.metadata import (
-    STORE_FILE,
-    Url,
-    open_root,
-    parse_metadata,
-    read_json,
-)
+from jaxrec.state_store.metadata import STORE_FILE, parse_metadata, read_json
+from jaxrec.state_store.places import Url, open_root
 from jaxrec.state_store.store import UserStateStore
 from jaxrec.types import UserId
 

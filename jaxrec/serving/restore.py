@@ -7,13 +7,12 @@ from jaxrec.state_store.metadata import (
     COPY_FILE,
     STORE_FILE,
     Metadata,
-    Url,
     check_num_shards,
-    display,
-    open_root,
+    delete_json,
     read_json,
     write_json,
 )
+from jaxrec.state_store.places import Url, display, open_root
 from jaxrec.state_store.store import UserStateStore
 from jaxrec.untrusted import json_objects
 
@@ -59,7 +58,7 @@ def restore(
             record_progress(index)
             store.write(ids, columns)
             users += len(ids)
-        root.write(COPY_FILE, None).result()
+        delete_json(root, COPY_FILE)
     return users
 
 

@@ -33,7 +33,8 @@ from jaxrec.serving.tracking import Progress, no_progress
 from jaxrec.serving.updates import AppendResult
 from jaxrec.state_store.encodings import ENCODINGS
 from jaxrec.state_store.keys import UserIds
-from jaxrec.state_store.metadata import Binding, Url
+from jaxrec.state_store.metadata import Binding
+from jaxrec.state_store.places import Url
 from jaxrec.state_store.row_format import Columns
 from jaxrec.state_store.store import UserStateStore
 from jaxrec.types import PAD, Params, UserId

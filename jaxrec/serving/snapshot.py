@@ -42,7 +42,8 @@ from jaxrec.state_store.keys import (
     id_list,
     shard_numbers,
 )
-from jaxrec.state_store.metadata import open_root, write_json
+from jaxrec.state_store.metadata import write_json
+from jaxrec.state_store.places import open_root
 from jaxrec.state_store.row_format import Columns
 from jaxrec.state_store.store import UserStateStore
 from jaxrec.types import UserId

@@ -5,7 +5,8 @@ import re
 from typing import NamedTuple
 
 from jaxrec.errors import StoreError
-from jaxrec.state_store.metadata import Metadata, open_root, parse_metadata, read_json
+from jaxrec.state_store.metadata import Metadata, parse_metadata, read_json
+from jaxrec.state_store.places import open_root
 from jaxrec.types import Json
 from jaxrec.untrusted import json_objects
 

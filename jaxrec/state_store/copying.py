@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import numpy as np
-import tensorstore as ts
 
 from jaxrec.errors import StoreError
-from jaxrec.state_store.metadata import COPY_FILE, Metadata, display, read_json, write_json
+from jaxrec.state_store.metadata import COPY_FILE, Metadata, delete_json, read_json, write_json
+from jaxrec.state_store.places import Place, display
 from jaxrec.state_store.reader import StoreReader
 from jaxrec.types import Json, UserId
 from jaxrec.untrusted import json_objects
@@ -22,14 +22,14 @@ BATCH = 1024
 class Target(Protocol):
     """A store that is open for writing."""
 
-    root: ts.KvStore
+    root: Place
 
     def write(self, user_ids: list[UserId], columns: Mapping[str, np.ndarray]) -> None:
         """As `StoreWriter.write`."""
         ...
 
 
-def begin(root: ts.KvStore, source: Metadata) -> None:
+def begin(root: Place, source: Metadata) -> None:
     """Marks a place as the target of a copy; keeps the marker of the same unfinished copy."""
     content, version = read_json(root, COPY_FILE)
     if content is not None:
@@ -39,7 +39,7 @@ def begin(root: ts.KvStore, source: Metadata) -> None:
         write_json(root, COPY_FILE, start, version)
 
 
-def check_source(root: ts.KvStore, source: Metadata) -> Json:
+def check_source(root: Place, source: Metadata) -> Json:
     """Progress of the unfinished copy at `root`; StoreError unless it is a copy of `source`."""
     content, _ = read_json(root, COPY_FILE)
     if content is None:
@@ -82,12 +82,9 @@ def copy_users(source: StoreReader, target: Target, track: Callable[[int], None]
             _save(target.root, progress)
         progress = progress | {"ranges": [], "shard": shard + 1}
         _save(target.root, progress)
-    try:
-        target.root.write(COPY_FILE, None).result()
-    except ValueError as error:
-        raise StoreError(f"{display(target.root, COPY_FILE)}: not deleted: {error}") from error
+    delete_json(target.root, COPY_FILE)
     return users
 
 
-def _save(root: ts.KvStore, progress: Json) -> None:
+def _save(root: Place, progress: Json) -> None:
     write_json(root, COPY_FILE, progress)

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import tensorstore as ts
 
+from jaxrec.state_store.places import Place
 from jaxrec.types import Json
 
 T = TypeVar("T")
@@ -30,11 +31,11 @@ USERS_PER_RANGE = 4096
 PREFIXES = 1 << 16
 
 
-def open_database(base: ts.KvStore, context: ts.Context) -> ts.KvStore:
+def open_database(base: Place, context: ts.Context) -> ts.KvStore:
     """The database in directory `base`; files appear with the first commit."""
     spec = {
         "driver": "ocdbt",
-        "base": unlocked(base.spec().to_json()),
+        "base": base.spec,
         "config": {
             "max_decoded_node_bytes": NODE_BYTES,
             "max_inline_value_bytes": INLINE_BYTES,
@@ -42,18 +43,6 @@ def open_database(base: ts.KvStore, context: ts.Context) -> ts.KvStore:
         },
     }
     return ts.KvStore.open(spec, context=context).result()
-
-
-def unlocked(spec: Json) -> Json:
-    """The spec of a key-value store; local files are replaced without TensorStore's own locks.
-
-    TensorStore (0.1.86) locks `manifest.ocdbt` by a file `manifest.ocdbt.__lock`, into which it
-    then writes the new content before it renames it. A process killed in between leaves the file,
-    and the next writer overwrites it without truncating: a shorter manifest then ends in stale
-    bytes and the database is lost. Without these locks every write takes a new temporary file,
-    and `lock.py` makes sure that a shard has one writer.
-    """
-    return spec | {"file_io_locking": {"mode": "none"}} if spec["driver"] == "file" else spec
 
 
 def transaction() -> ts.Transaction:

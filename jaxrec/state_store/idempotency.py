@@ -38,7 +38,8 @@ class ShardStatus(NamedTuple):
     def from_bytes(cls, value: bytes) -> "ShardStatus":
         """The inverse of `to_bytes`.
 
-        Raises ValueError, KeyError, TypeError or AttributeError when the value is damaged.
+        Raises ValueError, KeyError, TypeError, AttributeError or RecursionError when the value is
+        damaged.
         """
         content = json.loads(value)
         seal = None if content["sealed"] is None else Seal(**content["sealed"])

@@ -6,16 +6,12 @@ local disks, one conditional put on object stores).
 """
 
 import dataclasses
-import functools
 import json
 import os
 import zlib
-from typing import TypeAlias
-
-import tensorstore as ts
 
 from jaxrec.errors import StoreError
-from jaxrec.state_store.database import unlocked
+from jaxrec.state_store.places import Place, display, local_path
 from jaxrec.state_store.row_format import RowSpec
 from jaxrec.types import Json
 from jaxrec.untrusted import json_objects
@@ -28,9 +24,6 @@ COPY_FILE = "copy.json"
 MAX_BYTES = 1 << 28  # of the small files: the largest is a snapshot's record, 200 bytes a part
 MAX_SHARDS = 4096
 MAX_ROW_BYTES = 1 << 30  # of one user
-
-# a local path, a TensorStore kvstore URL (gs://, s3://, file://...) or its JSON spec
-Url: TypeAlias = str | os.PathLike[str] | Json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,50 +126,10 @@ def check_binding(stored: Metadata, binding: Binding, spec: RowSpec | None, wher
         )
 
 
-# -- places -------------------------------------------------------------------------------
-
-
-@functools.cache
-def process_context() -> ts.Context:
-    """One context per process, so that a `memory://` place can be opened several times."""
-    return ts.Context({"memory_key_value_store": {}})
-
-
-def open_root(url: Url, context: ts.Context | None = None) -> ts.KvStore:
-    """The place of a store, as a directory.
-
-    context: default `process_context`. Raises StoreError when `url` is not a valid place.
-    """
-    context = context or process_context()
-    if isinstance(url, str) and not url.strip():
-        raise StoreError(f"{url!r} is not a place for a store: a path or a URL is needed")
-    if isinstance(url, str | os.PathLike) and "://" not in os.fspath(url):
-        spec: str | Json = {"driver": "file", "path": os.path.abspath(os.fspath(url)) + "/"}
-    else:
-        spec = os.fspath(url) if isinstance(url, os.PathLike) else url
-    try:
-        described: Json = ts.KvStore.Spec(spec).to_json() if isinstance(spec, str) else spec
-        root = ts.KvStore.open(unlocked(described), context=context).result()
-    except (ValueError, KeyError) as error:
-        raise StoreError(f"{url}: not a place for a store: {error}") from error
-    return root if root.path.endswith("/") else root + "/"
-
-
-def local_path(root: ts.KvStore) -> str | None:
-    """The directory of a local store; None for other stores."""
-    spec = root.spec().to_json()
-    return spec["path"] if spec["driver"] == "file" else None
-
-
-def display(root: ts.KvStore, name: str = "") -> str:
-    """How errors name a place."""
-    return (local_path(root) or root.url) + name
-
-
 # -- small files ---------------------------------------------------------------------------
 
 
-def write_json(root: ts.KvStore, name: str, content: Json, if_equal: bytes | None = None) -> bool:
+def write_json(place: Place, name: str, content: Json, if_equal: bytes | None = None) -> bool:
     """Writes a file as a whole; False when its version is no longer `if_equal`.
 
     if_equal: a version that `read_json` returned (that of an absent file included).
@@ -184,20 +137,28 @@ def write_json(root: ts.KvStore, name: str, content: Json, if_equal: bytes | Non
     body = json.dumps(content, sort_keys=True)
     text = json.dumps({"crc32": zlib.crc32(body.encode()), "content": content}, indent=1)
     try:
-        stamp = root.write(name, text, if_equal=if_equal).result()
+        stamp = place.kvstore.write(name, text, if_equal=if_equal).result()
     except ValueError as error:
-        raise StoreError(f"{display(root, name)}: cannot be written: {error}") from error
+        raise StoreError(f"{display(place, name)}: cannot be written: {error}") from error
     return bool(stamp.generation)
 
 
-def read_json(root: ts.KvStore, name: str) -> tuple[Json | None, bytes]:
+def delete_json(place: Place, name: str) -> None:
+    """Deletes a file, if it is there."""
+    try:
+        place.kvstore.write(name, None).result()
+    except ValueError as error:
+        raise StoreError(f"{display(place, name)}: cannot be deleted: {error}") from error
+
+
+def read_json(place: Place, name: str) -> tuple[Json | None, bytes]:
     """(content, version); content is None when there is no such file."""
-    where = display(root, name)
-    path = local_path(root)
+    where = display(place, name)
+    path = local_path(place)
     if path and os.path.isfile(path + name) and os.path.getsize(path + name) > MAX_BYTES:
         raise _damaged(where, os.path.getsize(path + name))
     try:
-        result = root.read(name).result()
+        result = place.kvstore.read(name).result()
     except ValueError as error:
         raise StoreError(f"{where}: cannot be read: {error}") from error
     if result.state == "missing":

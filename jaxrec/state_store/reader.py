@@ -24,7 +24,8 @@ from jaxrec.state_store.keys import (
     row_damage,
     shard_numbers,
 )
-from jaxrec.state_store.metadata import Metadata, display, local_path
+from jaxrec.state_store.metadata import Metadata
+from jaxrec.state_store.places import Place, display, local_path
 from jaxrec.state_store.row_format import Columns
 from jaxrec.state_store.shard import Shard
 from jaxrec.types import UserId
@@ -47,7 +48,7 @@ class ShardStat(NamedTuple):
 class StoreReader:
     """The reading half of `UserStateStore`."""
 
-    def __init__(self, root: ts.KvStore, metadata: Metadata, context: ts.Context) -> None:
+    def __init__(self, root: Place, metadata: Metadata, context: ts.Context) -> None:
         self.root = root
         self.metadata = metadata
         self.spec = metadata.spec

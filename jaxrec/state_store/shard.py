@@ -31,7 +31,8 @@ from jaxrec.errors import StoreError
 from jaxrec.state_store import database as db
 from jaxrec.state_store.idempotency import Seal, ShardStatus
 from jaxrec.state_store.lock import WriterLock
-from jaxrec.state_store.metadata import display, local_path, read_json, write_json
+from jaxrec.state_store.metadata import read_json, write_json
+from jaxrec.state_store.places import Place, display, local_path
 from jaxrec.types import Json
 
 POINTER_FILE = "current"
@@ -61,7 +62,7 @@ class Pointer(NamedTuple):
 class Shard:
     """A shard of an existing store; `create_shard` creates a new one."""
 
-    def __init__(self, parent: ts.KvStore, index: int, store: str, context: ts.Context) -> None:
+    def __init__(self, parent: Place, index: int, store: str, context: ts.Context) -> None:
         """parent: of the shard's folder. store: identity of the store that the shard belongs to."""
         self.index, self.store = index, store
         self.root = parent / f"{shard_name(index)}/"
@@ -146,7 +147,7 @@ class Shard:
                 shutil.rmtree(f"{directory}{name}")
             else:
                 end = f"{name}0"  # "0" follows "/"
-                self.root.delete_range(ts.KvStore.KeyRange(f"{name}/", end)).result()
+                self.root.kvstore.delete_range(ts.KvStore.KeyRange(f"{name}/", end)).result()
         except FileNotFoundError:
             return  # it never got a file
         except (OSError, ValueError) as error:
@@ -212,7 +213,7 @@ class Shard:
             )
         try:
             status = ShardStatus.from_bytes(result.value)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise StoreError(
                 f"{self.where}{self.current.name}: the shard's status is damaged: {error}"
             ) from error
@@ -263,7 +264,7 @@ def _parse_pointer(content: Json, where: str) -> Pointer:
     return Pointer(names[0], names[1:])
 
 
-def create_shard(parent: ts.KvStore, index: int, store: str, context: ts.Context) -> None:
+def create_shard(parent: Place, index: int, store: str, context: ts.Context) -> None:
     """Creates an empty shard; raises StoreError when there already is one with users.
 
     store: identity of the store. An empty shard, as a killed `create` leaves, becomes one of it.
@@ -288,7 +289,7 @@ def create_shard(parent: ts.KvStore, index: int, store: str, context: ts.Context
         )
 
 
-def _is_empty(root: ts.KvStore, name: str, context: ts.Context) -> bool:
+def _is_empty(root: Place, name: str, context: ts.Context) -> bool:
     """Whether a shard's database has its status and no user."""
     database = db.open_database(root / f"{name}/", context)
     try:

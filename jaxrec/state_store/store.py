@@ -42,17 +42,13 @@ from jaxrec.state_store.metadata import (
     STORE_FILE,
     Binding,
     Metadata,
-    Url,
     check_binding,
     check_num_shards,
-    display,
-    local_path,
-    open_root,
     parse_metadata,
-    process_context,
     read_json,
     write_json,
 )
+from jaxrec.state_store.places import Place, Url, display, local_path, open_root, process_context
 from jaxrec.state_store.row_format import RowSpec
 from jaxrec.state_store.shard import create_shard
 from jaxrec.state_store.writer import StoreWriter
@@ -181,7 +177,7 @@ class UserStateStore(StoreWriter):
 
 
 @contextlib.contextmanager
-def creating(root: ts.KvStore) -> Iterator[None]:
+def creating(root: Place) -> Iterator[None]:
     """Locks a local directory while a store is created in it."""
     directory = local_path(root)
     if directory is None:  # object stores: the last write is conditional

@@ -16,7 +16,8 @@ from jaxrec.state_store import access, compaction
 from jaxrec.state_store import database as db
 from jaxrec.state_store.idempotency import IdempotencyKey
 from jaxrec.state_store.keys import UserIds, encode_ids, encode_rows, id_list, shard_numbers
-from jaxrec.state_store.metadata import Metadata, display
+from jaxrec.state_store.metadata import Metadata
+from jaxrec.state_store.places import Place, display
 from jaxrec.state_store.reader import StoreReader
 from jaxrec.state_store.row_format import Columns
 from jaxrec.types import UserId
@@ -33,7 +34,7 @@ class StoreWriter(StoreReader):
 
     def __init__(
         self,
-        root: ts.KvStore,
+        root: Place,
         metadata: Metadata,
         mode: str,
         shards: Iterable[int] | None,

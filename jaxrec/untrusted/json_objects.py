@@ -1,8 +1,9 @@
 """JSON objects with a bound on their size and depth, and typed access to their values."""
 
+import contextlib
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 MAX_BYTES = 1 << 24  # of a settings or record file; those that hold ids or texts are given more
 MAX_DEPTH = 64  # of objects and lists in each other
 _SHOWN = 60  # characters of a value in a message
+
+# what code raises that meets a value of another type, or a key that is not there
+_ODD = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 Value = TypeVar("Value")
 # a whole line -> the error to raise
@@ -62,6 +66,22 @@ def parse_value(content: bytes | str, where: str, refuse: Refuse) -> Any:
     if text.count("[") + text.count("{") > MAX_DEPTH and _depth(value) > MAX_DEPTH:
         raise refuse(f"{where}: damaged: values are nested deeper than {MAX_DEPTH}")
     return value
+
+
+@contextlib.contextmanager
+def taken_apart(where: object, refuse: Refuse) -> Iterator[None]:
+    """Around code that takes the values of a file apart and trusts their types and keys.
+
+    where: the file, for messages. Raises the error of `refuse` for what such code raises.
+    """
+    try:
+        yield
+    except JaxrecError:
+        raise
+    except _ODD as error:
+        lines = str(error).splitlines()
+        reason = f"{type(error).__name__}: {lines[0][:_SHOWN]}" if lines else type(error).__name__
+        raise refuse(f"{where}: damaged: not the values that such a file has ({reason})") from error
 
 
 def get(

@@ -7,7 +7,7 @@ import pytest
 
 from jaxrec.errors import DataError, StoreError
 from jaxrec.serving import build, rebuild
-from jaxrec.state_store.metadata import local_path
+from jaxrec.state_store.places import local_path
 
 NEW = pd.DataFrame(
     {

@@ -4,12 +4,8 @@ The ordinary run samples; `-m slow` flips 600 bits and writes the counts to the 
 `$JAXREC_ATTACKS` names (`results/attacks.json`).
 """
 
-import json
-import os
-import pathlib
 import random
 import shutil
-import sys
 
 import numpy as np
 import pytest
@@ -21,6 +17,7 @@ from jaxrec.data.preparation import verify
 from jaxrec.errors import JaxrecError
 from jaxrec.runtime import checkpoint, workdir
 from jaxrec.serving import Recommender, snapshot
+from tests.attacks import record
 from tests.serving import standin
 
 USERS = list(range(12))
@@ -135,8 +132,4 @@ def test_600_flipped_bits(whole):
     root, expected = whole
     rows = {kind: flip(root, expected, kind, 150, 11) for kind in ANSWERS}
     assert all(np.sum(list(counts.values())) == 150 for counts in rows.values())
-    if "JAXREC_ATTACKS" in os.environ:
-        command = f"JAXREC_ATTACKS=results/attacks.json {pathlib.Path(sys.executable).name} -m "
-        command += "pytest -m slow tests/attacks/test_flips.py"
-        text = json.dumps({"command": command, "flips": rows}, indent=2)
-        pathlib.Path(os.environ["JAXREC_ATTACKS"]).write_text(text + "\n")
+    record.save("flips", rows)

@@ -16,7 +16,8 @@ from jaxrec.interop import gguf, huggingface, llama_config
 from jaxrec.runtime import checkpoint, environment, metrics_writer, workdir
 from jaxrec.runtime.checkpoint import integrity
 from jaxrec.serving import snapshot_record
-from jaxrec.state_store.metadata import Binding, Metadata, open_root, parse_metadata, read_json
+from jaxrec.state_store.metadata import Binding, Metadata, parse_metadata, read_json
+from jaxrec.state_store.places import open_root
 from jaxrec.state_store.row_format import RowSpec
 from tests.attacks import hostile
 

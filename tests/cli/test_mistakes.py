@@ -88,7 +88,7 @@ RUN = "--workdir=never-made"
         (["compare", "nowhere", "nobody"], r"nowhere: no such run"),
         (["report"], r"files, or --page=FOLDER, are needed"),
         (["report", "nowhere.json"], r"nowhere\.json: no such file"),
-        (["report", "setup.cfg"], r"setup\.cfg: not the result of an evaluation"),
+        (["report", "setup.cfg"], r"setup\.cfg: damaged: .*not the result of an evaluation"),
     ],
 )
 def test_mistakes_in_flags(argv, pattern, capsys):

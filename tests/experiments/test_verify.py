@@ -98,7 +98,7 @@ def test_a_run_that_is_missing_is_named_and_not_trained(tmp_path):
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("[]", "it has no `command`"),
+        ("[]", "a JSON object is needed, found a list; it is no results file"),
         ("{", "no results file"),
         ('{"command": "x"}', "it has no `rows`"),
         ('{"command": "x", "rows": [{"p50": 1}]}', r"compared by python -m jaxrec\.benchmark\.c"),

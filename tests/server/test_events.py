@@ -202,8 +202,12 @@ def test_the_journal_forgets_the_oldest_and_names_damage(tmp_path):
     assert [c.users for c in again.events()][-1] == [8]
     again.close()
     (tmp_path / "previous.jsonl").write_text("{}\nnonsense\n")
-    with pytest.raises(StoreError, match="line 2 is damaged"):
+    with pytest.raises(StoreError, match="line 2: damaged"):
         Journal(tmp_path)
+    for line in ('{"begin": 1}', '{"begin": 1, "appends": [7]}', '{"begin": [], "appends": {}}'):
+        (tmp_path / "previous.jsonl").write_text(f"{line}\n")
+        with pytest.raises(StoreError, match=r"previous\.jsonl: damaged: .*move the folder away"):
+            Journal(tmp_path)
 
 
 def test_a_new_store_gets_what_it_lacks(small, tmp_path):

@@ -12,7 +12,7 @@ from jaxrec.serving import Catalog
 from jaxrec.serving import snapshot as snapshots
 from jaxrec.serving.restore import restore
 from jaxrec.serving.snapshot import RECORD, Snapshot
-from jaxrec.state_store import metadata
+from jaxrec.state_store import metadata, places
 from tests.serving import standin
 from tests.serving.standin import ORIGIN
 
@@ -187,7 +187,7 @@ def test_parts_and_models_of_other_snapshots_are_refused(rec, store, tmp_path):
 
 def test_a_snapshot_of_an_earlier_layout_is_refused_and_says_what_to_do(rec, store, tmp_path):
     snapshots.save(rec, store, tmp_path)
-    root = metadata.open_root(tmp_path / "1")
+    root = places.open_root(tmp_path / "1")
     content, _ = metadata.read_json(root, RECORD)
     metadata.write_json(root, RECORD, content | {"store": content["store"] | {"format": 1}})
     sentence = (

@@ -5,7 +5,7 @@ import pytest
 
 from jaxrec.errors import StoreError
 from jaxrec.state_store import database as db
-from jaxrec.state_store import metadata
+from jaxrec.state_store import metadata, places
 from tests.state_store.standin import columns, create, everything, reopen
 
 
@@ -170,7 +170,7 @@ def test_another_format_is_refused(tmp_path):
 @pytest.mark.parametrize("encoding_key", ["form", "encoding"])
 def test_a_store_of_an_earlier_layout_is_refused_and_says_what_to_do(tmp_path, encoding_key):
     create(tmp_path / "s").close()
-    root = metadata.open_root(tmp_path / "s")
+    root = places.open_root(tmp_path / "s")
     content, _ = metadata.read_json(root, metadata.STORE_FILE)
     content["binding"][encoding_key] = content["binding"].pop("encoding")
     metadata.write_json(root, metadata.STORE_FILE, content | {"format": 1})
@@ -184,7 +184,7 @@ def test_a_store_of_an_earlier_layout_is_refused_and_says_what_to_do(tmp_path, e
 
 def test_a_store_of_a_later_version_is_not_called_an_earlier_one(tmp_path):
     create(tmp_path / "s").close()
-    root = metadata.open_root(tmp_path / "s")
+    root = places.open_root(tmp_path / "s")
     content, _ = metadata.read_json(root, metadata.STORE_FILE)
     metadata.write_json(root, metadata.STORE_FILE, content | {"format": 9})
     with pytest.raises(StoreError, match=r"format 9 found.*open it with the jaxrec that made it"):
@@ -201,7 +201,7 @@ def test_only_generations_of_the_shard_are_deleted(tmp_path, garbage):
         store.write([1, 2, 3], columns([1, 2, 3], 1))
     (tmp_path / "victim").mkdir()
     (tmp_path / "victim" / "file").write_text("kept")
-    root = metadata.open_root(where / "shard-00000")
+    root = places.open_root(where / "shard-00000")
     pointer, _ = metadata.read_json(root, "current")
     before = sorted(tmp_path.rglob("*"))
     names = [pointer["generation"]] if garbage == "the current one" else garbage
@@ -219,7 +219,7 @@ def test_a_linked_generation_is_not_deleted(tmp_path):
     (tmp_path / "victim").mkdir()
     (tmp_path / "victim" / "file").write_text("kept")
     (where / "shard-00000" / name).symlink_to(tmp_path / "victim")
-    root = metadata.open_root(where / "shard-00000")
+    root = places.open_root(where / "shard-00000")
     pointer, _ = metadata.read_json(root, "current")
     metadata.write_json(root, "current", {**pointer, "garbage": [name]})
     with pytest.raises(StoreError, match=rf"{name}: cannot be deleted"):
