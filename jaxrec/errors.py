@@ -38,6 +38,10 @@ class NonFiniteError(JaxrecError, RuntimeError):
     """A loss or gradient that is not finite: names the step and the parameter or loss."""
 
 
+class LoggerError(JaxrecError, RuntimeError):
+    """A logger of `train.loggers` that cannot be used: names it and the remedy."""
+
+
 class PeerError(JaxrecError, RuntimeError):
     """Another process of the run failed: names the process and the remedy."""
 

@@ -14,7 +14,7 @@ from jaxrec.config import Config, asks_for_advice, validate
 from jaxrec.data import advised
 from jaxrec.errors import ConfigError, DataError, WorkdirError
 from jaxrec.evaluation import evaluator
-from jaxrec.runtime import compile_cache
+from jaxrec.runtime import compile_cache, loggers
 from jaxrec.runtime import mesh as mesh_lib
 from jaxrec.runtime import workdir as workdir_lib
 from jaxrec.runtime.preemption import Preempted, Preemption
@@ -52,7 +52,8 @@ def fit(
     overrides: other values by dotted key, such as `**{"layout.tokens": 8}`.
 
     Ctrl-C ends the step, saves and raises KeyboardInterrupt; a second one stops at once. SIGTERM
-    saves too. Raises ConfigError, DataError, WorkdirError: one line that names what to change.
+    saves too. Raises ConfigError, DataError, WorkdirError, LoggerError: one line that names what to
+    change.
     """
     frames.require_extra()
     advice = overrides if config is None or _asks(config) else None
@@ -116,6 +117,7 @@ def _train(config: Config, folder: pathlib.Path, given: Collection[str] | None) 
     mesh = mesh_lib.make_mesh(config.mesh)
     mesh_lib.check_batch_size(mesh, config.train.batch_size, "train.batch_size")
     evaluator.chosen(config)
+    loggers.check(config.train.loggers)
     folder.mkdir(parents=True, exist_ok=True)
     with Preemption(ctrl_c=True) as preemption:
         try:

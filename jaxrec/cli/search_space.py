@@ -30,7 +30,7 @@ GROUPS = ("layout", "model", "loss", "train")
 MEASURES = (
     *("train.metric", "train.validation_users", "train.eval_every", "train.checkpoint_every"),
     *("train.keep", "train.log_every", "train.patience", "train.dry_run", "train.profile_steps"),
-    *("train.continue_on_new_data", "train.compilation_cache"),
+    *("train.continue_on_new_data", "train.compilation_cache", "train.loggers"),
 )
 
 

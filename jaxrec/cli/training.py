@@ -11,7 +11,7 @@ from jaxrec.cli import results
 from jaxrec.config import Config
 from jaxrec.errors import JaxrecError
 from jaxrec.evaluation import evaluator
-from jaxrec.runtime import compile_cache, distributed, progress
+from jaxrec.runtime import compile_cache, distributed, loggers, progress
 from jaxrec.runtime import mesh as mesh_lib
 from jaxrec.runtime.preemption import Preempted, Preemption
 from jaxrec.session import Session
@@ -56,6 +56,7 @@ def train_and_evaluate(
     mesh = mesh_lib.make_mesh(config.mesh)
     mesh_lib.check_batch_size(mesh, config.train.batch_size, "train.batch_size")
     evaluator.chosen(config)
+    loggers.check(config.train.loggers)
 
     # The data, prepared once, and the model.
     folder.mkdir(parents=True, exist_ok=True)

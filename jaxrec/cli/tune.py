@@ -81,10 +81,11 @@ def _search(args: argparse.Namespace, overrides: Sequence[str]) -> int:
     space = search_space.parse(args.search, given)
     validate(config)
     from jaxrec.cli import tune_trials
-    from jaxrec.runtime import workdir
+    from jaxrec.runtime import loggers, workdir
     from jaxrec.runtime.preemption import Preempted, Preemption
     from jaxrec.runtime.progress import say
 
+    loggers.check(config.train.loggers)
     folder = pathlib.Path(args.workdir)
     if (folder / workdir.CONFIG).exists():
         raise WorkdirError(f"workdir {folder} holds a run: a search needs a folder of its own")

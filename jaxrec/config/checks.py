@@ -8,6 +8,7 @@ import zoneinfo
 from collections.abc import Sequence
 
 from jaxrec.config.fields import Config
+from jaxrec.config.training_fields import LOGGERS
 from jaxrec.config.value_checks import check_values, lookup
 from jaxrec.errors import ConfigError
 
@@ -265,7 +266,7 @@ def _check_table_update(config: Config) -> None:
 
 
 def _check_training(config: Config) -> None:
-    """Keys of training whose strings have a syntax: patterns, step ranges, metrics."""
+    """Keys of training whose strings have a syntax: patterns, ranges, names, metrics."""
     train = config.train
     for pattern in train.frozen:
         try:
@@ -278,6 +279,9 @@ def _check_training(config: Config) -> None:
     steps = first.isdigit() and last.isdigit() and int(first) < int(last)
     if train.profile_steps and not steps:
         raise _refusal(config, "train.profile_steps", "allowed is A:B, A below B")
+    wrong = [name for name in train.loggers.split(",") if train.loggers and name not in LOGGERS]
+    if wrong:
+        raise _refusal(config, "train.loggers", f"{wrong[0]!r} is none of {', '.join(LOGGERS)}")
     metric, _, rank = train.metric.partition("@")
     if metric not in ("recall", "ndcg", "mrr") or not rank.isdigit() or int(rank) < 1:
         raise _refusal(config, "train.metric", "allowed is recall@K, ndcg@K or mrr@K")

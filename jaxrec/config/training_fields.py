@@ -4,6 +4,8 @@ import dataclasses
 
 from jaxrec.config.option import Group, option
 
+LOGGERS = ("auto", "tensorboard", "wandb", "mlflow")  # what train.loggers may name
+
 
 @dataclasses.dataclass
 class LossConfig(Group):
@@ -106,6 +108,11 @@ class TrainConfig(Group):
         choices=("adamw", "adagrad", "adam"),
     )
     log_every: int = option(20, "Steps between log lines.", low=1)
+    loggers: str = option(
+        "auto",
+        "Where metrics go besides metrics.jsonl, comma-separated: tensorboard, wandb, mlflow; "
+        "auto: TensorBoard where tensorboardX is installed; empty: nowhere.",
+    )
     eval_every: int = option(500, "Steps between validations.", low=1)
     checkpoint_every: int = option(200, "Steps between checkpoints.", low=1)
     keep: int = option(2, "Newest checkpoints that are kept beside the best one.", low=1)

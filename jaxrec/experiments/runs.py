@@ -26,7 +26,7 @@ from jaxrec.evaluation import baselines, evaluator
 from jaxrec.evaluation.ranks import Ranks, model_ranks, rule_ranks
 from jaxrec.experiments.settings import ExperimentsConfig
 from jaxrec.model import recommender
-from jaxrec.runtime import compile_cache, workdir
+from jaxrec.runtime import compile_cache, loggers, workdir
 from jaxrec.runtime import mesh as mesh_lib
 from jaxrec.runtime.checkpoint import steps
 from jaxrec.runtime.preemption import Preemption
@@ -165,6 +165,7 @@ class Lab:
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
     def _fit(self, config: Config, folder: pathlib.Path) -> None:
+        loggers.check(config.train.loggers)
         self.say(f"training {folder.name}: {essence(config)}")
         folder.mkdir(parents=True, exist_ok=True)
         with Preemption(ctrl_c=True) as preemption:

@@ -1,21 +1,17 @@
-"""Metrics of a run: metrics.jsonl, and TensorBoard events where tensorboardX is installed."""
+"""Metrics of a run: what writes them, and metrics.jsonl, the record of them."""
 
-import importlib.util
 import json
 import logging
 import math
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from jaxrec.errors import DataError
 from jaxrec.runtime import workdir
 from jaxrec.types import Json
 from jaxrec.untrusted import json_objects
-
-if TYPE_CHECKING:
-    from tensorboardX import SummaryWriter
 
 VALIDATION = "validation/"  # prefix of keys
 DAMAGED = ".damaged"  # suffix of the file that keeps unreadable lines
@@ -25,7 +21,19 @@ MAX_LINE = 1 << 20  # bytes; longer lines cannot be read
 log = logging.getLogger(__name__)
 
 
-class MetricsWriter:
+class MetricWriter(Protocol):
+    """Where metrics of a training go: a file, TensorBoard, a tracking server."""
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Takes the values after `step` steps, by name (train/loss, validation/ndcg@10)."""
+        ...
+
+    def close(self, finished: bool) -> None:
+        """Nothing follows. finished: the training has ended; else it may be continued later."""
+        ...
+
+
+class JsonLines:
     """Appends JSON lines to `<folder>/metrics.jsonl`; each is on disk when `write` returns.
 
     folder: the run's. start: the step that the run continues from. validated: the last step whose
@@ -38,7 +46,6 @@ class MetricsWriter:
         path = folder / workdir.METRICS
         self.damaged = rewind(path, start, start if validated is None else validated)
         self._file = open(path, "a")  # noqa: SIM115 (closed in `close`)
-        self._board = _board(folder / "events", start + 1)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """`{"step": step, **values}`; a value that is not finite becomes null."""
@@ -46,24 +53,10 @@ class MetricsWriter:
         self._file.write(json.dumps({"step": step, **plain}, allow_nan=False) + "\n")
         self._file.flush()
         os.fsync(self._file.fileno())
-        if self._board is not None:
-            for key, value in values.items():
-                self._board.add_scalar(key, value, step)
 
-    def close(self) -> None:
-        """Closes the files."""
+    def close(self, finished: bool = True) -> None:
+        """Closes the file."""
         self._file.close()
-        if self._board is not None:
-            self._board.close()
-
-
-def _board(folder: pathlib.Path, first_step: int) -> "SummaryWriter | None":
-    """A writer of TensorBoard events, which hides older ones from `first_step` on."""
-    if not importlib.util.find_spec("tensorboardX"):
-        return None
-    from tensorboardX import SummaryWriter
-
-    return SummaryWriter(str(folder), purge_step=first_step)
 
 
 def read_metrics(path: pathlib.Path) -> list[Json]:

@@ -28,6 +28,7 @@ EXTRAS = {
     "importlib_resources": "data",
     "libtpu": "tpu-aot",
     "matplotlib": "plot",
+    "mlflow": "mlflow",
     "narwhals": "frames",
     "optuna": "tune",
     "polars": "data",
@@ -37,6 +38,7 @@ EXTRAS = {
     "tensorflow_datasets": "data",
     "tokenizers": "hllm",
     "uvicorn": "serve",
+    "wandb": "wandb",
     "xxhash": "data",
 }
 

@@ -6,6 +6,7 @@ dataset.json      digests of its data and vocabulary
 catalog.npz       raw item ids, popularity and time origin (`jaxrec.data.catalog`)
 environment.json  versions, devices and git revision of every start
 metrics.jsonl     one line per logged step
+loggers.json      ids of the run at W&B and MLflow (`jaxrec.runtime.loggers`)
 checkpoints/      see `jaxrec.runtime.checkpoint`
 """
 
@@ -39,6 +40,7 @@ METRICS = "metrics.jsonl"
 FREE = (
     "train.steps",
     "train.log_every",
+    "train.loggers",
     "train.eval_every",
     "train.checkpoint_every",
     "train.keep",

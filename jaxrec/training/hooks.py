@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 import jax
 
 from jaxrec.config import TrainConfig
-from jaxrec.runtime.metrics_writer import VALIDATION, MetricsWriter
+from jaxrec.runtime.metrics_writer import VALIDATION, MetricWriter
 from jaxrec.runtime.progress import Progress
 from jaxrec.training.step import StepMetrics, TrainState
 from jaxrec.training.window import BatchSize, Window
@@ -63,7 +63,7 @@ class Profiler(Hook):
 
 
 class MetricsLog:
-    """Lines of metrics, to metrics.jsonl and to the progress bar.
+    """Lines of metrics, to where they are written and to the progress bar.
 
     A line is written one step late: its metrics are fetched while the next step runs. writer:
     None on all processes but the first.
@@ -74,7 +74,7 @@ class MetricsLog:
         config: TrainConfig,
         window: Window,
         progress: Progress,
-        writer: MetricsWriter | None,
+        writer: MetricWriter | None,
     ):
         self.window, self.progress = window, progress
         self._config, self._writer = config, writer
@@ -115,8 +115,8 @@ class MetricsLog:
         if self._writer is not None:
             self._writer.write(step, {f"{VALIDATION}{k}": float(v) for k, v in values.items()})
 
-    def close(self) -> None:
-        """Closes the progress bar and the files."""
+    def close(self, finished: bool) -> None:
+        """Ends the progress bar and the writer. finished: as in `MetricWriter.close`."""
         self.progress.close()
         if self._writer is not None:
-            self._writer.close()
+            self._writer.close(finished)

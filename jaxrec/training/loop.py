@@ -19,9 +19,9 @@ from jax.stages import Wrapped
 from jaxrec.config import Config
 from jaxrec.items import hashed
 from jaxrec.nn.item_tower import without_tower
-from jaxrec.runtime import distributed, environment, workdir
+from jaxrec.runtime import distributed, environment, loggers, workdir
 from jaxrec.runtime import mesh as mesh_lib
-from jaxrec.runtime.metrics_writer import DAMAGED, MetricsWriter
+from jaxrec.runtime.metrics_writer import DAMAGED, JsonLines
 from jaxrec.runtime.preemption import Preempted, Preemption
 from jaxrec.runtime.progress import Progress
 from jaxrec.training import resume
@@ -73,8 +73,8 @@ def fit(
     of them see: the first writes logs, all write their shards of a checkpoint, and SIGTERM to one
     of them makes all save the same step.
 
-    Raises ConfigError, WorkdirError, CheckpointError, NonFiniteError; PeerError where process 0
-    failed to claim the folder.
+    Raises ConfigError, WorkdirError, CheckpointError, LoggerError, NonFiniteError; PeerError where
+    process 0 failed to claim the folder.
     """
     mesh = mesh_lib.make_mesh(config.mesh) if mesh is None else mesh
     mesh_lib.check_batch_size(mesh, config.train.batch_size, "train.batch_size")
@@ -144,14 +144,16 @@ def _open_log(
     """The run's log; the first process alone writes it and records the environment."""
     leader, step = distributed.leader(), int(start.state.step)
     progress = Progress(config.train.steps, step, quiet=not leader)
-    writer = MetricsWriter(folder, step, start.validation.evaluated) if leader else None
+    writer = None
     if leader:
         environment.record(folder, step)
-    if writer is not None and writer.damaged:
-        progress.say(
-            f"{writer.damaged} lines of {workdir.METRICS} cannot be read and were moved to "
-            f"{workdir.METRICS}{DAMAGED}; the run continues"
-        )
+        record = JsonLines(folder, step, start.validation.evaluated)
+        if record.damaged:
+            progress.say(
+                f"{record.damaged} lines of {workdir.METRICS} cannot be read and were moved to "
+                f"{workdir.METRICS}{DAMAGED}; the run continues"
+            )
+        writer = loggers.open_writer(config, folder, record, start=step, say=progress.say)
     return MetricsLog(config.train, Window(start.values, step_cost), progress, writer)
 
 
@@ -168,7 +170,7 @@ class _Run:
 
     step: updates done. saved: step of the latest checkpoint. vote: tells all of several processes
     about SIGTERM at the same step; None in a run of one. compiled: item slots of batches that a
-    step has run on.
+    step has run on. finished: whether nothing is left to train.
     """
 
     config: Config
@@ -187,12 +189,13 @@ class _Run:
         self.step = self.saved = int(self.state.step)
         self.vote = distributed.Vote(self.mesh) if jax.process_count() > 1 else None
         self.compiled: set[int] = set()
+        self.finished = False
 
     def close(self) -> None:
         """Ends hooks and logs; after an exception too."""
         for hook in self.hooks:
             hook.close(self.state)
-        self.log.close()
+        self.log.close(self.finished)
 
     def train(self, batches: Callable[[int], Iterator[Batch]]) -> Result:
         """Runs steps until something stops the run."""
@@ -209,6 +212,7 @@ class _Run:
                 close = getattr(source, "close", None)
                 if close is not None:
                     close()
+        self.finished = stopped != "preempted"
         return Result(self.step, stopped, self.validation.best, self.validation.best_step)
 
     def _one_step(self, source: Iterator[Batch]) -> None:

@@ -10,14 +10,8 @@ import sys
 import pytest
 
 from jaxrec.runtime import environment, metrics_writer, progress
-from jaxrec.runtime.metrics_writer import MetricsWriter
+from jaxrec.runtime.metrics_writer import JsonLines
 from jaxrec.runtime.progress import Progress
-
-
-@pytest.fixture(autouse=True)
-def _no_board(monkeypatch):
-    """TensorBoard events have their own test."""
-    monkeypatch.setattr(metrics_writer.importlib.util, "find_spec", lambda name: None)
 
 
 def lines(folder):
@@ -25,19 +19,19 @@ def lines(folder):
 
 
 def test_lines_are_on_disk_at_once_and_exact(tmp_path):
-    out = MetricsWriter(tmp_path)
+    out = JsonLines(tmp_path)
     out.write(1, {"train/loss": 0.1 + 0.2, "bad": math.nan})
     assert lines(tmp_path) == [{"step": 1, "train/loss": 0.1 + 0.2, "bad": None}]
     out.close()
 
 
 def test_resuming_drops_later_lines(tmp_path):
-    out = MetricsWriter(tmp_path)
+    out = JsonLines(tmp_path)
     for step in (1, 2, 3):
         out.write(step, {"train/loss": 1.0 / step})
         out.write(step, {"validation/ndcg@10": step / 10})
     out.close()
-    MetricsWriter(tmp_path, 2, validated=1).close()
+    JsonLines(tmp_path, 2, validated=1).close()
     assert lines(tmp_path) == [
         {"step": 1, "train/loss": 1.0},
         {"step": 1, "validation/ndcg@10": 0.1},
@@ -48,22 +42,12 @@ def test_resuming_drops_later_lines(tmp_path):
 def test_a_torn_last_line_is_dropped_a_torn_middle_one_reported(tmp_path, caplog):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "a": 1.0}\n{"step": 2, "a": 2.0}\n{"step": 3, "a"')
-    MetricsWriter(tmp_path, 9).close()
+    JsonLines(tmp_path, 9).close()
     assert [row["step"] for row in lines(tmp_path)] == [1, 2]
     assert not caplog.text
     path.write_text('{"step": 1, "a": 1.0}\n{"st\n{"step": 3, "a": 3.0}\n')
     assert [row["step"] for row in metrics_writer.read_metrics(path)] == [1, 3]
     assert "line 2" in caplog.text
-
-
-def test_tensorboard_events(tmp_path, monkeypatch):
-    monkeypatch.undo()
-    pytest.importorskip("tensorboardX")
-    out = MetricsWriter(tmp_path)
-    out.write(3, {"train/loss": 0.5})
-    out.close()
-    (events,) = (tmp_path / "events").iterdir()
-    assert b"train/loss" in events.read_bytes()
 
 
 class Terminal(io.StringIO):
@@ -147,7 +131,7 @@ def test_runtime_imports_without_the_data_packages():
     program = (
         "import sys\n"
         "for name in ('grain', 'tensorflow_datasets', 'polars', 'array_record', 'ml_collections',"
-        " 'tensorflow', 'tqdm', 'tensorboardX'): sys.modules[name] = None\n"
+        " 'tensorflow', 'tqdm', 'tensorboardX', 'wandb', 'mlflow'): sys.modules[name] = None\n"
         "import jaxrec.training.loop, jaxrec.runtime.checkpoint, jaxrec.runtime.environment\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
