@@ -35,10 +35,15 @@ def opened(scratch: Path, *, threads: int, megabytes: int) -> Iterator["DuckDBPy
     except duckdb.OutOfMemoryException as error:
         raise DataError(
             f"data.prepare_memory={megabytes}: {megabytes:,} MB do not suffice for this source "
-            f"({error}). Set it higher"
+            f"({_first_line(error)}). Set it higher"
         ) from error
     except duckdb.IOException as error:
-        raise OSError(str(error)) from error
+        raise OSError(_first_line(error)) from error
+
+
+def _first_line(error: Exception) -> str:
+    """What an error of DuckDB says, without its advice."""
+    return str(error).partition("\n")[0]
 
 
 def text(path: Path) -> str:

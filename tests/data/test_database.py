@@ -35,7 +35,7 @@ def test_tables_beyond_the_memory_are_on_disk_and_removed(tmp_path):
 
 def test_too_little_memory_names_the_key(tmp_path):
     query = "SELECT list(range ORDER BY hash(range)) FROM range(1_000_000)"
-    match = r"data\\.prepare_memory=20: 20 MB do not suffice .* Set it higher"
+    match = r"data\.prepare_memory=20: 20 MB do not suffice .* Set it higher"
     with pytest.raises(DataError, match=match), opened(tmp_path, 20) as connection:
         connection.execute(query).fetchall()
 
