@@ -5,8 +5,10 @@
 Writes a log of `--events` events in time order as parquet files of two million rows (users and
 items drawn from skewed distributions), prepares it in a process of its own and reads that process's
 peak resident memory from the system. The plain way (read everything, sort, group by user) runs on
-the first `--plain-events` events with polars, and with pandas if it is installed. `--append-events`
-also measures `data.append` of that many later events to the prepared ones.
+the first `--plain-events` events with polars, and with pandas if it is installed (0: not).
+`--append-events` also measures `data.append` of that many later events to the prepared ones.
+`content` is a digest of all prepared files but the completion record: equal ones are equal bytes.
+On a busy machine compare processor seconds.
 """
 
 import argparse
@@ -55,14 +57,17 @@ print(len(lists), time.perf_counter() - start)
 """
 )
 PREPARE = """
-import json, sys, time
+import hashlib, json, sys, time
 from jaxrec.config import DataConfig
 from jaxrec.data import prepare
 start = time.perf_counter()
 settings = json.loads(sys.argv[1])
 settings["append"] = tuple(settings.get("append", ()))
 prepared = prepare(DataConfig(**settings), sys.argv[2])
-print(json.dumps({"seconds": time.perf_counter() - start, **prepared.report}))
+seconds = time.perf_counter() - start
+files = json.loads((prepared.folder / "complete.json").read_text())["content"]["files"]
+content = hashlib.blake2b(json.dumps(files, sort_keys=True).encode(), digest_size=16).hexdigest()
+print(json.dumps({"seconds": seconds, "content": content, **prepared.report}))
 """
 
 
@@ -138,6 +143,8 @@ def measure(
     rows = [prepared(folder, settings, events)]
     if append_events:
         rows.append(appended(folder, settings, events, append_events))
+    if not plain_events:
+        return rows
     files = max(min(plain_events, events) // ROWS, 1)
     for name, script in (("pandas", PLAIN_PANDAS), ("polars", PLAIN_POLARS)):
         if importlib.util.find_spec(name) is None:

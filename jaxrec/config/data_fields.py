@@ -149,6 +149,9 @@ class DataConfig(Group):
     prepare_workers: int = option(
         2, "Threads of the preparation; the result is the same for any number.", low=1
     )
+    prepare_memory: int = option(
+        1000, "Megabytes of the preparation's tables; the rest of them is on disk.", low=100
+    )
     workers: int = option(1, "Threads that load batches; 0: none.", low=0)
     worker_processes: int = option(0, "Processes that load batches (grain); 0: none.", low=0)
     synthetic: SyntheticConfig = dataclasses.field(default_factory=SyntheticConfig)

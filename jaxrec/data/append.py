@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxrec.data import filters, sorting
-from jaxrec.data.ingest import Spilled
+from jaxrec.data.ingest import Read
 from jaxrec.data.records import RecordSource
 from jaxrec.data.sorting import Events, Sorted
 from jaxrec.data.vocabulary import Vocabulary
@@ -34,7 +34,7 @@ class Later(NamedTuple):
 
 
 def number(
-    spilled: Spilled,
+    read: Read,
     buckets: Sorted,
     vocabulary: Vocabulary,
     users: np.ndarray,
@@ -48,20 +48,20 @@ def number(
     than `min_user_events`. All new events are held in memory (16 bytes each). Raises DataError when
     ids are of another type, or no event is left.
     """
-    _check_kind("items", spilled.items.ids, vocabulary.ids, source)
-    _check_kind("users", spilled.users.ids, users, source)
+    _check_kind("items", read.items, vocabulary.ids, source)
+    _check_kind("users", read.users, users, source)
     loaded = [buckets.load(bucket) for bucket in range(len(buckets))]
     counts = np.concatenate([events.counts for events in loaded])
     rank = np.concatenate([events.items for events in loaded])
-    times = np.concatenate([events.times for events in loaded]).astype(np.int64) + spilled.first
+    times = np.concatenate([events.times for events in loaded]).astype(np.int64) + read.first
     owner = np.repeat(np.arange(len(counts)), counts)
-    dense = vocabulary.encode(spilled.items.ids)
+    dense = vocabulary.encode(read.items)
     seen = np.bincount(rank, minlength=len(dense))
     fresh = np.flatnonzero((dense == 0) & (seen >= limits.min_item_events))
     fresh = fresh[np.argsort(-seen[fresh], kind="stable")]
     dense[fresh] = len(vocabulary) + 1 + np.arange(len(fresh))
     kept = dense[rank] > 0
-    known = Vocabulary(users).encode(spilled.users.ids).astype(np.int64) - 1
+    known = Vocabulary(users).encode(read.users).astype(np.int64) - 1
     length = np.bincount(owner[kept], minlength=len(counts))
     newcomers = np.flatnonzero((known < 0) & (length >= max(limits.min_user_events, 1)))
     known[newcomers] = len(users) + np.arange(len(newcomers))
@@ -73,11 +73,11 @@ def number(
         )
     # a new item keeps its number even where all its events belong to dropped users: never trained
     order = np.argsort(known[owner[kept]], kind="stable")
-    types = (*event_types, *(name for name in spilled.event_types if name not in event_types))
-    event = _renumbered(loaded, spilled.event_types, types)[kept][order] if types else None
+    types = (*event_types, *(name for name in read.event_types if name not in event_types))
+    event = _renumbered(loaded, read.event_types, types)[kept][order] if types else None
     return Later(
-        Vocabulary(np.concatenate([vocabulary.ids, spilled.items.ids[fresh]])),
-        np.concatenate([users, spilled.users.ids[newcomers]]),
+        Vocabulary(np.concatenate([vocabulary.ids, read.items[fresh]])),
+        np.concatenate([users, read.users[newcomers]]),
         known[owner[kept]][order],
         dense[rank[kept]][order].astype(np.int32),
         times[kept][order],

@@ -4,31 +4,31 @@
 
 Runs the functions of `jaxrec.data.building` and gives the same bytes:
 
-  read    a task per file checks its rows and writes them, with dictionaries of their ids, into
-          chunk files; the ids of all files are merged in a tree (CombinePerKey)
+  read    a task per file checks its rows and writes them, and its distinct ids, into files
   sort    a task per chunk distributes its rows to buckets of whole users, GroupByKey collects each
           bucket, and a task sorts it
-  filter, write    a task per bucket (`Pool.each`)
+  write   a task per bucket (`Pool.each`)
 
+The launching process merges the ids of the files and counts users and items for the filters.
 Workers and the launching process share the input files and the scratch folder, which is below
-`data.cache_dir` on a shared disk. A worker holds one chunk or one bucket at a time; workers of
-`sort` and the launching process also hold the distinct ids.
+`data.cache_dir` on a shared disk. A worker holds one chunk or one bucket at a time, beside what
+`data.prepare_memory` allows.
 """
 
 import functools
 import pickle
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 
 from jaxrec.config import DataConfig
-from jaxrec.data import datasets, sorting
+from jaxrec.data import database, datasets, sorting
 from jaxrec.data.datasets.column_kinds import conversion
-from jaxrec.data.ingest import EventTypes, Read, check, check_whole
+from jaxrec.data.ingest import EventTypes, Part, Read, check_whole, ingest
 from jaxrec.data.raw import Raw
 from jaxrec.data.sorting import Sorted
 from jaxrec.errors import DataError
@@ -38,32 +38,9 @@ if TYPE_CHECKING:
     import apache_beam as beam
 
 T = TypeVar("T")
-IdCounts: TypeAlias = tuple[np.ndarray, np.ndarray]  # distinct ids, sorted, and their counts
-Rows: TypeAlias = tuple[int, int, dict[str, np.ndarray]]  # (part, chunk, columns)
+Rows: TypeAlias = dict[str, np.ndarray]  # name -> column
 IDS = ("user", "item")
 RUNNER = "--runner=FnApiRunner"  # in this process; DirectRunner first looks for another on the net
-
-
-class Part(NamedTuple):
-    """What was read of one file.
-
-    source: its name. kinds: its columns and their types as text. sizes: rows of its chunk files.
-    columns: dtypes of the chunk files. ids: dtype kind of users and items. rows: how many were
-    read; dropped: incomplete ones. names: event types in order of appearance. seen: all types that
-    occur. first, last: earliest and latest time.
-    """
-
-    source: str
-    kinds: str
-    sizes: list[int]
-    columns: dict[str, type]
-    ids: dict[str, str]
-    rows: int
-    dropped: int
-    names: tuple[str, ...]
-    seen: frozenset[str]
-    first: int
-    last: int
 
 
 @dataclass
@@ -81,39 +58,42 @@ class Pool:
     ) -> tuple[Read, Sorted]:
         """All events in sorted buckets below `scratch`. Raises DataError."""
         self.scratch = scratch
-        chunks, buckets = scratch / "chunks", scratch / "buckets"
-        for folder in (chunks, buckets):
-            folder.mkdir(parents=True)
-        parts = datasets.parts(config)
-        say(f"data: reading {len(parts)} files with Beam")
-        files: list[Part] = list(self._read(_Read(parts, downloads, chunks), len(parts)))
-        _check_columns([file for file in files if file.rows], _kind_keys(config, raw))
+        for name in ("chunks", "ids", "buckets"):
+            (scratch / name).mkdir(parents=True)
+        files = datasets.parts(config)
+        say(f"data: reading {len(files)} files with Beam")
+        reading = _Read(files, downloads, scratch)
+        parts: list[Part] = list(self.each(reading, len(files), 0, "read"))
+        _check_columns([part for part in parts if part.rows], _kind_keys(config, raw))
         types = EventTypes(config.event_types)
-        for file in files:
-            for name in file.names:
-                types.numbers.setdefault(name, len(types.numbers))
-            types.seen |= file.seen
-        rows, kept = sum(file.rows for file in files), sum(sum(file.sizes) for file in files)
-        first, last = min(file.first for file in files), max(file.last for file in files)
-        check_whole(raw, types, rows, sum(file.dropped for file in files), kept, first, last)
-        types.check_number(raw.source, raw.names.event)
-        _check_ids([file for file in files if file.sizes], raw)
-        (users, counts), (items, _) = (_merged(chunks, name) for name in IDS)
-        columns: dict[str, type] = {}
-        for file in files:
-            columns |= file.columns
+        check_whole(raw, parts, types)
+        first, last = min(part.first for part in parts), max(part.last for part in parts)
+        memory = config.prepare_memory
+        with database.opened(
+            scratch, threads=config.prepare_workers, megabytes=memory
+        ) as connection:
+            (users, counts), (items, _) = (
+                sorting.rank(
+                    connection,
+                    f"FROM {database.parquet(scratch / 'ids', pattern=f'{name}-*')}",
+                    sorting.id_file(scratch, name),
+                )
+                for name in IDS
+            )
         bounds = sorting.bounds_of(counts)
-        deal = _Deal(chunks, [file.sizes for file in files], [file.names for file in files])
-        deal = replace(deal, types=types.names, columns=columns, first=first, bounds=bounds)
-        arrange = _Arrange(buckets, bounds, config.duplicates, config.repeats)
+        targets = [scratch / "buckets" / f"{bucket}.parquet" for bucket in range(len(bounds) - 1)]
+        columns = sorted(set().union(*(part.columns for part in parts)))
+        deal = _Deal(scratch, parts, types.names, columns, first, bounds, memory)
+        arrange = _Arrange(targets, bounds, columns, config.duplicates, config.repeats, memory)
         dropped = np.asarray(list(self._shuffle(deal, arrange)))
-        say(f"data: sorted {kept:,} events in {len(bounds) - 1} buckets")
+        say(f"data: sorted {sum(part.kept for part in parts):,} events in {len(targets)} buckets")
         copies, repeats = dropped.sum(0).tolist()
-        read = Read(users, items, rows, types.names, first)
-        return read, Sorted(buckets, bounds, copies, repeats)
+        rows = sum(part.rows for part in parts)
+        read = Read(users, items, rows, types.names, first, last)
+        return read, Sorted(targets, bounds, copies, repeats)
 
     def each(
-        self, function: Callable[[int], T], count: int, workers: int, label: str, events: int = 0
+        self, function: Callable[[int], T], count: int, workers: int, label: str
     ) -> Iterator[T]:
         """`function(0..count-1)` in tasks, results in order; Beam decides on `workers`."""
         import apache_beam as beam
@@ -128,26 +108,11 @@ class Pool:
             )
         return _results(place, count)
 
-    def _read(self, read: "_Read", count: int) -> Iterator[Part]:
-        import apache_beam as beam
-
-        place = self._place(read)
-        with self._pipeline() as pipeline:
-            (
-                pipeline
-                | beam.Create(range(count))
-                | beam.Reshuffle()
-                | "read" >> beam.FlatMap(_call_for_ids, str(place))
-                | "merge ids" >> beam.CombinePerKey(merge_ids)
-                | "keep ids" >> beam.Map(_save_ids, str(read.chunks))
-            )
-        return _results(place, count)
-
     def _shuffle(self, deal: "_Deal", arrange: "_Arrange") -> Iterator[tuple[int, int]]:
         import apache_beam as beam
 
         dealt, arranged = self._place(deal), self._place(arrange)
-        chunks = [(p, c) for p, sizes in enumerate(deal.sizes) for c in range(len(sizes))]
+        chunks = [(p, c) for p, part in enumerate(deal.parts) for c in range(part.chunks)]
         with self._pipeline() as pipeline:
             (
                 pipeline
@@ -207,17 +172,6 @@ def _call(index: int, place: str) -> None:
     _keep(place, index, value)
 
 
-def _call_for_ids(index: int, place: str) -> Iterator[tuple[str, IdCounts]]:
-    try:
-        part, ids = _function(place)(index)
-    except DataError as error:
-        part, ids = error, {}
-    _keep(place, index, part)
-    # texts and numbers are merged separately: a table with both is refused after the merge
-    for name, (values, counts) in ids.items():
-        yield f"{name}-{values.dtype.kind}", (values, counts)
-
-
 def _call_each(chunk: tuple[int, int], place: str) -> Iterator[tuple[int, Rows]]:
     yield from _function(place)(*chunk)
 
@@ -225,29 +179,6 @@ def _call_each(chunk: tuple[int, int], place: str) -> Iterator[tuple[int, Rows]]
 def _call_bucket(group: tuple[int, Iterable[Rows]], place: str) -> None:
     bucket, rows = group
     _keep(place, bucket, _function(place)(bucket, rows))
-
-
-def merge_ids(parts: Iterable[IdCounts]) -> IdCounts:
-    """Distinct ids of all parts, sorted, and the sums of their counts, int64 [K] each."""
-    pairs = [(ids, counts) for ids, counts in parts if len(ids)]
-    if not pairs:
-        return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    ids, index = np.unique(np.concatenate([ids for ids, _ in pairs]), return_inverse=True)
-    counts = np.zeros(len(ids), np.int64)
-    np.add.at(counts, index, np.concatenate([counts for _, counts in pairs]))
-    return ids, counts
-
-
-def _save_ids(merged: tuple[str, IdCounts], folder: str) -> None:
-    name, (ids, counts) = merged
-    np.savez(Path(folder) / f"ids-{name}.npz", ids=ids, counts=counts)
-
-
-def _merged(chunks: Path, name: str) -> IdCounts:
-    """Distinct ids of all files, sorted, and the rows of each."""
-    [file] = chunks.glob(f"ids-{name}-*.npz")
-    with np.load(file, allow_pickle=False) as saved:
-        return saved["ids"], saved["counts"]
 
 
 def _kind_keys(config: DataConfig, raw: Raw) -> dict[str, str]:
@@ -270,138 +201,85 @@ def _check_columns(parts: list[Part], keys: Mapping[str, str]) -> None:
             )
 
 
-def _check_ids(parts: list[Part], raw: Raw) -> None:
-    """Raises DataError unless all files have integers, or all have text, in a column of ids."""
-    for name in IDS:
-        first = parts[0].ids[name]
-        other = next((part for part in parts if part.ids[name] != first), None)
-        if other is not None:
-            here, before = ("integers", "text") if first == "U" else ("text", "integers")
-            raise DataError(
-                f"{other.source}: ids of column {getattr(raw.names, name)!r} are {here}, those of "
-                f"the files before it {before}. Convert one of them, or set "
-                f"data.{name}_kind=text (table)"
-            )
-
-
 @dataclass(frozen=True)
 class _Read:
-    """Reads part `index` into chunk files `<part>.<chunk>.npz`; returns its `Part` and its ids."""
+    """Reads part `index` into chunk files, and its distinct ids into files of their own."""
 
     parts: Sequence[DataConfig]
     downloads: Path
-    chunks: Path
+    scratch: Path
 
-    def __call__(self, index: int) -> tuple[Part, dict[str, IdCounts]]:
-        config = self.parts[index]
+    def __call__(self, index: int) -> Part:
+        config, folder = self.parts[index], self.scratch / "chunks"
         raw = datasets.read(config, self.downloads)
-        types, sizes, kinds = EventTypes(config.event_types), list[int](), dict[str, str]()
-        column_kinds = ""
-        columns: dict[str, type] = {}
-        ids: dict[str, list[IdCounts]] = {name: [] for name in IDS}
-        rows, dropped, first, last = 0, 0, 2**63 - 1, -1
-        for chunk in raw.chunks():
-            if not len(chunk.frame):
-                continue
-            rows += len(chunk.frame)
-            column_kinds = column_kinds or chunk.kinds
-            spill, missing = check(chunk, raw, types, config.incomplete)
-            dropped += missing
-            if not len(spill["time"]):
-                continue
-            for name in IDS:
-                values = np.asarray(spill[name])
-                values = values.astype(np.str_) if values.dtype.kind == "O" else values
-                known, spill[name], counts = np.unique(
-                    values, return_inverse=True, return_counts=True
-                )
-                spill[f"{name} ids"] = known
-                if kinds.setdefault(name, known.dtype.kind) != known.dtype.kind:
-                    raise DataError(
-                        f"{chunk.source}: column {getattr(raw.names, name)!r} holds integers and "
-                        "text. Convert one of them"
-                    )
-                ids[name].append((known, counts))
-            first = min(first, int(spill["time"].min()))
-            last = max(last, int(spill["time"].max()))
-            plain = {name: values for name, values in spill.items() if not name.endswith(" ids")}
-            columns |= {name: values.dtype.type for name, values in plain.items()}
-            np.savez(self.chunks / f"{index}.{len(sizes)}.npz", **spill)
-            sizes.append(len(spill["time"]))
-        part = Part(
-            source=config.path,
-            kinds=column_kinds,
-            sizes=sizes,
-            columns=columns,
-            ids=kinds,
-            rows=rows,
-            dropped=dropped,
-            names=types.names,
-            seen=frozenset(types.seen),
-            first=first,
-            last=last,
-        )
-        return part, {name: merge_ids(pairs) for name, pairs in ids.items() if pairs}
+        part = ingest(raw, folder, config.event_types, config.incomplete, index)
+        if part.kept:
+            memory = config.prepare_memory
+            rows = database.parquet(folder, pattern=f"{index}.*")
+            with database.opened(self.scratch, threads=1, megabytes=memory) as connection:
+                for name in IDS:
+                    file = self.scratch / "ids" / f"{name}-{index}.parquet"
+                    sorting.rank(connection, sorting.ids_of_rows(rows, name), file)
+        return part
 
 
 @dataclass(frozen=True)
 class _Deal:
-    """The rows of a chunk file by bucket.
+    """The rows of a chunk file by bucket. types: event types of all parts, by number."""
 
-    names: event types of each part, in the order of its numbers. types: those of all parts.
-    """
-
-    chunks: Path
-    sizes: list[list[int]]
-    names: list[tuple[str, ...]]
-    types: tuple[str, ...] = ()
-    columns: dict[str, type] | None = None
-    first: int = 0
-    bounds: np.ndarray | None = None
+    scratch: Path
+    parts: list[Part]
+    types: tuple[str, ...]
+    columns: list[str]
+    first: int
+    bounds: np.ndarray
+    megabytes: int
 
     def __call__(self, part: int, chunk: int) -> Iterator[tuple[int, Rows]]:
-        bounds, kinds = self.bounds, self.columns
-        assert bounds is not None
-        assert kinds is not None
-        with np.load(self.chunks / f"{part}.{chunk}.npz", allow_pickle=False) as saved:
-            rows = {name: saved[name] for name in saved.files}
-        for name in IDS:
-            place = np.searchsorted(_known(str(self.chunks), name), rows.pop(f"{name} ids"))
-            rows[name] = place[rows[name]].astype(np.int32)
-        rows["time"] = (rows["time"] - self.first).astype(np.int32)
-        if "event" in rows and self.names[part]:
-            numbers = np.asarray([self.types.index(n) for n in self.names[part]], np.uint8)
-            rows["event"] = numbers[rows["event"]]
-        for name, kind in kinds.items():  # columns that only other files have
-            rows.setdefault(name, np.zeros(len(rows["time"]), kind))
-        bucket = np.searchsorted(bounds[1:-1], rows["user"], side="right")
+        file = self.scratch / "chunks" / f"{part}.{chunk:06}.parquet"
+        found = self.parts[part].columns
+        query = sorting.ranked(database.parquet(file), found, self.scratch, self.first)
+        with database.opened(self.scratch, threads=1, megabytes=self.megabytes) as connection:
+            rows = connection.execute(query).fetchnumpy()
+        if "event" in rows and self.parts[part].names:
+            numbers = [self.types.index(name) for name in self.parts[part].names]
+            rows["event"] = np.asarray(numbers, np.uint8)[rows["event"]]
+        for name in self.columns:  # columns that only other files have
+            if name not in rows:
+                rows[name] = np.zeros(len(rows["row"]), NUMPY[name])
+        bucket = np.searchsorted(self.bounds[1:-1], rows["user"], side="right")
         order = np.argsort(bucket, kind="stable")
-        ends = np.cumsum(np.bincount(bucket, minlength=len(bounds) - 1))
+        ends = np.cumsum(np.bincount(bucket, minlength=len(self.bounds) - 1))
         for target in np.unique(bucket).tolist():
             members = order[(ends[target - 1] if target else 0) : ends[target]]
-            yield target, (part, chunk, {name: values[members] for name, values in rows.items()})
+            yield target, {name: values[members] for name, values in rows.items()}
 
 
 @dataclass(frozen=True)
 class _Arrange:
-    """Sorts and saves a bucket; returns how many rows were duplicates and repeats."""
+    """Sorts a bucket into its file; returns how many rows were duplicates and repeats."""
 
-    folder: Path
+    targets: list[Path]
     bounds: np.ndarray
+    columns: list[str]
     duplicates: str
     repeats: str
+    megabytes: int
 
     def __call__(self, bucket: int, groups: Iterable[Rows]) -> tuple[int, int]:
-        parts = sorted(groups, key=lambda group: group[:2])  # input order
-        rows = {n: np.concatenate([columns[n] for _, _, columns in parts]) for n in parts[0][2]}
-        first, stop = int(self.bounds[bucket]), int(self.bounds[bucket + 1])
-        rows["user"] = rows["user"].astype(np.int32) - np.int32(first)
-        events, copies, dropped = sorting.arrange(rows, stop - first, self.duplicates, self.repeats)
-        sorting.save(events, self.folder, bucket)
-        return copies, dropped
+        parts = list(groups)
+        rows = {name: np.concatenate([part[name] for part in parts]) for name in self.columns}
+        file = self.targets[bucket]
+        with database.opened(file.parent, threads=1, megabytes=self.megabytes) as connection:
+            connection.register("bucket", rows)
+            return sorting.arrange(
+                connection,
+                "FROM bucket",
+                self.columns,
+                file,
+                duplicates=self.duplicates,
+                repeats=self.repeats,
+            )
 
 
-@functools.lru_cache(maxsize=2)  # per worker: users and items
-def _known(chunks: str, name: str) -> np.ndarray:
-    """All distinct ids, sorted."""
-    return _merged(Path(chunks), name)[0]
+NUMPY = {"fraction": np.int32, "event": np.uint8, "returning": np.bool_}

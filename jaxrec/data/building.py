@@ -3,6 +3,7 @@
 import itertools
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -10,8 +11,8 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from jaxrec.config import DataConfig
-from jaxrec.data import append, filters, joins, records, sorting
-from jaxrec.data.ingest import Read, ingest
+from jaxrec.data import append, database, filters, joins, records, sorting, tasks
+from jaxrec.data.ingest import EventTypes, Read, check_whole, ingest
 from jaxrec.data.prepared import Prepared
 from jaxrec.data.raw import Raw
 from jaxrec.data.schema import INT32_MAX
@@ -27,9 +28,9 @@ class Engine(Protocol):
     """Reads, sorts and writes a data set; every engine gives the same bytes."""
 
     def each(
-        self, function: Callable[[int], T], count: int, workers: int, label: str, events: int = 0
+        self, function: Callable[[int], T], count: int, workers: int, label: str
     ) -> Iterator[T]:
-        """As `sorting.each`."""
+        """As `tasks.each`."""
 
     def sort(
         self, raw: Raw, config: DataConfig, scratch: Path, downloads: Path
@@ -40,17 +41,41 @@ class Engine(Protocol):
 class Threads:
     """The engine of one process: its threads."""
 
-    each = staticmethod(sorting.each)
+    each = staticmethod(tasks.each)
 
     def sort(
         self, raw: Raw, config: DataConfig, scratch: Path, downloads: Path
     ) -> tuple[Read, sorting.Sorted]:
         """Reads and sorts the events; see the class."""
-        spilled = ingest(raw, scratch / "chunks", config.event_types, config.incomplete)
-        rules = config.duplicates, config.repeats, config.prepare_workers
-        buckets = sorting.sort(spilled, scratch / "buckets", *rules)
-        users, items = spilled.users.ids, spilled.items.ids
-        return Read(users, items, spilled.rows, spilled.event_types, spilled.first), buckets
+        part = ingest(raw, scratch / "chunks", config.event_types, config.incomplete)
+        types = EventTypes(config.event_types)
+        check_whole(raw, [part], types)
+        chunks = database.parquet(
+            scratch / "chunks", pattern="*.parquet", options="union_by_name = true"
+        )
+        threads, megabytes = config.prepare_workers, config.prepare_memory
+        file = scratch / "events.parquet"
+        begin = time.monotonic()
+        with database.opened(scratch, threads=threads, megabytes=megabytes) as connection:
+            (users, counts), (items, _) = (
+                sorting.rank(
+                    connection, sorting.ids_of_rows(chunks, name), sorting.id_file(scratch, name)
+                )
+                for name in ("user", "item")
+            )
+            copies, repeated = sorting.arrange(
+                connection,
+                sorting.ranked(chunks, part.columns, scratch, part.first),
+                part.columns,
+                file,
+                duplicates=config.duplicates,
+                repeats=config.repeats,
+            )
+        say(f"data: sorted {part.kept:,} events in {time.monotonic() - begin:.1f} s")
+        shutil.rmtree(scratch / "chunks")
+        bounds = sorting.bounds_of(counts)
+        read = Read(users, items, part.rows, types.names, part.first, part.last)
+        return read, sorting.Sorted([file] * (len(bounds) - 1), bounds, copies, repeated)
 
 
 def build(raw: Raw, config: DataConfig, draft: Path, engine: Engine, downloads: Path) -> Json:
@@ -66,7 +91,8 @@ def build(raw: Raw, config: DataConfig, draft: Path, engine: Engine, downloads: 
     limits = filters.Limits(
         config.min_item_events, config.min_user_events, config.max_user_events, config.core
     )
-    kept = filters.choose(buckets, len(read.items), limits, raw.source, workers, engine.each)
+    with database.opened(scratch, threads=workers, megabytes=config.prepare_memory) as connection:
+        kept = filters.choose(connection, buckets, len(read.items), limits, raw.source)
     # the most frequent item is 1; ties go by raw id
     ranks = np.argsort(-kept.items, kind="stable")[: int((kept.items > 0).sum())]
     dense = np.zeros(len(kept.items), np.int32)
@@ -102,17 +128,15 @@ def extend(raw: Raw, config: DataConfig, base: Prepared, draft: Path) -> Json:
     """As `build`, for the data of `base` and the later events of `raw`."""
     workers = config.prepare_workers
     scratch = draft / "scratch"
-    spilled = ingest(raw, scratch / "chunks", config.event_types, config.incomplete)
-    last = spilled.last - base.time_origin
-    if spilled.first < base.time_origin or last > INT32_MAX:
+    read, buckets = Threads().sort(raw, config, scratch, draft)
+    if read.first < base.time_origin or read.last - base.time_origin > INT32_MAX:
         raise DataError(
-            f"{raw.source}: times {spilled.first}..{spilled.last} do not follow the prepared data, "
+            f"{raw.source}: times {read.first}..{read.last} do not follow the prepared data, "
             f"whose first event is at {base.time_origin}. Prepare all files together instead"
         )
-    buckets = sorting.sort(spilled, scratch / "buckets", config.duplicates, config.repeats, workers)
     limits = filters.Limits(config.min_item_events, config.min_user_events)
     later = append.number(
-        spilled, buckets, base.vocabulary, base.users, base.event_types, limits, raw.source
+        read, buckets, base.vocabulary, base.users, base.event_types, limits, raw.source
     )
     old = np.zeros(len(later.users), np.int64)
     old[: base.num_users] = base.lengths
@@ -142,7 +166,7 @@ def extend(raw: Raw, config: DataConfig, base: Prepared, draft: Path) -> Json:
         "time_origin": base.time_origin,
         "event_types": list(later.event_types),
         "report": {
-            "rows": before["rows"] + spilled.rows,
+            "rows": before["rows"] + read.rows,
             "duplicates": before["duplicates"] + buckets.duplicates,
             "repeats": before["repeats"] + buckets.repeats,
         }

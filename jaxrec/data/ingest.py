@@ -1,10 +1,10 @@
-"""The first pass over a source: checks every row, filters event types, writes columns to disk.
+"""The first pass over a source: checks every row, filters event types, writes the rows to disk.
 
-Chunk k of the input becomes the files `k.user.npy`, `k.item.npy`, ... of a scratch folder; ids are
-stored as codes of `jaxrec.data.identifiers`, so no text is stored twice.
+Chunk k of part p of the input becomes the file `p.k.parquet` of a scratch folder, with columns
+user, item, time (int64 seconds since 1970), row (number of the row in the input) and, where the
+chunk has them, fraction (int32 nanoseconds), event (uint8) and returning (bool).
 """
 
-import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,59 +12,48 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from jaxrec.data.identifiers import Ids, IntIds, TextIds
 from jaxrec.data.raw import Chunk, Raw
 from jaxrec.data.schema import INT32_MAX, check_ids, null_ids, seconds
+from jaxrec.data.tasks import REPORT_SECONDS
 from jaxrec.errors import DataError
 from jaxrec.runtime.progress import say
 
 if TYPE_CHECKING:
     import polars as pl
 
-REPORT_SECONDS = 10.0  # between two lines of progress
+PART_ROWS = 1 << 40  # more than a part has: rows of all parts are numbered in input order
 Column: TypeAlias = "np.ndarray | pl.Series"
 Columns: TypeAlias = dict[str, Any]  # name -> Column: text ids are polars series, all else NumPy
 
 
-@dataclasses.dataclass
-class Spilled:
-    """Events on disk, in input order.
+class Part(NamedTuple):
+    """What was read of a source, or of one of its files.
 
-    folder: of the chunk files. sizes: rows of each chunk. users, items: the ids, finished.
-    columns: dtypes of the spilled columns: user, item, time (int64 seconds since 1970) and,
-        where any row has them, fraction (int32 nanoseconds), event (uint8), returning (bool).
-    rows: read from the source; events of types that are filtered out are not spilled.
-    event_types: names of the values of `event`. first, last: earliest and latest time.
+    source: its name. kinds: its columns and their types as text. chunks: number of chunk files.
+    columns: of the chunk files, sorted. ids: dtype kind (i, U) of users and items. rows: how many
+    were read; dropped: incomplete ones; kept: rows of the chunk files. names: event types in order
+    of their numbers. seen: all types that occur. first, last: earliest and latest time.
     """
 
-    folder: Path
-    sizes: list[int]
-    users: Ids
-    items: Ids
-    columns: dict[str, type]
+    source: str
+    kinds: str
+    chunks: int
+    columns: list[str]
+    ids: dict[str, str]
     rows: int
-    event_types: tuple[str, ...]
+    dropped: int
+    kept: int
+    names: tuple[str, ...]
+    seen: frozenset[str]
     first: int
     last: int
-
-    def load(self, chunk: int, column: str) -> np.ndarray:
-        """One column of a chunk; zeros where the chunk has none."""
-        file = self.folder / f"{chunk}.{column}.npy"
-        if file.exists():
-            return np.load(file)
-        return np.zeros(self.sizes[chunk], self.columns[column])
-
-    def drop(self, chunk: int) -> None:
-        """Frees the disk space of a chunk."""
-        for column in self.columns:
-            (self.folder / f"{chunk}.{column}.npy").unlink(missing_ok=True)
 
 
 class Read(NamedTuple):
     """What is known about a source once it has been read.
 
     users, items: all distinct raw ids, sorted. rows: how many were read. event_types: names of the
-    values of `event`. first: the earliest time, in seconds since 1970.
+    values of `event`. first, last: the earliest and latest time, in seconds since 1970.
     """
 
     users: np.ndarray
@@ -72,70 +61,96 @@ class Read(NamedTuple):
     rows: int
     event_types: tuple[str, ...]
     first: int
+    last: int
 
 
 def ingest(
-    raw: Raw, folder: Path, event_types: Sequence[str] = (), incomplete: str = "refuse"
-) -> Spilled:
-    """Reads all of `raw` once.
+    raw: Raw,
+    folder: Path,
+    event_types: Sequence[str] = (),
+    incomplete: str = "refuse",
+    number: int = 0,
+) -> Part:
+    """Reads all of `raw` once, as part `number` of a source, into chunk files.
 
     event_types: keep only events of these types; empty: all.
     incomplete: `refuse` rows without user, item or time, or `drop` them.
 
-    Raises DataError: no rows, bad ids or times (`jaxrec.data.schema`), files whose ids are of
-    different kinds, event types that do not occur, times that span more than int32 seconds.
+    Raises DataError: bad ids or times (`jaxrec.data.schema`), files whose ids are of different
+    kinds. `check_whole` checks what only the whole source shows.
     """
-    folder.mkdir(parents=True)
-    ids: dict[str, Ids] = {}
+    import polars as pl
+
+    folder.mkdir(parents=True, exist_ok=True)
     types = EventTypes(event_types)
-    sizes: list[int] = []
-    columns: dict[str, type] = {}
-    rows, dropped, first, last = 0, 0, 2**63 - 1, -1
+    ids: dict[str, str] = {}
+    columns: set[str] = set()
+    kinds = ""
+    rows, dropped, kept, chunks, first, last = 0, 0, 0, 0, 2**63 - 1, -1
     begin = shown = time.monotonic()
     for chunk in raw.chunks():
         if not len(chunk.frame):
             continue
+        kinds = kinds or chunk.kinds
         rows += len(chunk.frame)
-        spill, missing = check(chunk, raw, types, incomplete)
+        checked, missing = check(chunk, raw, types, incomplete)
         dropped += missing
-        if not len(spill["time"]):
+        size = len(checked["time"])
+        if not size:
             continue
         for name in ("user", "item"):
-            spill[name] = _encode(ids, name, spill[name], getattr(raw.names, name), chunk.source)
-        first = min(first, int(spill["time"].min()))
-        last = max(last, int(spill["time"].max()))
-        for name, column in spill.items():
-            np.save(folder / f"{len(sizes)}.{name}.npy", column)
-            columns[name] = column.dtype.type
-        sizes.append(len(spill["time"]))
+            kind = "i" if isinstance(checked[name], np.ndarray) else "U"
+            check_kind(ids, name, kind, getattr(raw.names, name), chunk.source)
+        first = min(first, int(checked["time"].min()))
+        last = max(last, int(checked["time"].max()))
+        checked["row"] = np.arange(size) + number * PART_ROWS + kept
+        columns |= checked.keys()
+        file = folder / f"{number}.{chunks:06}.parquet"
+        pl.DataFrame(checked).write_parquet(file, compression="lz4", statistics=False)
+        kept, chunks = kept + size, chunks + 1
         now = time.monotonic()
         if now - shown > REPORT_SECONDS:
             say(f"data: read {rows:,} rows, {rows / (now - begin):,.0f} a second")
             shown = now
-    check_whole(raw, types, rows, dropped, sum(sizes), first, last)
-    elapsed = max(time.monotonic() - begin, 1e-9)
-    say(f"data: read {rows:,} rows in {elapsed:.1f} s, {rows / elapsed:,.0f} a second")
-    for name in ("user", "item"):
-        ids[name].finish()
-    return Spilled(folder, sizes, ids["user"], ids["item"], columns, rows, types.names, first, last)
+    return Part(
+        source=raw.source,
+        kinds=kinds,
+        chunks=chunks,
+        columns=sorted(columns),
+        ids=ids,
+        rows=rows,
+        dropped=dropped,
+        kept=kept,
+        names=types.names,
+        seen=frozenset(types.seen),
+        first=first,
+        last=last,
+    )
 
 
-def check_whole(
-    raw: Raw, types: "EventTypes", rows: int, dropped: int, kept: int, first: int, last: int
-) -> None:
+def check_whole(raw: Raw, parts: Sequence[Part], types: "EventTypes") -> None:
     """Checks what only the whole source shows, and prints how many rows were dropped.
 
-    Raises DataError when no row is left, requested event types do not occur, or the times span more
-    than int32 seconds.
+    types: numbered and seen so far by none of the parts; knows all of them afterwards.
+
+    Raises DataError when no row is left, requested event types do not occur, the parts' ids are of
+    different kinds, or the times span more than int32 seconds.
     """
+    for part in parts:
+        for name in part.names:
+            types.numbers.setdefault(name, len(types.numbers))
+        types.seen |= part.seen
+    rows, dropped = sum(part.rows for part in parts), sum(part.dropped for part in parts)
+    first, last = min(part.first for part in parts), max(part.last for part in parts)
     if not rows:
         raise DataError(f"{raw.source}: no rows. Give a table with at least one event")
-    if not kept:
+    if not any(part.kept for part in parts):
         what = f"all {rows:,} are incomplete" if dropped == rows else "no event is of its types"
         raise DataError(
             f"{raw.source}: no rows are left, {what}. Change data.event_types or repair the table"
         )
     types.check_seen(raw.source, raw.names.event)
+    types.check_number(raw.source, raw.names.event)
     if last - first > INT32_MAX:
         raise DataError(
             f"{raw.source}: times span {last - first} seconds "
@@ -144,6 +159,20 @@ def check_whole(
         )
     if dropped:
         say(f"data: {dropped:,} of {rows:,} rows have no user, item or time: dropped")
+    known: dict[str, str] = {}
+    for part in parts:
+        for name, kind in part.ids.items():
+            check_kind(known, name, kind, getattr(raw.names, name), part.source)
+
+
+def check_kind(known: dict[str, str], which: str, kind: str, column: str, source: str) -> None:
+    """Notes the kind of ids (i, U) that comes first, raises DataError for another one."""
+    if known.setdefault(which, kind) != kind:
+        here, before = ("integers", "text") if kind == "i" else ("text", "integers")
+        raise DataError(
+            f"{source}: ids of column {column!r} are {here}, those of the files before it "
+            f"{before}. Convert one of them, or set data.{which}_kind=text (table)"
+        )
 
 
 class EventTypes:
@@ -242,19 +271,6 @@ def _ids(series: "pl.Series", name: str, source: str, first_row: int) -> Column:
     if series.dtype != pl.String:
         return check_ids(to_numpy(series), name, source, first_row)
     return series
-
-
-def _encode(ids: dict[str, Ids], which: str, values: Column, name: str, source: str) -> np.ndarray:
-    """Codes of one column; its first chunk decides whether ids are integers or texts."""
-    kind: type[IntIds | TextIds] = IntIds if isinstance(values, np.ndarray) else TextIds
-    known = ids.setdefault(which, kind())
-    if not isinstance(known, kind):
-        here, before = ("integers", "text") if kind is IntIds else ("text", "integers")
-        raise DataError(
-            f"{source}: ids of column {name!r} are {here}, those of the files before it {before}. "
-            f"Convert one of them, or set data.{which}_kind=text (table)"
-        )
-    return known.add(values)
 
 
 def to_numpy(series: "pl.Series") -> np.ndarray:

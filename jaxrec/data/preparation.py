@@ -41,7 +41,15 @@ FORMAT = 2  # of the content of the folder; part of the data's digest
 RECORD = 2  # of the completion record; folders of another one are not looked at
 MARKER = "complete.json"
 # settings that say where data is and how it is read, and do not change its content
-PLACE_KEYS = ("cache_dir", "workers", "worker_processes", "prepare_workers", "path", "items_path")
+PLACE_KEYS = (
+    "cache_dir",
+    "workers",
+    "worker_processes",
+    "prepare_workers",
+    "prepare_memory",
+    "path",
+    "items_path",
+)
 NEWER_KEYS = ("time_format", "null_values", "user_kind", "item_kind", "quotes")
 SPLIT_KEYS = ("split", "holdout", "validation_time", "test_time")
 

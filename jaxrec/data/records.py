@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from jaxrec.data import examples
-from jaxrec.data.sorting import Each, Events, each
+from jaxrec.data.sorting import Events
+from jaxrec.data.tasks import Each, each
 from jaxrec.errors import DataError
 
 if TYPE_CHECKING:

@@ -1,34 +1,29 @@
-"""Spilled events -> buckets of whole users, each sorted by (user, time), in bounded memory.
+"""Checked events -> events by user and time, in the bounded memory of an SQL engine.
 
-A bucket is a range of users in raw id order with about `BUCKET` events, so buckets in order hold
-all users in order, and what a bucket holds depends on the data alone. Memory is that of a few
-buckets, however many events there are.
+The steps are queries over parquet files of a scratch folder, so they run in this process, or each
+where a Beam worker runs it (`jaxrec.data.beam`).
+
+A bucket is a range of users in raw id order with about `BUCKET` events; what it holds depends on
+the data alone.
 """
 
 import dataclasses
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+import os
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from jaxrec.data.ingest import REPORT_SECONDS, Spilled
-from jaxrec.runtime.progress import say
+from jaxrec.data import database
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
 BUCKET = 1 << 21  # events of a bucket; also decides the shards of the records
-
-
-class Each(Protocol):
-    """Runs a function for 0..count-1 and yields its results in order, such as `each`."""
-
-    def __call__(
-        self, function: Callable[[int], T], count: int, workers: int, label: str, events: int = 0
-    ) -> Iterator[T]:
-        """Results of `function(0), ... function(count - 1)` in order, computed by `workers`."""
-        ...
+KEYS = ("user", "time", "fraction", "row")  # of the order
+KEPT = ("user", "item", "time", "event", "returning")
+KINDS = {"fraction": "INTEGER", "event": "UTINYINT", "returning": "BOOLEAN"}  # not in all files
+READ_MEGABYTES = 256  # for the reading of a bucket, which streams
 
 
 class Events(NamedTuple):
@@ -64,13 +59,14 @@ class Events(NamedTuple):
 
 @dataclasses.dataclass
 class Sorted:
-    """Buckets of sorted events on disk.
+    """Sorted events on disk: columns user and item (ranks), time, and perhaps event, returning.
 
-    folder: of the bucket files. bounds: int64 [B + 1], bucket b holds users bounds[b]..bounds[b+1]
-    by rank. duplicates: rows that repeat an earlier one. repeats: rows the repeat rule dropped.
+    files: the parquet file of each bucket; several may share one. bounds: int64 [B + 1], bucket b
+    holds users bounds[b]..bounds[b+1] by rank. duplicates: rows that repeat an earlier one.
+    repeats: rows the repeat rule dropped.
     """
 
-    folder: Path
+    files: list[Path]
     bounds: np.ndarray
     duplicates: int
     repeats: int
@@ -78,52 +74,76 @@ class Sorted:
     def __len__(self) -> int:
         return len(self.bounds) - 1
 
+    @property
+    def query(self) -> str:
+        """SQL of all events."""
+        return database.parquet(*dict.fromkeys(self.files))
+
     def load(self, bucket: int) -> Events:
         """The events of one bucket; items are ranks."""
-        columns = {
-            field: np.load(file)
-            for field in Events._fields
-            if (file := self.folder / f"{bucket}.{field}.npy").exists()
-        }
-        return Events(**columns)
+        first, stop = int(self.bounds[bucket]), int(self.bounds[bucket + 1])
+        file = self.files[bucket]
+        query = f"FROM {database.parquet(file)} WHERE user >= {first} AND user < {stop}"
+        with database.opened(file.parent, threads=1, megabytes=READ_MEGABYTES) as connection:
+            columns = connection.execute(query).fetchnumpy()
+        return Events(
+            np.bincount(columns["user"] - first, minlength=stop - first),
+            columns["item"],
+            columns["time"],
+            columns.get("event"),
+            columns.get("returning"),
+        )
 
 
-def save(events: Events, folder: Path, bucket: int) -> None:
-    """Writes the files that `Sorted.load` reads."""
-    for field, values in events._asdict().items():
-        if values is not None:
-            np.save(folder / f"{bucket}.{field}.npy", values)
+def ids_of_rows(rows: str, name: str) -> str:
+    """SQL of (id, events) of the rows that some SQL reads. name: user or item."""
+    return f"SELECT {name} AS id, 1 AS events FROM {rows}"
 
 
-def sort(spilled: Spilled, folder: Path, duplicates: str, repeats: str, workers: int) -> Sorted:
-    """Sorts all events, stably: events of one time keep input order; frees `spilled`.
+def id_file(folder: Path, name: str) -> Path:
+    """Where `ranked` finds all ids. name: user or item."""
+    return folder / f"{name}s.parquet"
 
-    duplicates: `keep` or `drop` rows equal to an earlier one in user, item, time and type.
-    repeats: `keep`, or drop events whose item is that of the event before (`consecutive`) or one
-        that the user had before (`first`).
-    workers: threads; the result does not depend on their number.
+
+def rank(connection: "DuckDBPyConnection", ids: str, file: Path) -> tuple[np.ndarray, np.ndarray]:
+    """(distinct ids of (id, events) rows, sorted; int64 [K] events of each); writes both to `file`.
+
+    Ids are int64 or `U` [K]; texts are sorted by code point, as in NumPy and Python.
     """
-    folder.mkdir(parents=True)
-    users = spilled.users
-    bounds = bounds_of(users.counts)
-    _scatter(spilled, folder, bounds)
+    connection.execute(
+        f"COPY (SELECT id, sum(events)::BIGINT AS events FROM ({ids}) GROUP BY id ORDER BY id) "
+        f"TO {database.text(file)} (FORMAT parquet)"
+    )
+    known = connection.execute(f"FROM {database.parquet(file)}").fetchnumpy()
+    texts = known["id"].dtype.kind == "O"
+    return known["id"].astype(np.str_ if texts else np.int64), known["events"]
 
-    def sort_bucket(bucket: int) -> tuple[int, int]:
-        first, stop = int(bounds[bucket]), int(bounds[bucket + 1])
-        columns = {
-            name: _take(folder, bucket, name, kind) for name, kind in spilled.columns.items()
-        }
-        columns["user"] = users.rank(columns["user"], first, stop)
-        columns["item"] = spilled.items.rank(columns["item"])
-        columns["time"] = (columns["time"] - spilled.first).astype(np.int32)
-        events, copies, dropped = arrange(columns, stop - first, duplicates, repeats)
-        save(events, folder, bucket)
-        return copies, dropped
 
-    count = len(bounds) - 1
-    dropped = each(sort_bucket, count, workers, "data: sorting", int(users.counts.sum()))
-    copies, repeated_items = np.asarray(list(dropped)).sum(0).tolist()
-    return Sorted(folder, bounds, copies, repeated_items)
+def ranked(chunks: str, columns: list[str], folder: Path, first: int) -> str:
+    """SQL of chunks' rows with ranks for ids and int32 seconds since `first` for times.
+
+    chunks: SQL that reads checked rows (`jaxrec.data.ingest`). columns: of the rows.
+    """
+    users, items = (
+        database.parquet(id_file(folder, name), options="file_row_number = true")
+        for name in ("user", "item")
+    )
+    # columns that not all files have are 0 in the others
+    rest = [f'coalesce("{c}", CAST(0 AS {KINDS[c]})) AS "{c}"' for c in columns if c in KINDS]
+    selected = ", ".join(
+        [
+            "users.file_row_number::INTEGER AS user",
+            "items.file_row_number::INTEGER AS item",
+            f"(time - {first})::INTEGER AS time",
+            "row",
+            *rest,
+        ]
+    )
+    return (
+        f"SELECT {selected} FROM {chunks} AS chunks "
+        f"JOIN {users} AS users ON chunks.user = users.id "
+        f"JOIN {items} AS items ON chunks.item = items.id"
+    )
 
 
 def bounds_of(counts: np.ndarray) -> np.ndarray:
@@ -134,132 +154,67 @@ def bounds_of(counts: np.ndarray) -> np.ndarray:
 
 
 def arrange(
-    columns: dict[str, np.ndarray], users: int, duplicates: str, repeats: str
-) -> tuple[Events, int, int]:
-    """(sorted events of a bucket, rows equal to an earlier one, rows that the repeat rule dropped).
+    connection: "DuckDBPyConnection",
+    rows: str,
+    columns: list[str],
+    file: Path,
+    *,
+    duplicates: str,
+    repeats: str,
+) -> tuple[int, int]:
+    """Sorts rows into `file`, stably: events of one time keep input order.
 
-    columns: rows in input order: user (0..users - 1), item (ranks), time (int32) and perhaps
-        fraction, event, returning.
+    rows: SQL of `ranked` rows. columns: theirs.
+    duplicates: `keep` or `drop` rows equal to an earlier one in user, item, time and type.
+    repeats: `keep`, or drop events whose item is that of the event before (`consecutive`) or one
+        that the user had before (`first`).
+
+    Returns how many rows equal an earlier one, and how many the repeat rule dropped.
     """
-    keys = [columns["time"], columns["user"]]
-    if "fraction" in columns:
-        keys.insert(0, columns["fraction"])
-    order = _stable_order(keys)
-    events = Events(
-        np.bincount(columns["user"], minlength=users),
-        columns["item"][order],
-        columns["time"][order],
-        columns["event"][order] if "event" in columns else None,
-        columns["returning"][order] if "returning" in columns else None,
+    order = ", ".join(key for key in KEYS if key in columns)
+    kept = ", ".join(f'"{column}"' for column in KEPT if column in columns)
+    draft = file.with_suffix(".draft")
+    _copy(connection, f"SELECT {kept} FROM ({rows}) ORDER BY {order}", draft)
+    placed = database.parquet(draft, options="file_row_number = true")
+    copies = _find_copies(connection, placed, "event" in columns)
+    if not (copies and duplicates == "drop") and repeats == "keep":
+        os.replace(draft, file)
+        return copies, 0
+    once = placed
+    if duplicates == "drop":
+        once = f"(FROM {placed} ANTI JOIN copies USING (file_row_number))"
+    rule = {
+        "keep": "",
+        "first": "QUALIFY row_number() OVER (PARTITION BY user, item ORDER BY file_row_number) = 1",
+        "consecutive": "QUALIFY lag(item) OVER (PARTITION BY user ORDER BY file_row_number) "
+        "IS DISTINCT FROM item",
+    }[repeats]
+    chosen = f"SELECT * FROM {once} {rule}"
+    _copy(connection, f"SELECT {kept} FROM ({chosen}) ORDER BY file_row_number", file)
+    before, after = (
+        connection.execute(f"SELECT count(*) FROM {database.parquet(path)}").fetchall()[0][0]
+        for path in (draft, file)
     )
-    same = repeated(events)
-    copies = int(same.sum())
-    if duplicates == "drop" and copies:
-        events = events.select(~same)
-    before = len(events.items)
-    if repeats != "keep":
-        events = events.select(first_only(events) if repeats == "first" else moves(events))
-    return events, copies, before - len(events.items)
+    draft.unlink()
+    dropped = copies if duplicates == "drop" else 0
+    return copies, before - dropped - after
 
 
-def each(
-    function: Callable[[int], T], count: int, workers: int, label: str, events: int = 0
-) -> Iterator[T]:
-    """`function(0..count-1)` in threads, results in order; prints progress and the rate."""
-    begin = shown = time.monotonic()
-    with ThreadPoolExecutor(max(workers, 1)) as pool:
-        # no more than a few waiting results at once: they may be large
-        waiting: list[Future[T]] = []
-        ahead = max(workers, 1) + 1
-        try:
-            for bucket in range(count + ahead):
-                if bucket < count:
-                    waiting.append(pool.submit(function, bucket))
-                if bucket >= ahead or bucket >= count:
-                    if not waiting:
-                        break
-                    yield waiting.pop(0).result()
-                    now = time.monotonic()
-                    if now - shown > REPORT_SECONDS:
-                        done = min(bucket + 1, count) - len(waiting)
-                        left = (now - begin) / done * (count - done)
-                        say(f"{label}: {done} of {count} buckets, {left:.0f} s left")
-                        shown = now
-        finally:
-            for task in waiting:
-                task.cancel()
-    elapsed = max(time.monotonic() - begin, 1e-9)
-    if events:
-        say(f"{label}: {events:,} events in {elapsed:.1f} s, {events / elapsed:,.0f} a second")
+def _find_copies(connection: "DuckDBPyConnection", placed: str, typed: bool) -> int:
+    """Makes a table `copies` of the rows that repeat an earlier one; returns how many.
+
+    Only rows that share user and time with a neighbour are compared: most data has few.
+    """
+    equal = "user = {0}(user) OVER () AND time = {0}(time) OVER ()"
+    connection.execute(
+        f"CREATE OR REPLACE TEMP TABLE copies AS "
+        f"WITH tied AS (SELECT * FROM (SELECT *, {equal.format('lag')} AS before, "
+        f"{equal.format('lead')} AS behind FROM {placed}) WHERE before OR behind) "
+        f"SELECT file_row_number FROM tied QUALIFY row_number() OVER (PARTITION BY user, time, item"
+        f"{', event' if typed else ''} ORDER BY file_row_number) > 1"
+    )
+    return int(connection.execute("SELECT count(*) FROM copies").fetchall()[0][0])
 
 
-def _scatter(spilled: Spilled, folder: Path, bounds: np.ndarray) -> None:
-    """Appends every chunk's rows to the files of their buckets, in input order."""
-    keys = np.asarray([spilled.users.key(int(first)) for first in bounds[1:-1]], np.int64)
-    for chunk in range(len(spilled.sizes)):
-        order = spilled.users.order(spilled.load(chunk, "user"))
-        bucket = np.searchsorted(keys, order, side="right").astype(np.int16)
-        rows = np.argsort(bucket, kind="stable")  # radix sort of small integers
-        ends = np.cumsum(np.bincount(bucket, minlength=len(bounds) - 1))
-        for name in spilled.columns:
-            column = spilled.load(chunk, name)[rows]
-            for target, values in enumerate(np.split(column, ends[:-1])):
-                if len(values):
-                    with (folder / f"{target}.{name}").open("ab") as stream:
-                        values.tofile(stream)
-        spilled.drop(chunk)
-
-
-def _take(folder: Path, bucket: int, name: str, kind: type) -> np.ndarray:
-    file = folder / f"{bucket}.{name}"
-    values: np.ndarray = np.fromfile(file, kind)
-    file.unlink()
-    return values
-
-
-def _stable_order(keys: list[np.ndarray]) -> np.ndarray:
-    """`np.lexsort(keys)`; two integer keys that fit into one are sorted in half the time."""
-    low = [int(key.min()) for key in keys]
-    spans = [int(key.max()) - start + 1 for key, start in zip(keys, low, strict=True)]
-    if len(keys) == 2 and spans[0] * spans[1] < 2**63:
-        joint = (keys[1].astype(np.int64) - low[1]) * spans[0] + (keys[0] - low[0])
-        return np.argsort(joint, kind="stable")
-    return np.lexsort(keys)
-
-
-def _owners(events: Events) -> np.ndarray:
-    return np.repeat(np.arange(len(events.counts)), events.counts)
-
-
-def repeated(events: Events) -> np.ndarray:
-    """bool [N]: rows with the user, time, item and type of an earlier row."""
-    user, times = _owners(events), events.times
-    tied = (user[1:] == user[:-1]) & (times[1:] == times[:-1])
-    rows = np.flatnonzero(np.append(tied, False) | np.insert(tied, 0, False))
-    kind = events.event if events.event is not None else np.zeros(len(user), np.uint8)
-    keys = [column[rows] for column in (kind, events.items, times, user)]
-    order = np.lexsort(keys)  # stable: the earliest row comes first
-    same = np.ones(max(len(rows) - 1, 0), bool)
-    for key in keys:
-        same &= key[order][1:] == key[order][:-1]
-    result = np.zeros(len(user), bool)
-    result[rows[order[1:][same]]] = True
-    return result
-
-
-def moves(events: Events) -> np.ndarray:
-    """bool [N]: rows with another item than the user's row before."""
-    user = _owners(events)
-    return np.insert(
-        (user[1:] != user[:-1]) | (events.items[1:] != events.items[:-1]), 0, len(user) > 0
-    )[: len(user)]
-
-
-def first_only(events: Events) -> np.ndarray:
-    """bool [N]: rows whose item the user did not have before."""
-    user, items = _owners(events), events.items.astype(np.int64)
-    joint = user * (int(items.max(initial=0)) + 1) + items
-    _, first = np.unique(joint, return_index=True)
-    result = np.zeros(len(user), bool)
-    result[first] = True
-    return result
+def _copy(connection: "DuckDBPyConnection", query: str, file: Path) -> None:
+    connection.execute(f"COPY ({query}) TO {database.text(file)} (FORMAT parquet, COMPRESSION lz4)")

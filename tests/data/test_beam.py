@@ -22,9 +22,9 @@ import json, sys
 from jaxrec.config import DataConfig
 from jaxrec.data import beam, prepare, sorting
 from jaxrec.errors import DataError
-sorting.BUCKET = {bucket}
 engine = beam.Pool() if {beam} else None
 for config, folder in json.loads(sys.stdin.read()):
+    sorting.BUCKET = {bucket} * (1000 if config["dataset"] == "completejourney" else 1)
     keys = {{k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}}
     try:
         prepare(DataConfig(**keys), folder, engine)

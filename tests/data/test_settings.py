@@ -26,6 +26,7 @@ def test_values_that_do_not_fit_together():
     refused(r"data\.incomplete='keep': allowed are refuse, drop", incomplete="keep")
     refused(r"data\.time_unit='minutes'", time_unit="minutes")
     refused(r"data\.prepare_workers=0", prepare_workers=0)
+    refused(r"data\.prepare_memory=10", prepare_memory=10)
 
 
 def test_keys_of_a_table_are_refused_elsewhere(tmp_path):
