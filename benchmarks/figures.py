@@ -232,11 +232,34 @@ def _cell(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
+def long_serving(record: Json) -> str:
+    """A process at its first line, in the middle and at the end."""
+    rows = []
+    for run in record["rows"]:
+        kept = "never" if not run["compact_every"] else f"every {run['compact_every']} rounds"
+        lines = run["rounds"]
+        for line in (lines[0], lines[len(lines) // 2], lines[-1]):
+            rows.append(
+                [
+                    kept,
+                    f"{line['rounds']:,}",
+                    megabytes(line["resident_bytes"]),
+                    f"{line['python_blocks']:,}",
+                    str(line["descriptors"]),
+                    str(line["programs"]),
+                    megabytes(line["disk_bytes"]),
+                ]
+            )
+    head = ["compaction", "rounds", "memory", "Python blocks", "descriptors", "programs", "disk"]
+    return table(head, rows)
+
+
 SECTIONS: dict[str, tuple[str, Callable[[Json], str]]] = {
     "attention": ("Attention", attention),
     "step": ("A training step", step),
     "peers_speed": ("A training step beside the peers'", _plain),
     "serving": ("A request", serving),
+    "long_serving": ("A process that serves for long", long_serving),
     "store": ("The store of user states", store),
     "forms": ("Forms of a user state", encodings),
     "multiprocess": ("Several processes", _plain),

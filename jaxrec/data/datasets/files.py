@@ -164,6 +164,8 @@ def _scan(file: Path, columns: Sequence[str], file_format: Format) -> "pl.LazyFr
     if not file_format.text and name.endswith(PARQUET):
         lazy = pl.scan_parquet(file, glob=False)
         require(lazy.collect_schema().names(), columns, str(file), file_format.hint)
+        rows = lazy.select(pl.len()).collect().item()
+        line_bounds.check_values(file, rows * len(columns))
         return lazy
     if not file_format.text and name.endswith(JSONL):
         lazy = pl.scan_ndjson(file, infer_schema_length=INFERENCE_ROWS)

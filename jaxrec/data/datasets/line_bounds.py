@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from jaxrec.errors import DataError
+from jaxrec.untrusted import zstd
 from jaxrec.untrusted.arrays import check_unpacked
 
 BLOCK = 1 << 23  # bytes that are in memory at a time; a line must end in every block
@@ -19,16 +20,16 @@ CHUNK_BLOCKS = 8  # of lines that are read together
 def rows_at_once(file: Path, most: int) -> int:
     """How many lines are read together: at most `most`, and no more bytes than some blocks.
 
-    Raises DataError naming the file for a line longer than a block, a `.gz` that unpacks to
-    implausibly many bytes, and a damaged one. `.zst` files are not looked into: their frames say
-    what they unpack to, and are bounded by the reader's window.
+    Raises DataError naming the file for a line longer than a block, a `.gz` or `.zst` that unpacks
+    to implausibly many bytes, and a damaged one. Lines of `.zst` files are not looked at.
     """
     name = file.name.lower()
-    if name.endswith(".zst"):
-        return most
     packed = name.endswith(".gz")
     size, plain, lines = file.stat().st_size, 0, most
     try:
+        if name.endswith(".zst"):
+            check_unpacked(size, zstd.most_bytes(file), "the file")
+            return most
         stream = cast("IO[bytes]", gzip.open(file) if packed else file.open("rb"))  # noqa: SIM115
         with stream:
             while block := stream.read(BLOCK):
@@ -50,3 +51,11 @@ def rows_at_once(file: Path, most: int) -> int:
             f"{file}: cannot be read, the file is damaged or not what its ending says: {error}"
         ) from error
     return lines
+
+
+def check_values(file: Path, values: int) -> None:
+    """Raises DataError for a parquet file that holds implausibly many values for its size."""
+    try:
+        check_unpacked(file.stat().st_size, 8 * values, "the file")
+    except ValueError as error:
+        raise DataError(f"{file}: {error}, so these are no events. Check what wrote it") from error
