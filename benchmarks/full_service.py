@@ -55,6 +55,7 @@ class FullHistory(Uses):
         if config.layout.mode != "full":
             raise ConfigError(f"layout.mode={config.layout.mode!r}: a run with 'full' is needed")
         self.catalog, self.version = catalog, "full"
+        self.incomplete = config.data.incomplete
         self.model = build_model(config, catalog.num_items)
         self.length = self.model.layout.num_items
         self.shapes, self.chunk = limits.shapes(0), config.eval.chunk

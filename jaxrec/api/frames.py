@@ -112,7 +112,7 @@ def user_ids(users: object, column: str, source: str) -> tuple[list[UserId], str
     if library is not None:
         held = columns.ids(held, source)  # type: ignore[arg-type]
         if held.null_count():
-            raise schema.null_ids(
+            raise schema.null_column(
                 source, held.name, held.null_count(), int(held.is_null().arg_max() or 0)
             )
         held = held.to_list()

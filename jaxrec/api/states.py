@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxrec.api import answers, event_file, frames
 from jaxrec.api.frames import Frame
+from jaxrec.data.ingest import dropped_rows
 from jaxrec.errors import DataError, JaxrecError
 from jaxrec.runtime.progress import say, track
 from jaxrec.serving import build, event_files, rebuild
@@ -42,8 +43,9 @@ class States:
 
         events: a frame with the columns of the training data, or a path or glob of files. Rows may
         be in any order; new users are added. The same call may be repeated after a failure: nothing
-        is added twice. Events of unknown items and late ones are left out and counted: the result
-        says how many. Raises DataError, before anything is written, naming the column.
+        is added twice. Events of unknown items and late ones are left out and counted, and so are
+        rows without user, item or time with `data.incomplete=drop`: the result says how many.
+        Raises DataError, before anything is written, naming the column.
         """
         if frames.is_path(events):
             return self._append(str(events))
@@ -54,24 +56,29 @@ class States:
             try:
                 return self._append(str(path))
             except DataError as error:
-                raise DataError(str(error).replace(str(path), "append")) from error
+                message = str(error).replace(f"--events={path}", "append")
+                raise DataError(message.replace(str(path), "append")) from error
 
     def _append(self, pattern: str) -> AppendResult:
         catalog = self.recommender.catalog
-        columns = event_files.read_events(
+        read = event_files.read_events(
             pattern,
             self.recommender.config.data,
             text_users=catalog.text_users,
             text_items=catalog.text_items,
         )
-        result = self.recommender.append(self.store, *columns, idempotent=True)
+        if read.incomplete:
+            say(f"append: {dropped_rows(read.incomplete, read.rows)}")
+        result = self.recommender.append(
+            self.store, read.users, read.items, read.times, idempotent=True
+        )
         left_out = result.unknown_items + result.late
         if left_out:
             say(
                 f"append: {left_out:,} events left out: {result.unknown_items:,} of items that the "
                 f"model does not know, {result.late:,} older than what is compressed already"
             )
-        return result
+        return result._replace(incomplete=read.incomplete)
 
     def recommend(
         self,

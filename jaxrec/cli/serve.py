@@ -19,7 +19,7 @@ NEEDED = ("fastapi", "uvicorn", "prometheus_client")
 
 
 def main(argv: Sequence[str]) -> int:
-    """Serves until SIGTERM or Ctrl-C; returns the exit status.
+    """Serves until SIGTERM or Ctrl-C; returns the exit status, 0 or 130.
 
     argv: without the program's name. Raises JaxrecError and OSError with a line that says what to
     change.
@@ -60,6 +60,7 @@ def parser() -> Parser:
 
 
 def _serve(args: argparse.Namespace) -> int:
+    from jaxrec.runtime.preemption import Preempted, Preemption
     from jaxrec.server import running
     from jaxrec.server.generation import Generation
     from jaxrec.server.journal import Journal
@@ -74,7 +75,11 @@ def _serve(args: argparse.Namespace) -> int:
     running.check_address(args.host, token)
     folder = journal_folder(args.states, args.journal)
     with running.bind(args.host, args.port) as listener:
-        generation = Generation.load(args.workdir, args.states, limits, which=args.which)
+        try:
+            with Preemption(ctrl_c=True) as preemption, preemption.interrupting():
+                generation = Generation.load(args.workdir, args.states, limits, which=args.which)
+        except Preempted as stop:
+            return stop.status
         metrics = Metrics()
         service = Service(
             generation,

@@ -6,14 +6,14 @@ chunk has them, fraction (int32 nanoseconds), event (uint8) and returning (bool)
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from jaxrec.data.raw import Chunk, Raw
-from jaxrec.data.schema import INT32_MAX, check_ids, null_ids, seconds
+from jaxrec.data.schema import INT32_MAX, check_ids, null_column, seconds
 from jaxrec.data.tasks import REPORT_SECONDS
 from jaxrec.errors import DataError
 from jaxrec.runtime.progress import say
@@ -158,7 +158,7 @@ def check_whole(raw: Raw, parts: Sequence[Part], types: "EventTypes") -> None:
             f"({INT32_MAX}). Remove events with wrong times"
         )
     if dropped:
-        say(f"data: {dropped:,} of {rows:,} rows have no user, item or time: dropped")
+        say(f"data: {dropped_rows(dropped, rows)}")
     known: dict[str, str] = {}
     for part in parts:
         for name, kind in part.ids.items():
@@ -196,7 +196,7 @@ class EventTypes:
         import polars as pl
 
         if series.null_count():
-            raise null_ids(
+            raise null_column(
                 source, column, series.null_count(), int(series.is_null().arg_max() or 0)
             )
         texts = series.cast(pl.String)
@@ -233,9 +233,32 @@ def check(
 
     Ids are int64 arrays or polars texts, all other columns are arrays. Raises DataError.
     """
-    whole = chunk.frame.drop_nulls() if incomplete == "drop" else chunk.frame
+    names = {name: getattr(raw.names, name) for name in ("user", "item", "time")}
+    whole = complete_rows(chunk.frame, names, chunk.source, chunk.first_row, incomplete)
     columns = _columns(chunk._replace(frame=whole), raw, types)
     return columns, len(chunk.frame) - len(whole)
+
+
+def complete_rows(
+    frame: "pl.DataFrame", names: Mapping[str, str], source: str, first_row: int, incomplete: str
+) -> "pl.DataFrame":
+    """The rows that have user, item and time; the others are dropped where `incomplete` is drop.
+
+    names: column of the frame -> what it is called in messages. first_row: number of the frame's
+    first row in its source. Raises DataError for rows that lack one and are not to be dropped.
+    """
+    if incomplete == "drop":
+        return frame.drop_nulls()
+    for column, name in names.items():
+        if nulls := frame[column].null_count():
+            first = int(frame[column].is_null().arg_max() or 0)
+            raise null_column(source, name, nulls, first + first_row)
+    return frame
+
+
+def dropped_rows(dropped: int, rows: int) -> str:
+    """What is said of incomplete rows that were dropped."""
+    return f"{dropped:,} of {rows:,} rows have no user, item or time: dropped"
 
 
 def _columns(chunk: Chunk, raw: Raw, types: EventTypes) -> Columns:
@@ -265,9 +288,6 @@ def _ids(series: "pl.Series", name: str, source: str, first_row: int) -> Column:
 
     if series.dtype in (pl.Categorical, pl.Enum):
         series = series.cast(pl.String)
-    if series.null_count():
-        first = int(series.is_null().arg_max() or 0)
-        raise null_ids(source, name, series.null_count(), first + first_row)
     if series.dtype != pl.String:
         return check_ids(to_numpy(series), name, source, first_row)
     return series

@@ -111,7 +111,7 @@ def check_ids(values: ArrayLike, name: str, source: str, first_row: int = 0) -> 
             i for i, v in enumerate(array) if v is None or (isinstance(v, floats) and v != v)
         ]
         if missing:
-            raise null_ids(source, name, len(missing), missing[0] + first_row)
+            raise null_column(source, name, len(missing), missing[0] + first_row)
         kinds = sorted({type(value).__name__ for value in array})
         if kinds == ["str"]:
             return array.astype(np.str_)
@@ -151,8 +151,8 @@ def _single_values(array: np.ndarray, name: str, source: str) -> None:
         )
 
 
-def null_ids(source: str, name: str, rows: int, first: int) -> DataError:
-    """The error about missing ids."""
+def null_column(source: str, name: str, rows: int, first: int) -> DataError:
+    """The error about missing ids and times; first: number of the first row without one."""
     return DataError(
         f"{source}: column {name!r} is null in {rows} rows, first in row {first}. Remove these rows"
     )

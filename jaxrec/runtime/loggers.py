@@ -266,4 +266,4 @@ def _read_ids(file: pathlib.Path) -> dict[str, str]:
 def _one_line(error: Exception) -> str:
     """The message of a library without colours and line breaks, or else its kind."""
     text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())
-    return text[:300] or type(error).__name__
+    return text[:300].rstrip(". ") or type(error).__name__

@@ -1,5 +1,6 @@
-"""Progress on standard error: a bar on a terminal, plain lines elsewhere."""
+"""Progress on standard error: a bar on a terminal and in a notebook, plain lines elsewhere."""
 
+import importlib.util
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -19,12 +20,12 @@ def say(message: str) -> None:
 def track(values: Iterable[T], total: int, label: str, every: float = 10.0) -> Iterator[T]:
     """Yields `values` and shows how many of `total` are done.
 
-    A terminal gets a tqdm bar; anything else gets a line every `every` seconds and one at the end.
+    A terminal and a notebook get a tqdm bar; anything else gets a line every `every` seconds and
+    one at the end.
     """
-    if sys.stderr.isatty():
-        from tqdm import tqdm
-
-        yield from tqdm(values, total=total, desc=label, dynamic_ncols=True)
+    kind = _kind_of_bar(sys.stderr)
+    if kind is not None:
+        yield from kind(values, total=total, desc=label, dynamic_ncols=True)
         return
     start = last = time.monotonic()
     done = 0
@@ -42,8 +43,9 @@ def track(values: Iterable[T], total: int, label: str, every: float = 10.0) -> I
 class Progress:
     """Shows step, loss, steps/s and time left of a training run on `stream` (default: stderr).
 
-    total: steps of the run. start: steps done before. quiet: shows nothing. A terminal gets a tqdm
-    bar (plain lines where tqdm is not installed); anything else gets a line at every `log`.
+    total: steps of the run. start: steps done before. quiet: shows nothing. A terminal and a
+    notebook get a tqdm bar (plain lines where tqdm is not installed); anything else gets a line at
+    every `log`.
     """
 
     def __init__(
@@ -54,8 +56,11 @@ class Progress:
         self._total, self._start, self._step = total, start, start
         self._since = time.monotonic()
         self._bar: tqdm | None = None
-        if self._stream.isatty() and not quiet:
-            self._bar = _bar(self._stream, total, start)
+        kind = None if quiet else _kind_of_bar(self._stream)
+        if kind is not None:
+            self._bar = kind(
+                total=total, initial=start, unit="step", file=self._stream, dynamic_ncols=True
+            )
 
     def start(self, step: int) -> None:
         """Estimates the time left from here on."""
@@ -90,12 +95,28 @@ class Progress:
             self._bar.close()
 
 
-def _bar(stream: TextIO, total: int, start: int) -> "tqdm | None":
+def _kind_of_bar(stream: TextIO) -> "type[tqdm] | None":
+    """The bar that suits a stream; None: plain lines.
+
+    A notebook without ipywidgets gets the bar of a terminal, which is drawn in text.
+    """
+    notebook = _is_notebook(stream)
+    if not notebook and not stream.isatty():
+        return None
     try:
-        from tqdm import tqdm
+        # tqdm.auto would warn where ipywidgets is missing
+        if notebook and importlib.util.find_spec("ipywidgets") is not None:
+            from tqdm.notebook import tqdm
+        else:
+            from tqdm import tqdm
     except ImportError:
         return None
-    return tqdm(total=total, initial=start, unit="step", file=stream, dynamic_ncols=True)
+    return tqdm
+
+
+def _is_notebook(stream: TextIO) -> bool:
+    """Whether what is written to the stream is shown below a cell of a Jupyter notebook."""
+    return type(stream).__module__.startswith("ipykernel.")
 
 
 def clock(seconds: float) -> str:

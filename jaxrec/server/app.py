@@ -14,10 +14,10 @@ from starlette.exceptions import HTTPException
 
 import jaxrec.server.messages as bodies
 from jaxrec.errors import DataError, JaxrecError, StoreError
+from jaxrec.server import appending
 from jaxrec.server.batching import Waiting
 from jaxrec.server.errors import ServiceError
 from jaxrec.server.guard import Guard
-from jaxrec.server.journal import Columns
 from jaxrec.server.problems import (
     check_kinds,
     check_most,
@@ -123,11 +123,8 @@ def _add_users(app: FastAPI, service: Service) -> None:
         service.check_ready()
         key = one_key(idempotency_key, body.idempotency_key)
         check_kinds(body)
-        columns = Columns(
-            [event.user for event in body.events],
-            [event.item for event in body.events],
-            [event.time for event in body.events],
-        )
+        columns = appending.complete(body.events, service.generation.incomplete)
+        incomplete = len(body.events) - len(columns.users)
         appended = await within(
             service,
             service.changes.append(key, columns),
@@ -136,7 +133,10 @@ def _add_users(app: FastAPI, service: Service) -> None:
         )
         names = ("events", "users", "unknown_items", "late", "repeated")
         counts = dict(zip(names, appended.counts or [None] * len(names), strict=True))
-        return as_json({**counts, "already_applied": appended.already_applied})
+        service.metrics.left_out.labels("incomplete").inc(incomplete)
+        return as_json(
+            {**counts, "incomplete": incomplete, "already_applied": appended.already_applied}
+        )
 
     @app.delete(
         "/users/{user_id:path}", response_model=bodies.DeleteAnswer, summary="Forget a user"

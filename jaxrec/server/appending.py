@@ -4,8 +4,10 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from jaxrec.data import schema
 from jaxrec.errors import DataError
 from jaxrec.server.journal import Columns, Counts, Group
+from jaxrec.server.messages import EventBody
 from jaxrec.serving import raw_inputs, updates
 from jaxrec.serving.raw_inputs import NewEvents
 from jaxrec.serving.service import Recommender
@@ -13,6 +15,28 @@ from jaxrec.serving.state_rows import Events
 from jaxrec.serving.updates import UserCounts
 from jaxrec.state_store.store import UserStateStore
 from jaxrec.types import UserId
+
+
+def complete(events: Sequence[EventBody], incomplete: str) -> Columns:
+    """The events of a client that have user, item and time; the others are dropped or refused.
+
+    incomplete: `data.incomplete`. Raises DataError in the words of training data.
+    """
+    fields = ("user", "item", "time")
+    for name, field in zip(raw_inputs.NAMES, fields, strict=True):
+        nulls = [number for number, event in enumerate(events) if getattr(event, field) is None]
+        if nulls and incomplete != "drop":
+            error = schema.null_column("append", name, len(nulls), nulls[0])
+            raise DataError(_in_words_of_events(str(error)))
+    columns = Columns([], [], [])
+    for event in events:
+        if event.user is not None and event.item is not None and event.time is not None:
+            columns.users.append(event.user)
+            columns.items.append(event.item)
+            columns.times.append(event.time)
+    if not columns.users:
+        raise DataError(f"events: no rows are left, all {len(events):,} are incomplete")
+    return columns
 
 
 def encode(rec: Recommender, columns: Columns) -> NewEvents:

@@ -33,6 +33,11 @@ class Answers(Protocol):
         ...
 
     @property
+    def incomplete(self) -> str:
+        """What becomes of events without user, item or time: refuse or drop."""
+        ...
+
+    @property
     def programs(self) -> int:
         """How many programs have been compiled."""
         ...
@@ -139,6 +144,11 @@ class Generation(Uses):
     def version(self) -> str:
         """Digest of the model."""
         return self.rec.version
+
+    @property
+    def incomplete(self) -> str:
+        """`data.incomplete` of the run."""
+        return self.rec.config.data.incomplete
 
     @property
     def programs(self) -> int:

@@ -48,9 +48,10 @@ class RecommendBody(Body):
 class EventBody(Body):
     """One event."""
 
-    user: Id = Field(description="a user id, an integer or a text")
-    item: Id = Field(description="an item id, an integer or a text")
-    time: Seconds = Field(description="the time of the event in seconds since 1970")
+    # null is a matter of data.incomplete, as in files
+    user: Id | None = Field(description="a user id, an integer or a text")
+    item: Id | None = Field(description="an item id, an integer or a text")
+    time: Seconds | None = Field(description="the time of the event in seconds since 1970")
 
 
 class EventsBody(Body):
@@ -100,6 +101,7 @@ class AppendAnswer(BaseModel):
     unknown_items: int | None = Field(description="events of items that the model does not know")
     late: int | None = Field(description="events older than what is compressed already")
     repeated: int | None = Field(description="of the events, those that a state has twice now")
+    incomplete: int = Field(description="events with a null, dropped with data.incomplete=drop")
     already_applied: bool = Field(description="the key was known: nothing was added")
 
 

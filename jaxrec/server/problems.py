@@ -87,7 +87,7 @@ def check_kinds(body: BaseModel) -> None:
         for name in ("exclude", "candidates"):
             columns += [(name, row) for row in _rows(getattr(body, name))]
     for name, values in columns:
-        if len({type(value) for value in values}) > 1:
+        if len({type(value) for value in values if value is not None}) > 1:
             raise ServiceError(422, f"{name}: {MIXED}")
 
 

@@ -7,11 +7,13 @@ import pathlib
 import signal
 import socket
 import sys
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
 
 from jaxrec.errors import ConfigError
+from jaxrec.runtime.program import INTERRUPTED
 from jaxrec.server.app import create_app
 from jaxrec.server.service import Service
 
@@ -81,24 +83,38 @@ def url_of(listener: socket.socket) -> str:
 
 
 def run(service: Service, listener: socket.socket, token: str) -> int:
-    """Serves until SIGTERM or SIGINT; returns the exit status.
+    """Serves until SIGTERM or Ctrl-C; returns the exit status, 0 or 130.
 
     Requests that were accepted are answered first, for as long as the service lets requests wait.
+    A service that still compiles ends the process.
     """
+    received: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        server.should_exit = True
+
     app = create_app(service, token, lambda: setattr(server, "should_exit", True))
     server = uvicorn.Server(configuration(app, service))
-    # uvicorn raises the signal again when it has ended: it has done what was asked then
+    # for signals before uvicorn listens to them; it raises those that it got again at its end
     numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, lambda number, frame: None) for number in numbers}
+    before = {number: signal.signal(number, stop) for number in numbers}
     try:
         server.run(sockets=[listener])
+        if service.state in ("starting", "ready"):  # uvicorn does not stop what it hardly began
+            service.stop()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    status = INTERRUPTED if signal.SIGINT in received else 0
     if service.state == "failed":
         print(f"jaxrec serve: error: {service.failure}", file=sys.stderr)
-        return 2
-    return 0
+        status = 2
+    if service.compiling:  # Python would take itself down around a thread that still computes
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
 
 
 def configuration(app: FastAPI, service: Service) -> uvicorn.Config:

@@ -74,6 +74,7 @@ class Service:
         self.state, self.failure = "starting", ""
         self._prepare = prepare
         self._thread = threading.Thread(target=self._start, name="start", daemon=True)
+        self._changing = threading.Lock()  # of `state`, until it is ready
         self._swapping = threading.Lock()
         metrics.programs.set_function(lambda: self.generation.programs)
         metrics.generation.set_function(lambda: self.generation.number)
@@ -87,15 +88,19 @@ class Service:
     def _start(self) -> None:
         try:
             self._prepare()
-            self.changes.start()
+            with self._changing:
+                if self.state != "starting":  # stopped while it compiled
+                    return
+                self.changes.start()
+                self.batcher.start()
+                self.state = "ready"
         except Exception as error:
-            self.state = "failed"
+            with self._changing:
+                if self.state != "starting":
+                    return
+                self.state = "failed"
             self.failure = str(error) if isinstance(error, JaxrecError | OSError) else repr(error)
             self._failed()
-            return
-        self.batcher.start()
-        if self.state == "starting":
-            self.state = "ready"
 
     def check_ready(self) -> None:
         """Raises ServiceError (503) unless requests are answered."""
@@ -109,10 +114,21 @@ class Service:
         self.check_ready()
         return self.batcher.submit(waiting)
 
+    @property
+    def compiling(self) -> bool:
+        """Whether the first programs are being compiled; behind `stop` that goes on."""
+        return self._thread.is_alive()
+
     def stop(self) -> None:
-        """Finishes what was accepted and closes the store."""
-        self.state = "stopping" if self.state != "failed" else "failed"
-        if self._thread.ident is not None:
+        """Finishes what was accepted and closes the store.
+
+        A compilation cannot be interrupted and may take minutes. It writes nothing, so it is left
+        behind (see `compiling`).
+        """
+        with self._changing:
+            started = self.state != "starting"
+            self.state = "stopping" if self.state != "failed" else "failed"
+        if started and self._thread.ident is not None:
             self._thread.join()
         with self._swapping:
             self.batcher.stop()

@@ -17,7 +17,7 @@ import numpy as np
 from jaxrec.config import DataConfig
 from jaxrec.data import schema
 from jaxrec.data.datasets import files
-from jaxrec.data.ingest import to_numpy
+from jaxrec.data.ingest import complete_rows, to_numpy
 from jaxrec.errors import DataError
 from jaxrec.types import ItemId, UserId
 
@@ -43,10 +43,24 @@ class TopList(NamedTuple):
         return {name: value for name, value in self._asdict().items() if value is not None}
 
 
+class ReadEvents(NamedTuple):
+    """users, items, times: columns [N] of events, times as datetime64[ns].
+
+    incomplete: rows without user, item or time that were dropped (`data.incomplete`). rows: all
+    that were read.
+    """
+
+    users: np.ndarray
+    items: np.ndarray
+    times: np.ndarray
+    incomplete: int
+    rows: int
+
+
 def read_events(
     pattern: str, config: DataConfig, *, text_users: bool = False, text_items: bool = False
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """User, item and time columns [N] of parquet or CSV files, named as in the training data.
+) -> ReadEvents:
+    """The events of parquet, CSV or JSON-lines files, whose columns are those of the training data.
 
     text_users, text_items: ids are text in the training data, so digits in a CSV are text too.
 
@@ -63,12 +77,13 @@ def read_events(
         null_values=config.null_values,
         null_columns=names,
     )
-    chunks = []
-    for frame, file, row in files.frames(files.find(pattern, "--events"), names, table_format):
-        for name in names[:2]:
-            if nulls := frame[name].null_count():
-                first = row + int(frame[name].is_null().arg_max() or 0)
-                raise schema.null_ids(str(file), name, nulls, first)
+    chunks, rows, dropped = [], 0, 0
+    called = {name: name for name in names}
+    for read, file, row in files.frames(files.find(pattern, "--events"), names, table_format):
+        frame = complete_rows(read, called, str(file), row, config.incomplete)
+        rows, dropped = rows + len(read), dropped + len(read) - len(frame)
+        if not len(frame):
+            continue
         user, item, moment = (to_numpy(frame[name]) for name in names)
         # the unit is that of the training table; other data sets are in seconds
         unit = config.time_unit if config.dataset == "table" else "s"
@@ -83,9 +98,10 @@ def read_events(
             )
         )
     if not chunks:
-        raise DataError(f"--events={pattern}: no rows")
+        why = f" are left, all {rows:,} are incomplete. Repair the file" if dropped else ""
+        raise DataError(f"--events={pattern}: no rows{why}")
     users, items, moments = (np.concatenate(column) for column in zip(*chunks, strict=True))
-    return users, items, moments
+    return ReadEvents(users, items, moments, dropped, rows)
 
 
 def read_users(source: str, config: DataConfig, text: bool) -> list[UserId]:

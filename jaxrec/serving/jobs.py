@@ -112,18 +112,22 @@ def _new_store(rec: "Recommender", args: argparse.Namespace) -> "UserStateStore"
 
 def append(args: argparse.Namespace) -> None:
     """`append` of --events, or of what --later adds to the data of the run."""
+    from jaxrec.data.ingest import dropped_rows
     from jaxrec.runtime.progress import say
     from jaxrec.serving import event_files
 
     rec = _load(args)
     if args.later:
         return _append_later(rec, args)
-    users, items, times = event_files.read_events(
+    read = event_files.read_events(
         args.events,
         rec.config.data,
         text_users=rec.catalog.text_users,
         text_items=rec.catalog.text_items,
     )
+    users, items, times = read[:3]
+    if read.incomplete:
+        say(f"--events: {dropped_rows(read.incomplete, read.rows)}")
     with rec.open_store(args.store, shards=_shards(args.shards)) as store:
         owned = store.owns(users)
         result = rec.append(
@@ -139,6 +143,7 @@ def append(args: argparse.Namespace) -> None:
             f"--events: {result.repeated:,} events were in the states already (same user, item and "
             "time) and were added again"
         )
+    result = result._replace(incomplete=read.incomplete)
     _print_json(result._asdict() | {"of_other_shards": int((~owned).sum())})
 
 

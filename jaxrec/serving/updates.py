@@ -25,6 +25,8 @@ class AppendResult(NamedTuple):
         (`idempotent`).
     repeated: of `events`, those that a state had already, same item and time, and has twice now: of
         a file that overlaps with an earlier one. Compressed events are not known any more.
+    incomplete: rows without user, item or time that were left out of files and frames
+        (`data.incomplete=drop`).
     """
 
     events: int
@@ -33,6 +35,7 @@ class AppendResult(NamedTuple):
     late: int
     already_applied: int = 0
     repeated: int = 0
+    incomplete: int = 0
 
 
 class UserCounts(NamedTuple):

@@ -56,7 +56,7 @@ def read_again(frame, tmp_path, **values):
     """What the reader of tables makes of the stored file: users, items, seconds."""
     path = tmp_path / "events.parquet"
     event_file.write(frame, path)
-    users, items, times = event_files.read_events(str(path), config(**values))
+    users, items, times = event_files.read_events(str(path), config(**values))[:3]
     return users.tolist(), items.tolist(), (times.astype("datetime64[s]").astype(int)).tolist()
 
 

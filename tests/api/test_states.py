@@ -51,6 +51,16 @@ def test_events_are_appended_once(states, capfd):
     assert frame["known"].all()
 
 
+def test_incomplete_rows_are_dropped_where_training_drops_them(states, monkeypatch, capfd):
+    monkeypatch.setattr(states.recommender.config.data, "incomplete", "drop")
+    result = states.append(NEW.assign(product=["p01", None, "p02"]))
+    assert (result.events, result.users, result.incomplete) == (2, 1, 1)
+    said = capfd.readouterr().err
+    assert "append: 1 of 3 rows have no user, item or time: dropped" in said
+    with pytest.raises(DataError, match=r"^append: no rows are left, all 3 are incomplete"):
+        states.append(NEW.assign(product=pd.Series([None] * 3, dtype="string")))
+
+
 def test_what_is_forgotten_stays_forgotten(fitted, tmp_path):
     with fitted.states(tmp_path / "states") as states:
         users = len(states)
@@ -79,6 +89,10 @@ def test_wrong_events_and_settings_are_refused(fitted, states):
         states.append(NEW.rename(columns={"when": "When"}))
     with pytest.raises(DataError, match=r"append.*'customer' is null in 1 rows"):
         states.append(NEW.assign(customer=pd.array([100, None, 3], "Int64")))
+    with pytest.raises(
+        DataError, match=r"^append: column 'when' is null in 1 rows, first in row 1"
+    ):
+        states.append(NEW.assign(when=[NEW["when"][0], None, NEW["when"][2]]))
     with pytest.raises(DataError, match="does not remember what users have seen"):
         states.recommend([100], exclude_seen=True)
     with pytest.raises(StoreError, match="open for writing by"):

@@ -132,6 +132,7 @@ def test_mistakes_about_runs(trained, store, tmp_path, capsys, monkeypatch):
     of_store = [f"--workdir={trained}", f"--store={store}"]
     (tmp_path / "words.txt").write_text("anna\n")
     (tmp_path / "none.txt").write_text("\n")
+    (tmp_path / "nulls.csv").write_text(f"{HEADER}1,2,1700000000\n1,,1700000001\n")
     monkeypatch.setitem(sys.modules, "flatbuffers", None)  # not installed
     cases = [
         (["evaluate", f"--workdir={empty}"], r"empty has no config\.json: train there first"),
@@ -153,6 +154,10 @@ def test_mistakes_about_runs(trained, store, tmp_path, capsys, monkeypatch):
         (["recommend", *of_store, f"--users={tmp_path / 'none.txt'}"], r"no ids; --all-users"),
         (["recommend", f"--workdir={trained}", "--store=nowhere"], r"there is no store here"),
         (["states", "append", *of_store, "--events=no.csv"], r"--events='no\.csv': no such file"),
+        (
+            ["states", "append", *of_store, f"--events={tmp_path / 'nulls.csv'}"],
+            r"nulls\.csv: column 'item_id' is null in 1 rows, first in row 1\. Remove these rows",
+        ),
         (["states", "verify", *of_store, "--sample=0"], r"sample=0: at least 1 user"),
         (
             ["states", "export", f"--workdir={trained}", f"--output={tmp_path / 'x'}"],

@@ -80,6 +80,31 @@ def test_a_bar_on_a_terminal():
     assert "a line" in text
 
 
+def test_a_bar_in_text_in_a_notebook_without_widgets(monkeypatch):
+    """The warning that tqdm.auto gives there would be an error here."""
+    kernel = type("OutStream", (io.StringIO,), {"__module__": "ipykernel.iostream"})
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)
+    monkeypatch.setattr(progress.importlib.util, "find_spec", lambda name: None)
+    stream = kernel()
+    bar = Progress(10, 2, stream)
+    bar.update(10)
+    bar.log(10, 1.25, 2.0)
+    bar.say("a line")
+    bar.close()
+    assert "10/10" in stream.getvalue()
+    assert "a line" in stream.getvalue()
+    monkeypatch.setattr(sys, "stderr", kernel())
+    assert list(progress.track("ab", 2, "letters")) == ["a", "b"]
+    assert "letters: 100%" in sys.stderr.getvalue()
+
+
+def test_a_bar_of_widgets_in_a_notebook(monkeypatch):
+    pytest.importorskip("ipywidgets")
+    kernel = type("OutStream", (io.StringIO,), {"__module__": "ipykernel.iostream"})
+    kind = progress._kind_of_bar(kernel())
+    assert kind.__module__ == "tqdm.notebook"
+
+
 def test_quiet_says_nothing():
     stream = Terminal()
     bar = Progress(10, 0, stream, quiet=True)

@@ -45,12 +45,30 @@ def test_events_are_in_the_state_when_they_are_answered(client, generation):
     response = client.post("/events", json={"events": events})
     assert response.json() == {
         "events": 2, "users": 1, "unknown_items": 1, "late": 0, "repeated": 0,
-        "already_applied": False,
+        "incomplete": 0, "already_applied": False,
     }  # fmt: skip
     assert count(generation, 20) == 2
     assert client.post("/recommend", json={"users": [20]}).json()["results"][0]["known"] is True
     again = client.post("/events", json={"events": events[:1]}).json()  # no key: one more
     assert (again["events"], again["repeated"]) == (1, 1)
+
+
+@pytest.mark.parametrize("field", ["user", "item", "time"])
+def test_events_with_nulls(client, generation, field, monkeypatch):
+    events = [event(27), event(27) | {field: None}, event(28, 1010)]
+    refused = client.post("/events", json={"events": events})
+    assert refused.status_code == 422
+    said = f"column events.{field} is null in 1 rows, first at position 1. Remove these rows"
+    assert refused.json()["error"] == said
+    assert not generation.store.read([27])[1].any()
+    monkeypatch.setattr(type(generation), "incomplete", "drop")
+    answer = client.post("/events", json={"events": events}).json()
+    assert (answer["events"], answer["incomplete"]) == (2, 1)
+    refused = client.post("/events", json={"events": events[1:2]})
+    assert refused.status_code == 422
+    assert refused.json()["error"] == "events: no rows are left, all 1 are incomplete"
+    client.delete("/users/27")
+    client.delete("/users/28")
 
 
 def test_a_key_adds_once(client, generation):

@@ -1,7 +1,9 @@
 """Tokens, addresses, swaps under load, and a real process that is killed and stopped."""
 
 import concurrent.futures
+import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -174,18 +176,69 @@ def test_a_swap_under_load_fails_no_request_and_loses_no_event(runs):
 # -- a process -----------------------------------------------------------------------------------
 
 
-def start(run, *flags):
+def start(run, *more, flags=local.FLAGS, **environment):
     command = [sys.executable, "-m", "jaxrec.cli.serve", f"--workdir={run[0]}"]
     child = subprocess.Popen(
-        [*command, f"--states={run[1]}", "--port=0", *local.FLAGS, *flags],
+        [*command, f"--states={run[1]}", "--port=0", *flags, *more],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        env={**os.environ, "JAX_PLATFORMS": "cpu", **environment},
     )
     line = child.stdout.readline()
     assert "http://" in line, line + child.stderr.read()
     return child, httpx.Client(base_url=line.split()[2], timeout=60)
+
+
+def content(store):
+    """Path -> bytes, without who held the store last."""
+    files = {path: path.read_bytes() for path in store.rglob("*") if path.is_file()}
+    return {path: data for path, data in files.items() if path.suffix != ".lock"}
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_process_that_compiles_stops_at_once(runs, tmp_path, number, status):
+    states = shutil.copytree(runs[0][1], tmp_path / "states")
+    before = content(states)
+    # the default sizes are hundreds of programs, and none of them is in a cache
+    child, client = start((runs[0][0], states), flags=(), JAX_COMPILATION_CACHE_DIR="")
+    with client:
+        while True:
+            with contextlib.suppress(httpx.ConnectError):
+                assert client.get("/ready").status_code == 503
+                break
+            assert child.poll() is None
+            time.sleep(0.05)
+        began = time.monotonic()
+        child.send_signal(number)
+        assert child.wait(60) == status
+    assert time.monotonic() - began < 10
+    output, said = child.communicate()
+    assert (output, said) == ("", "")
+    assert content(states) == before
+    rec = local.recommender()
+    with rec.open_store(states) as store:  # nobody holds it any more
+        assert store.read([1])[1].all()
+
+
+def test_a_compilation_that_does_not_end_is_left_behind(runs, tmp_path):
+    compiles, go_on = threading.Event(), threading.Event()
+
+    def compile_for_ever():
+        compiles.set()
+        go_on.wait(60)
+
+    states = shutil.copytree(runs[0][1], tmp_path / "states")
+    service = load((runs[0][0], states))
+    service._prepare = compile_for_ever
+    service.start()
+    assert compiles.wait(10)
+    service.stop()
+    assert (service.state, service.compiling) == ("stopping", True)
+    go_on.set()
+    service._thread.join(10)
+    assert (service.state, service.compiling) == ("stopping", False)
+    assert not service.changes._thread.is_alive()
 
 
 def test_a_killed_process_has_every_acknowledged_event_and_a_stopped_one_answers(runs):

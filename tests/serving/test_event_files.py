@@ -22,7 +22,7 @@ def test_events_of_several_files_with_fractions(tmp_path):
         tmp_path / "a.parquet"
     )
     pl.DataFrame({"u": [3], "i": [7], "t": [12.25]}).write_parquet(tmp_path / "b.parquet")
-    users, items, times = event_files.read_events(str(tmp_path / "*.parquet"), config)
+    users, items, times = event_files.read_events(str(tmp_path / "*.parquet"), config)[:3]
     assert users.tolist() == [1, 2, 3]
     assert items.tolist() == [5, 6, 7]
     assert (times.astype("datetime64[ms]").astype(np.int64) == [10500, 11000, 12250]).all()
@@ -37,8 +37,23 @@ def test_times_count_what_they_counted_in_training(tmp_path):
         tmp_path / "a.csv"
     )
     config = DataConfig(dataset="table", time_unit="ms")
-    _, _, times = event_files.read_events(str(tmp_path / "a.csv"), config)
+    _, _, times = event_files.read_events(str(tmp_path / "a.csv"), config)[:3]
     assert times[0] == np.datetime64(1_600_000_000_123, "ms")
+
+
+@pytest.mark.parametrize("column", ["user_id", "item_id", "timestamp"])
+def test_rows_without_user_item_or_time(column, tmp_path):
+    rows = {"user_id": [1, 2, 3], "item_id": [5, 6, 7], "timestamp": [10, 11, 12]}
+    rows[column][1] = None
+    file = tmp_path / "a.parquet"
+    pl.DataFrame(rows).write_parquet(file)
+    with pytest.raises(DataError, match=rf"a\.parquet: column '{column}' is null in 1 rows, first"):
+        event_files.read_events(str(file), DataConfig())
+    read = event_files.read_events(str(file), DataConfig(incomplete="drop"))
+    assert (len(read.users), read.incomplete, read.rows) == (2, 1, 3)
+    pl.DataFrame(rows)[1:2].write_parquet(file)
+    with pytest.raises(DataError, match="no rows are left, all 1 are incomplete"):
+        event_files.read_events(str(file), DataConfig(incomplete="drop"))
 
 
 def test_users_from_lines_and_tables(tmp_path):
@@ -145,9 +160,9 @@ def test_text_in_a_table_of_integers_names_the_line(tmp_path):
 def test_digits_in_events_stay_text_where_ids_are(tmp_path):
     (tmp_path / "day.csv").write_text("user_id,item_id,timestamp\n0042,007,1700000000\n")
     pattern, config = str(tmp_path / "day.csv"), DataConfig()
-    users, items, _ = event_files.read_events(pattern, config, text_users=True, text_items=True)
+    users, items, _ = event_files.read_events(pattern, config, text_users=True, text_items=True)[:3]
     assert (users.tolist(), items.tolist()) == (["0042"], ["007"])
-    users, items, _ = event_files.read_events(pattern, config, text_items=True)
+    users, items, _ = event_files.read_events(pattern, config, text_items=True)[:3]
     assert (users.tolist(), items.tolist()) == ([42], ["007"])
 
 
@@ -178,3 +193,19 @@ def test_recommend_counts_unknown_ids(tmp_path, monkeypatch, capsys):
         "--exclude: 2 of 3 items are unknown: ignored",
         "--users: 1 of 3 users are unknown: given the most popular items",
     ]
+
+
+def test_append_says_what_it_dropped(tmp_path, monkeypatch, capsys):
+    config = standin.config()
+    config.data.incomplete = "drop"
+    rec = Recommender(config, standin.params_of(config), standin.catalog(), step=1)
+    rec.create_store(tmp_path / "states").close()
+    file = tmp_path / "new.csv"
+    file.write_text(f"user_id,item_id,timestamp\n1,1000,{standin.ORIGIN}\n1,,{standin.ORIGIN}\n")
+    monkeypatch.setattr(jobs, "_load", lambda args: rec)
+    flags = f"--workdir=x --store={tmp_path}/states --events={file}"
+    jobs.append(arguments.parsers("")["append"].parse_args(flags.split()))
+    captured = capsys.readouterr()
+    assert "--events: 1 of 2 rows have no user, item or time: dropped\n" in captured.err
+    result = json.loads(captured.out)
+    assert (result["events"], result["incomplete"]) == (1, 1)
