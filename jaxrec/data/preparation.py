@@ -170,10 +170,17 @@ def _of_kind(config: DataConfig, base: Prepared) -> DataConfig:
 
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    """One preparation at a time; the system releases the lock when its process ends."""
+    """One preparation at a time; the system releases the lock when its process ends.
+
+    The file is not followed where it is a link, and what it holds is kept.
+    """
     import fcntl
 
-    with path.open("w") as stream:
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be opened: {error.strerror}. Remove it") from error
+    with open(descriptor, "rb") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield
 

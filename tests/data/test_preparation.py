@@ -79,6 +79,21 @@ def test_second_call_reads_what_the_first_wrote(config, tmp_path, monkeypatch):
     assert second.texts == first.texts
 
 
+def test_a_lock_follows_no_link_and_truncates_nothing(config, tmp_path):
+    prepare(config, tmp_path / "data")
+    (name,) = [path.name for path in (tmp_path / "data").glob(".lock-*")]
+    victim, lock = tmp_path / "victim", tmp_path / "other" / name
+    victim.write_text("kept")
+    lock.parent.mkdir()
+    lock.symlink_to(victim)
+    with pytest.raises(DataError, match=rf"{name}: cannot be opened: .*Remove it"):
+        prepare(config, lock.parent)
+    lock.unlink()
+    os.link(victim, lock)  # the file itself
+    prepare(config, lock.parent)
+    assert victim.read_text() == "kept"
+
+
 def test_settings_name_the_folder(config, tmp_path):
     def at(**changes):
         return prepare(dataclasses.replace(config, **changes), tmp_path / "data")
