@@ -88,6 +88,8 @@ def parse(
         raise ConfigError(f"unexpected argument {unparsed[0]!r}: see --help")
     if not values.workdir:
         raise ConfigError(_NO_WORKDIR)
+    if pathlib.Path(values.workdir).is_file():
+        raise ConfigError(f"--workdir={values.workdir}: a file; name a folder")
     validate(values.config)
     if advice != "none" and asks_for_advice(recipe):
         from jaxrec.data import advised  # slow

@@ -59,6 +59,8 @@ RUN = "--workdir=never-made"
         (["train", "--config=configs/quickstart", RUN], r"not a Python file; there are .*quick"),
         (["train", RUN], r"--config=FILE\.py is needed, for example"),
         (["train", KNOWN], r"--workdir=FOLDER is needed"),
+        (["train", KNOWN, "--workdir=setup.cfg"], r"--workdir=setup\.cfg: a file; name a folder"),
+        (["train", KNOWN, RUN, "--config.train.loggers=comet"], r"loggers='comet': .* auto, tens"),
         (["train", KNOWN, RUN, "5"], r"unexpected argument '5': see --help"),
         (["train", KNOWN, RUN, "--coordinator=host"], r"'host': allowed are HOST:PORT, auto, none"),
         (["train", KNOWN, RUN, "--coordinator=h:99999", "--processes=2", "--process=0"], "65535"),
