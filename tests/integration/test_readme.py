@@ -135,6 +135,28 @@ def test_the_documents_quote_movielens_1m():
             assert f"{rows[name][metric]:.4f}".removeprefix("0") in recipe
 
 
+def test_the_documents_quote_planted_returns():
+    rows = {row["name"]: row for row in load("experiments_planted/sasrec/gap.json")["rows"]}
+    page = (ROOT / "docs" / "experiments.md").read_text()
+    for name, row in rows.items():
+        cells = [name, *(with_interval(row, m, 4) for m in ("recall@10", "ndcg@10", "mrr"))]
+        cells.append(f"{row['flops_of_full']:.1%}" if "flops_of_full" in row else "")
+        assert f"| {' | '.join(cells)} |\n" in page
+    shown = {"full": "full history of 127", "recent": "recent window of 31"}
+    for name in ("full", "compressed", "recent"):
+        cells = [shown.get(name, name)]
+        cells += [with_interval(rows[name + part], "ndcg@10", 4) for part in ("", ", returns")]
+        cells.append(f"{rows[name]['flops_of_full']:.1%}")
+        assert f"| {' | '.join(cells)} |\n" in README.read_text()
+        recipe = (ROOT / "configs" / "experiments_planted.py").read_text()
+        assert f"{rows[name]['ndcg@10']:.4f} ({name})".removeprefix("0") in recipe
+    for name in ("compressed", "compressed, returns"):
+        mean, low, high = (rows[name][f"ndcg@10_closed{end}"] for end in ("", "_low", "_high"))
+        assert f"{mean:.0%} [{low:.0%}, {high:.0%}]" in page
+        assert with_interval(rows[name], "ndcg@10_gap", 4) in page
+    assert all(not row.get("still_rising") for row in rows.values())
+
+
 @pytest.mark.parametrize(
     ("data", "row", "other", "targets"),
     [
