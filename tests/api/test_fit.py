@@ -29,6 +29,7 @@ def assert_same_parameters(one, other):
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
+@pytest.mark.slow
 def test_it_is_the_run_of_train_py(fitted, folder, tmp_path):
     settings = {
         "data.path": fitted.config.data.path,

@@ -254,6 +254,7 @@ def test_help_names_the_flags(capsys):
     assert "--search KEY=VALUES" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_real_trials(search, tmp_path):
     arguments = ("--search", "train.vary_segments=True,False", "--trials=2")
     status, _, err = search(*arguments)
