@@ -106,10 +106,12 @@ def verdict(rows: Sequence[Json], metric: str = METRIC, suffix: str = "") -> Ver
         if not reasons and gap.low <= 0 <= gap.high and gap.width <= FLAT * full.mean:
             text = "History does not help here: recent alone is as good"
             return Verdict(f"{text} (full - recent {title} {gap})", False, text)
-        few = f": {users} to see one of this size" if gap.mean > 0 and gap.high > 0 else ""
+        # of models that have not learned yet nobody knows how large the gap will be
+        seen = not reasons and gap.mean > 0 and gap.high > 0
+        few = f": {users} to see one of this size" if seen else ""
         short = f"full{suffix} is not above recent{suffix}"
         reasons.append(Reason(short + few, f"{short} (gap in {title} {gap}){few}"))
-    elif not closed.width <= WIDEST:
+    elif not reasons and not closed.width <= WIDEST:
         text = f"the interval of the share is wider than {100 * WIDEST:.0f} points"
         reasons.append(Reason(users, f"{text} ({title} {share(closed)}): {users}"))
     if reasons:
