@@ -46,7 +46,15 @@ def test_outside_the_main_thread_nothing_is_installed():
     assert seen == [(True, False)]
 
 
-def test_ctrl_c_is_a_request_once(capsys):
+@pytest.fixture
+def ctrl_c():
+    """Python's own handler: a shell that starts the tests behind `&` has SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_is_a_request_once(ctrl_c, capsys):
     before = signal.getsignal(signal.SIGINT)
     with Preemption(ctrl_c=True) as preemption:
         signal.raise_signal(signal.SIGINT)
