@@ -18,6 +18,9 @@ from jaxrec.server.app import create_app
 from jaxrec.server.service import Service
 
 TOKEN = "JAXREC_TOKEN"
+# Seconds that an idle connection is kept: longer than clients and load balancers (60 s) keep
+# theirs, since one that is closed while a request is on its way has no answer.
+KEEP_ALIVE = 75
 
 
 def read_token(file: str) -> str:
@@ -125,6 +128,7 @@ def configuration(app: FastAPI, service: Service) -> uvicorn.Config:
         access_log=False,
         lifespan="on",
         server_header=False,
+        timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=int(service.limits.timeout) + 5,
         ws="none",
     )

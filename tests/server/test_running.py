@@ -17,6 +17,7 @@ import pytest
 from jaxrec.cli import serve
 from jaxrec.errors import ConfigError, StoreError
 from jaxrec.server import running
+from jaxrec.server.app import create_app
 from tests.server import local
 from tests.serving.standin import ORIGIN
 
@@ -71,6 +72,12 @@ def test_tokens(runs):
         own = {"workdir": str(runs[0][0]), "states": str(runs[0][1])}
         assert "open for writing" in client.post("/admin/swap", json=own).json()["error"]
         assert client.post("/recommend", json={"users": [1]}).json()["generation"] == 1
+
+
+def test_idle_connections_outlive_those_of_load_balancers(runs):
+    service = load(runs[0])
+    assert running.configuration(create_app(service), service).timeout_keep_alive > 60
+    service.stop()
 
 
 def test_without_a_token_only_local_names_are_answered_and_nothing_is_swapped(runs):
