@@ -157,6 +157,26 @@ def test_the_documents_quote_planted_returns():
     assert all(not row.get("still_rising") for row in rows.values())
 
 
+def test_the_page_on_the_service_quotes_its_latency():
+    page, result = (ROOT / "docs" / "service.md").read_text(), load("service.json")
+    by_rate = {}
+    for row in result["rows"]:
+        by_rate.setdefault(row["rate"], {})[row["service"]] = row["latency"]["all"]
+        assert set(row["statuses"]) == {"200"}
+    for rate, services in by_rate.items():
+        cells = [f"{rate:.0f}"]
+        for name in ("compressed", "full"):
+            found = services.get(name)
+            cells += [f"{found[key]:.0f}" if found else "" for key in ("p50_ms", "p99_ms")]
+        assert (f"| {' | '.join(cells)} |\n" in page) == (rate > 20), cells
+    compressed, full = (
+        f"{result['services'][name]['sustained_rate']:.0f}" for name in ("compressed", "full")
+    )
+    assert f"sustains {compressed} requests a second, the full-history model\n{full}." in page
+    words = f"{compressed} requests a second within 50 ms, {full} with full history"
+    assert words in README.read_text()
+
+
 @pytest.mark.parametrize(
     ("data", "row", "other", "targets"),
     [
