@@ -265,7 +265,7 @@ def _columns(chunk: Chunk, raw: Raw, types: EventTypes) -> Columns:
     frame, source, row = chunk.frame, chunk.source, chunk.first_row
     spill: Columns = {}
     for name in ("user", "item"):
-        spill[name] = _ids(frame[name], getattr(raw.names, name), source, row)
+        spill[name] = checked_ids(frame[name], getattr(raw.names, name), source, row)
     moment = to_numpy(frame["time"])
     spill["time"], fraction = seconds(moment, raw.names.time, source, raw.time_unit, row)
     if fraction is not None:
@@ -283,7 +283,8 @@ def _columns(chunk: Chunk, raw: Raw, types: EventTypes) -> Columns:
     return {name: column[rows] for name, column in spill.items()}
 
 
-def _ids(series: "pl.Series", name: str, source: str, first_row: int) -> Column:
+def checked_ids(series: "pl.Series", name: str, source: str, first_row: int) -> Column:
+    """Ids without nulls as int64 [N], or as polars texts. Raises DataError for other kinds."""
     import polars as pl
 
     if series.dtype in (pl.Categorical, pl.Enum):

@@ -361,7 +361,7 @@ def _split(
         boundaries = splits.temporal(offsets, times, *cuts)
     items = (record.items for record in read_all(source, users))
     counts = splits.item_counts(
-        track(items, users, "data: counting items"), boundaries.train_end, num_items
+        track(items, users, "data: counting the items of users"), boundaries.train_end, num_items
     )
     draft = folder / f".{file.stem}-{uuid.uuid4().hex}.npz"  # others may write theirs now
     np.savez(draft, train_end=boundaries[0], validation_end=boundaries[1], counts=counts)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxrec.config import Config
+from jaxrec.errors import DataError
 from jaxrec.evaluation.ranks import Ranks
 from jaxrec.experiments import measures, plateau, verdict
 from jaxrec.experiments.quality import full_of, price, recent_of
@@ -78,6 +79,11 @@ class _Part:
         session = self.lab.session(self._base)
         where = zip(ranks.user.tolist(), ranks.position.tolist(), strict=True)
         kept = np.array([session.returning(user)[position] for user, position in where], bool)
+        if not kept.any():
+            raise DataError(
+                f"none of {len(kept):,} targets is a planted return: raise data.planted.rate, or "
+                "experiments.last and data.holdout"
+            )
         user, position, item, rank = (column[kept] for column in ranks[:4])
         return Ranks(user, position, item, rank, None)
 

@@ -59,6 +59,8 @@ FREE = (
     "data.items_path",
     "data.workers",
     "data.worker_processes",
+    "data.prepare_workers",
+    "data.prepare_memory",
 )
 
 

@@ -85,9 +85,8 @@ def read_events(
         if not len(frame):
             continue
         user, item, moment = (to_numpy(frame[name]) for name in names)
-        # the unit is that of the training table; other data sets are in seconds
-        unit = config.time_unit if config.dataset == "table" else "s"
-        seconds, rest = schema.seconds(moment, names[2], str(file), unit, row)
+        # of the training table; data sets that know their columns have the default
+        seconds, rest = schema.seconds(moment, names[2], str(file), config.time_unit, row)
         nanoseconds = np.zeros(len(seconds), np.int64) if rest is None else rest.astype(np.int64)
         times = (seconds * 10**9 + nanoseconds).astype("datetime64[ns]")
         chunks.append(

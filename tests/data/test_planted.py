@@ -1,15 +1,17 @@
 """Returns planted into a table: the table stays whole, and every return has a reason."""
 
+import dataclasses
+
 import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxrec.config import DataConfig, PlantedConfig
+from jaxrec.config import Config, DataConfig, PlantedConfig, validate
 from jaxrec.data import prepare
 from jaxrec.data.datasets import planted
-from jaxrec.errors import DataError
+from jaxrec.errors import ConfigError, DataError
 
 USERS, ITEMS, EVENTS = 30, 40, 80
 
@@ -111,15 +113,39 @@ def test_prepared(file, tmp_path):
 
 
 def test_what_cannot_be_planted(file, tmp_path):
-    with pytest.raises(DataError, match=r"data\.planted\.reach=5.*gap=6"):
-        frames(configured(file, reach=5))
-    holes = tmp_path / "holes.parquet"
-    table().with_columns(
-        pl.when(pl.col("item_id") > 3).then(pl.col("item_id")).alias("item_id")
-    ).write_parquet(holes)
-    with pytest.raises(DataError, match="rows have no item"):
-        frames(configured(holes))
+    config = Config(data=configured(file, reach=5))
+    with pytest.raises(ConfigError, match=r"data\.planted\.reach=5.*gap=6"):
+        validate(config)
+    floats = tmp_path / "floats.parquet"
+    table().with_columns(pl.col("item_id") + 0.5).write_parquet(floats)
+    with pytest.raises(DataError, match="'item_id'"):
+        frames(configured(floats))
     empty = tmp_path / "empty.parquet"
     table().clear().write_parquet(empty)
     with pytest.raises(DataError, match="no events"):
         frames(configured(empty))
+
+
+def test_incomplete_rows_are_those_of_a_table(tmp_path, capsys):
+    holes = tmp_path / "holes.parquet"
+    number = pl.col("item_id")
+    table().with_columns(pl.when(number > 3).then(number).alias("item_id")).write_parquet(holes)
+    with pytest.raises(DataError, match=r"column 'item_id' is null in \d+ rows"):
+        frames(configured(holes))
+    made = frames(dataclasses.replace(configured(holes), incomplete="drop"))
+    whole = table().filter(number > 3)
+    assert f"{USERS * EVENTS - len(whole):,} of {USERS * EVENTS:,} rows" in capsys.readouterr().err
+    real = made.filter(~pl.col("returning") & (pl.col("item") != ITEMS))
+    assert len(real) == len(whole)
+
+
+def test_files_of_different_kinds_are_refused(tmp_path):
+    table().write_parquet(tmp_path / "a.parquet")
+    text = table().with_columns(pl.col("item_id").cast(pl.String))
+    text.write_parquet(tmp_path / "b.parquet")
+    with pytest.raises(DataError, match=r"b\.parquet: column types .*data\.item_kind=text"):
+        frames(configured(tmp_path / "*.parquet"))
+    moments = table().with_columns(pl.from_epoch("timestamp"))
+    moments.write_parquet(tmp_path / "b.parquet")
+    with pytest.raises(DataError, match=r"b\.parquet: column types "):
+        frames(configured(tmp_path / "*.parquet"))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxrec.config import PlantedConfig
-from jaxrec.errors import ConfigError
+from jaxrec.errors import ConfigError, DataError
 from jaxrec.experiments import __main__ as command
 from jaxrec.experiments import gap, registry, settings, statistics
 from jaxrec.experiments.runs import Lab
@@ -138,3 +138,8 @@ def test_planted_returns_have_a_part_of_their_own(tmp_path):
         for user, position in zip(every.user, every.position, strict=True)
     )
     assert made["full, returns"]["targets"] == returns
+
+    config.data.planted.returns = 0.0
+    none = Lab(settings.validate(config), tmp_path, [].append)
+    with pytest.raises(DataError, match=r"none of .* targets is a planted return"):
+        cells(none)["compressed, returns"].make()

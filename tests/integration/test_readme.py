@@ -173,7 +173,7 @@ def test_the_page_on_the_service_quotes_its_latency():
         f"{result['services'][name]['sustained_rate']:.0f}" for name in ("compressed", "full")
     )
     assert f"sustains {compressed} requests a second, the full-history model\n{full}." in page
-    words = f"{compressed} requests a second within 50 ms, {full} with full history"
+    words = f"{compressed} requests a second with a p99 below 50 ms on two CPU cores,\n{full} with"
     assert words in README.read_text()
 
 

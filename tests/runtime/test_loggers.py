@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from jaxrec.config import Config, validate
+from jaxrec.config import Config, training_fields, validate
 from jaxrec.errors import ConfigError, LoggerError, WorkdirError
 from jaxrec.runtime import loggers
 from jaxrec.runtime.loggers import Logger, open_writer
@@ -175,6 +175,10 @@ def stub(monkeypatch):
 
     monkeypatch.setitem(loggers.LOGGERS, "wandb", Logger("json", start))
     return made
+
+
+def test_every_logger_has_a_name_in_the_configuration():
+    assert ("auto", *loggers.LOGGERS) == training_fields.LOGGERS
 
 
 def test_a_logger_that_fails_is_said_once_and_the_run_goes_on(tmp_path, stub):

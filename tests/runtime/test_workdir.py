@@ -33,9 +33,12 @@ def test_free_keys_may_change_and_are_named(tmp_path):
     config.train.steps = 77
     config.eval.ks = (3,)
     config.data.cache_dir = "elsewhere"
+    config.data.prepare_memory, config.data.prepare_workers = 500, 3
     changed = workdir.claim(tmp_path, config, DIGESTS).changed
     assert changed == [
         "data.cache_dir='' there, 'elsewhere' here",
+        "data.prepare_memory=1000 there, 500 here",
+        "data.prepare_workers=2 there, 3 here",
         "eval.ks=[1, 5, 10, 50, 200] there, [3] here",
         "train.steps=2000 there, 77 here",
     ]

@@ -32,11 +32,12 @@ def test_events_of_several_files_with_fractions(tmp_path):
         event_files.read_events("none.csv", config)
 
 
-def test_times_count_what_they_counted_in_training(tmp_path):
+@pytest.mark.parametrize("dataset", ["table", "planted"])
+def test_times_count_what_they_counted_in_training(dataset, tmp_path):
     pl.DataFrame({"user_id": ["a"], "item_id": ["b"], "timestamp": [1_600_000_000_123]}).write_csv(
         tmp_path / "a.csv"
     )
-    config = DataConfig(dataset="table", time_unit="ms")
+    config = DataConfig(dataset=dataset, time_unit="ms")
     _, _, times = event_files.read_events(str(tmp_path / "a.csv"), config)[:3]
     assert times[0] == np.datetime64(1_600_000_000_123, "ms")
 

@@ -21,8 +21,10 @@ import numpy as np
 from jaxrec.config import DataConfig, PlantedConfig
 from jaxrec.data.datasets import interaction_table
 from jaxrec.data.digests import Digest
+from jaxrec.data.ingest import checked_ids, complete_rows, dropped_rows
 from jaxrec.data.raw import Chunk, Raw
 from jaxrec.errors import DataError
+from jaxrec.runtime.progress import say
 from jaxrec.types import Json
 
 if TYPE_CHECKING:
@@ -39,11 +41,11 @@ def fingerprint(config: DataConfig, digest: Digest) -> Json:
 
 def read(config: DataConfig, downloads: Path) -> Raw:
     """The table's interactions with the returns of `config.planted`, seeded with `config.seed`."""
-    _check(config.planted)
     table = interaction_table.read(config, downloads)
 
     def chunks() -> Iterator[Chunk]:
-        yield Chunk(_plant(_frame(table), config.planted, config.seed), table.source)
+        frame = _frame(table, config.incomplete)
+        yield Chunk(_plant(frame, config.planted, config.seed), table.source)
 
     # the occasion has no text: models of texts are not what this is for
     return Raw(chunks, table.names, table.source, table.time_unit)
@@ -105,44 +107,42 @@ def _history(
     return rows, np.array(place, np.int64) + first, np.array(returning, bool)
 
 
-def _frame(table: Raw) -> "pl.DataFrame":
-    """All events of a table, users in order, the events of a user oldest first."""
+def _frame(table: Raw, incomplete: str) -> "pl.DataFrame":
+    """All events of a table, users in order, the events of a user oldest first.
+
+    incomplete: `data.incomplete`. Raises DataError for ids and nulls as ingest does, and where
+    there are no events.
+    """
     import polars as pl
 
-    frames = [chunk.frame for chunk in table.chunks()]
-    if not any(len(frame) for frame in frames):
+    frames: list[pl.DataFrame] = []
+    names = {name: getattr(table.names, name) for name in ("user", "item", "time")}
+    rows = dropped = 0
+    for chunk in table.chunks():
+        if not len(chunk.frame):
+            continue
+        whole = complete_rows(chunk.frame, names, chunk.source, chunk.first_row, incomplete)
+        rows, dropped = rows + len(chunk.frame), dropped + len(chunk.frame) - len(whole)
+        for name in ("user", "item"):
+            ids = checked_ids(whole[name], names[name], chunk.source, chunk.first_row)
+            whole = whole.with_columns(pl.Series(name, ids))
+        frames.append(whole)
+    if dropped:
+        say(f"data: {dropped_rows(dropped, rows)}")
+    if rows == dropped:
         raise DataError(f"data.path={table.source!r}: no events to plant returns in")
-    frame = pl.concat(frames)
-    for column in ("user", "item", "time"):
-        if nulls := frame[column].null_count():
-            raise DataError(
-                f"data.path={table.source!r}: {nulls:,} rows have no {column}; returns are planted "
-                "in complete histories. Drop these rows"
-            )
-    return frame.sort("user", "time", maintain_order=True)
+    return pl.concat(frames).sort("user", "time", maintain_order=True)
 
 
 def _plant(frame: "pl.DataFrame", config: PlantedConfig, seed: int) -> "pl.DataFrame":
     import polars as pl
 
     users, items = (frame[name].rank("dense").to_numpy() for name in ("user", "item"))
-    source, place, returning = plant(
-        users.astype(np.int64), items.astype(np.int64) - 1, config, seed
-    )
+    numbers = users.astype(np.int64), items.astype(np.int64) - 1
+    source, place, returning = plant(*numbers, config, seed)
     ids = frame["item"]
-    if ids.dtype.is_integer():
-        occasion: int | str = int(ids.cast(pl.Int64).max()) + 1  # type: ignore[arg-type]
-    else:
-        occasion = OCCASION
-        if (ids == occasion).any():
-            raise DataError(f"an item has the id {OCCASION!r}, which announces returns. Rename it")
-    item = frame["item"][np.maximum(source, 0)].set(pl.Series(source < 0), occasion)
+    occasion = OCCASION if ids.dtype == pl.String else ids.max() + 1  # type: ignore[operator]
+    if (ids == occasion).any():
+        raise DataError(f"an item has the id {OCCASION!r}, which announces returns. Rename it")
+    item = ids[np.maximum(source, 0)].set(pl.Series(source < 0), occasion)
     return frame[place].with_columns(item.alias("item"), pl.Series("returning", returning))
-
-
-def _check(config: PlantedConfig) -> None:
-    if config.reach < config.gap:
-        raise DataError(
-            f"data.planted.reach={config.reach}: a return is from data.planted.gap={config.gap} "
-            "events on; give a reach that is not below it"
-        )
