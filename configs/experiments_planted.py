@@ -26,7 +26,9 @@ def get_config(backbone: str = "sasrec") -> ExperimentsConfig:
     backbone = recipe_argument(backbone, ml1m.BACKBONES)
     config = ExperimentsConfig(**vars(ml1m.get_config(f"compressed_{backbone}")))
     config.data.dataset = "planted"
-    config.data.path = os.path.join(os.environ.get(ml1m.VARIABLE, ""), "interactions.parquet")
+    # where it is not set, the error about the missing file names it
+    folder = os.environ.get(ml1m.VARIABLE, f"${ml1m.VARIABLE}")
+    config.data.path = os.path.join(folder, "interactions.parquet")
     config.data.min_item_events = config.data.min_user_events = 1
     config.data.holdout = 20
     config.data.planted.durable = 0.05
