@@ -8,7 +8,7 @@ stays valid while old segments drop off. Time: HSTU's log buckets of |query time
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -123,11 +123,46 @@ class RelativeBias:
             total = total + _time_bias(self.time, query, key)
         return total
 
+    def by_distance(self, size: int) -> jax.Array:
+        """[N, size, size], query i against key j of its segment; 0 where i < j.
+
+        Rows of a vector of period 2 size, each one shifted by one more: no gather, and the
+        gradient is no scatter.
+        """
+        assert self.distance is not None
+        table = self.distance[:size].T
+        after = jnp.zeros((len(table), size), table.dtype)
+        period = jnp.concatenate([table[:, :1], after, table[:, :0:-1]], axis=1)
+        rows = jnp.tile(period, (1, size))[:, : size * (2 * size - 1)]
+        return rows.reshape(len(table), size, 2 * size - 1)[:, :, :size]
+
+    def by_age(self, segments: np.ndarray, keys: np.ndarray) -> jax.Array:
+        """[N, s, K], queries of segments [s] against earlier tokens, keys [K]."""
+        assert self.age is not None
+        return jnp.moveaxis(self.age[self._age_rows(segments[:, None], keys[None], len(self.age))], -1, 0)
+
+    def with_tables(self, value: Any) -> "RelativeBias":
+        """The same with a value in place of every table that there is."""
+        names = ("distance", "age", "time")
+        there = [name for name in names if getattr(self, name) is not None]
+        return dataclasses.replace(self, **dict.fromkeys(there, value))
+
+    def without_times(self) -> "RelativeBias":
+        """The tables alone."""
+        return dataclasses.replace(self, query_times=None, key_times=None)
+
     def _age_rows(self, query_segment: np.ndarray, keys: np.ndarray, height: int) -> np.ndarray:
         """Rows of an age table of this height; pairs that are not visible get some row."""
         age = query_segment - self.layout.key_segment[keys]
         row = (age - 1) * self.tokens + self.layout.key_token_index[keys]
         return np.clip(row, 0, height - 1)
+
+
+jax.tree_util.register_dataclass(
+    RelativeBias,
+    data_fields=["distance", "age", "time", "query_times", "key_times"],
+    meta_fields=["layout", "tokens"],
+)
 
 
 def _time_bias(table: jax.Array, query: Array, key: Array) -> jax.Array:

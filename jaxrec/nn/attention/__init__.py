@@ -3,7 +3,8 @@
 `dense` computes every query-key pair and masks: the readable reference, for any layout. `blocked`
 computes only blocks that hold visible pairs, exactly (docs/method.md). Where they lie is for the
 layout to decide: causal blocks and rectangles of earlier tokens (`blocked.attend`) or a band
-(`banded.attend`). Neither builds a mask per head or per user.
+(`banded.attend`). Neither builds a mask per head or per user. `fused` is `blocked` in one kernel
+on TPU (`fused.attend`).
 
 Kinds: `softmax` (scaled dot product, arXiv 1706.03762 eq. 1) and `pointwise` (HSTU, arXiv
 2402.17152 eq. 2), see `weights`.
@@ -12,15 +13,13 @@ Dimension letters: B users, T positions, C cached tokens, N heads, H head width,
 a run, P positions of one segment, K keys.
 """
 
-import functools
-
 import chex
 import jax
 
 from jaxrec.layout import SegmentLayout, Structure
-from jaxrec.nn.attention import banded, blocked, dense
+from jaxrec.nn.attention import banded, blocked, dense, fused
 from jaxrec.nn.attention.interface import Backend, Bias, Cached, Inputs
-from jaxrec.nn.attention.weights import Kind, Weigh, pointwise, softmax
+from jaxrec.nn.attention.weights import Kind, Weigh, Weighing
 from jaxrec.types import Array
 
 __all__ = ["BACKENDS", "Backend", "Bias", "Cached", "Inputs", "Kind", "Weigh", "attend"]
@@ -66,8 +65,7 @@ def attend(
         chex.assert_shape(cached.v, (users, have, heads, v.shape[-1]))
         chex.assert_shape(cached.valid, (users, have))
     inputs = Inputs(q=q * scale, k=k, v=v, valid=valid, cached=cached, bias=bias)
-    weigh = softmax if kind == "softmax" else functools.partial(pointwise, normalizer=normalizer)
-    return BACKENDS[backend](inputs, layout, weigh)
+    return BACKENDS[backend](inputs, layout, Weighing(kind, normalizer))
 
 
 def _by_structure(inputs: Inputs, layout: SegmentLayout, weigh: Weigh) -> jax.Array:
@@ -81,4 +79,4 @@ def _by_structure(inputs: Inputs, layout: SegmentLayout, weigh: Weigh) -> jax.Ar
 # structure of a layout's visible pairs -> what computes its blocks
 BLOCKS: dict[Structure, Backend] = {"segments": blocked.attend, "band": banded.attend}
 # names of `model.attention`
-BACKENDS: dict[str, Backend] = {"dense": dense.attend, "blocked": _by_structure}
+BACKENDS: dict[str, Backend] = {"dense": dense.attend, "blocked": _by_structure, "fused": fused.attend}

@@ -4,6 +4,7 @@ A backend may hold the keys of a query in several arrays (own positions, earlier
 and masks come as one array per group, [B, N, Q, K] and broadcastable to it, and so do weights.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Literal, Protocol
 
@@ -49,6 +50,20 @@ def softmax(logits: Sequence[jax.Array], masks: Sequence[Array]) -> list[jax.Arr
     for w in weights[1:]:
         total = total + w.sum(-1, keepdims=True)
     return [w / total for w in weights]
+
+
+@dataclasses.dataclass(frozen=True)
+class Weighing:
+    """`Weigh` by name; normalizer: divisor of `pointwise`."""
+
+    kind: Kind
+    normalizer: float = 1.0
+
+    def __call__(self, logits: Sequence[jax.Array], masks: Sequence[Array], /) -> list[jax.Array]:
+        """See `Weigh`."""
+        if self.kind == "softmax":
+            return softmax(logits, masks)
+        return pointwise(logits, masks, normalizer=self.normalizer)
 
 
 def products(equation: str, q: Array, k: Array, bias: jax.Array | None) -> jax.Array:
