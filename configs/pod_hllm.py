@@ -43,6 +43,7 @@ def get_config(path: str = "events.parquet") -> Config:
     config.model.llama.rope_scaling = "llama3"
     config.model.llama.rope_factor = 32.0
     config.model.dtype = "bfloat16"
+    config.model.attention = "fused"
     config.model.remat = True
     config.model.texts.model = "Llama-3.2-1B"
     config.loss.kind = "sampled_softmax"

@@ -33,6 +33,7 @@ def get_config(path: str = "events.parquet") -> Config:
     config.model.layers = 16
     config.model.heads = 8
     config.model.dtype = "bfloat16"
+    config.model.attention = "fused"
     config.model.remat = True
     config.loss.kind = "sampled_softmax"
     config.loss.similarity = "cosine"

@@ -52,6 +52,8 @@ def devices_of(topology: str) -> tuple[Chip, list[jax.Device]]:
         raise ConfigError("the compiler for TPUs is missing: pip install 'jaxrec[tpu-aot]'")
     # libtpu would ask a metadata server that exists on TPU machines only
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    # and its compiler lets one process in at a time, as if there were a chip to share
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     from jax.experimental import topologies
 
     try:

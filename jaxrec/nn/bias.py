@@ -123,23 +123,30 @@ class RelativeBias:
             total = total + _time_bias(self.time, query, key)
         return total
 
-    def by_distance(self, size: int) -> jax.Array:
-        """[N, size, size], query i against key j of its segment; 0 where i < j.
+    def by_distance(self, blocks: int, size: int) -> jax.Array:
+        """[N, blocks, size, size]: block d holds query i, key j of distance d size + i - j.
 
-        Rows of a vector of period 2 size, each one shifted by one more: no gather, and the
-        gradient is no scatter.
+        0 where the distance is not in the table. Rows of a vector of period 2 size, each one
+        shifted by one more: no gather, and the gradient is no scatter.
         """
         assert self.distance is not None
-        table = self.distance[:size].T
-        after = jnp.zeros((len(table), size), table.dtype)
-        period = jnp.concatenate([table[:, :1], after, table[:, :0:-1]], axis=1)
-        rows = jnp.tile(period, (1, size))[:, : size * (2 * size - 1)]
-        return rows.reshape(len(table), size, 2 * size - 1)[:, :, :size]
+        table = self.distance[: (blocks + 1) * size].T
+        after = (blocks + 1) * size - table.shape[1]
+        table = jnp.pad(table, ((0, 0), (size, after)))  # entry x: distance x - size
+        windows = [table[:, d * size : (d + 2) * size] for d in range(blocks)]
+        window = jnp.stack(windows, axis=1)
+        # entry k of a period belongs to j - i = k, from the middle on to j - i = k - 2 size
+        parts = (window[..., size:0:-1], window[..., :1], window[..., :size:-1])
+        period = jnp.concatenate(parts, axis=-1)
+        rows = jnp.tile(period, (1, 1, size))[..., : size * (2 * size - 1)]
+        return rows.reshape(*rows.shape[:2], size, 2 * size - 1)[..., :size]
 
     def by_age(self, segments: np.ndarray, keys: np.ndarray) -> jax.Array:
         """[N, s, K], queries of segments [s] against earlier tokens, keys [K]."""
         assert self.age is not None
-        return jnp.moveaxis(self.age[self._age_rows(segments[:, None], keys[None], len(self.age))], -1, 0)
+        return jnp.moveaxis(
+            self.age[self._age_rows(segments[:, None], keys[None], len(self.age))], -1, 0
+        )
 
     def with_tables(self, value: Any) -> "RelativeBias":
         """The same with a value in place of every table that there is."""

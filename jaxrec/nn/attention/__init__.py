@@ -17,7 +17,7 @@ import chex
 import jax
 
 from jaxrec.layout import SegmentLayout, Structure
-from jaxrec.nn.attention import banded, blocked, dense, fused
+from jaxrec.nn.attention import banded, blocked, dense
 from jaxrec.nn.attention.interface import Backend, Bias, Cached, Inputs
 from jaxrec.nn.attention.weights import Kind, Weigh, Weighing
 from jaxrec.types import Array
@@ -76,7 +76,18 @@ def _by_structure(inputs: Inputs, layout: SegmentLayout, weigh: Weigh) -> jax.Ar
     return BLOCKS[structure](inputs, layout, weigh)
 
 
+def _fused(inputs: Inputs, layout: SegmentLayout, weigh: Weigh) -> jax.Array:
+    """The kernels where there are some for a call; where not, a line says so, once."""
+    from jaxrec.nn.attention import fused  # Pallas takes a third of a second to import
+
+    reason = fused.unfit(inputs, layout, weigh, fused.platform())
+    if reason is None:
+        return fused.attend(inputs, layout, weigh)
+    fused.say_once(reason)
+    return _by_structure(inputs, layout, weigh)
+
+
 # structure of a layout's visible pairs -> what computes its blocks
 BLOCKS: dict[Structure, Backend] = {"segments": blocked.attend, "band": banded.attend}
 # names of `model.attention`
-BACKENDS: dict[str, Backend] = {"dense": dense.attend, "blocked": _by_structure, "fused": fused.attend}
+BACKENDS: dict[str, Backend] = {"dense": dense.attend, "blocked": _by_structure, "fused": _fused}

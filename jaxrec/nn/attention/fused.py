@@ -1,7 +1,7 @@
 """Attention by segments in one kernel on TPU: logits, masks and biases stay in fast memory.
 
 q, k and v are read once and the output is written once; the backward pass computes the weights
-again. On other platforms `blocked` computes the same, and where no kernel fits, a line says so.
+again. Where there is no kernel for a call (`unfit`), `blocked` computes the same.
 """
 
 import functools
@@ -14,26 +14,22 @@ import numpy as np
 from jax.sharding import AxisType, PartitionSpec
 
 from jaxrec.layout import SegmentLayout
-from jaxrec.nn.attention import blocked, fused_kernels
+from jaxrec.nn.attention import fused_kernels
 from jaxrec.nn.attention.fused_kernels import Operands
-from jaxrec.nn.attention.fused_plan import FAST_MEMORY, LANES, KernelRun, Plan, padded
+from jaxrec.nn.attention.fused_plan import FAST_MEMORY, LANES, KernelRun, Plan
 from jaxrec.nn.attention.interface import Cached, Inputs
 from jaxrec.nn.attention.weights import Weigh, Weighing
 from jaxrec.nn.bias import RelativeBias
-from jaxrec.types import Array, Tree
+from jaxrec.types import Array
 
 
 def attend(
     inputs: Inputs, layout: SegmentLayout, weigh: Weigh, *, interpret: bool = False
 ) -> jax.Array:
-    """A backend of `attention.attend`, for layouts whose view has the structure `segments`.
+    """A backend of `attention.attend`, for what `unfit` has no objection to.
 
-    interpret: computes the kernels on any device, slowly, instead of `blocked`.
+    interpret: computes the kernels on any device, slowly.
     """
-    reason = unfit(inputs, layout, weigh)
-    if reason is not None:
-        _say_once(reason)
-        return blocked.attend(inputs, layout, weigh)
     plan = plan_of(inputs, layout, weigh, interpret)
     return _over_users(functools.partial(_attention, plan), inputs)
 
@@ -45,8 +41,10 @@ def plan_of(inputs: Inputs, layout: SegmentLayout, weigh: Weigh, interpret: bool
     return Plan(layout, weigh.kind, weigh.normalizer, heads, width, interpret)
 
 
-def unfit(inputs: Inputs, layout: SegmentLayout, weigh: Weigh) -> str | None:
+def unfit(inputs: Inputs, layout: SegmentLayout, weigh: Weigh, platform: str) -> str | None:
     """Why there is no kernel for a call; None: there is one."""
+    if platform != "tpu":
+        return f"kernels are for TPU, this is {platform}"
     if layout.view.structure != "segments":
         return "visible pairs do not lie in segments"
     if not isinstance(weigh, Weighing):
@@ -58,15 +56,22 @@ def unfit(inputs: Inputs, layout: SegmentLayout, weigh: Weigh) -> str | None:
     if inputs.q.dtype not in (jnp.float32, jnp.bfloat16):
         return f"numbers are {inputs.q.dtype}"
     plan = plan_of(inputs, layout, weigh)
-    operands = jax.eval_shape(functools.partial(_operands, plan), inputs)
-    need = fused_kernels.fast_memory(plan, operands, backward=True)
+    x = jax.eval_shape(functools.partial(operands, plan), inputs)
+    need = fused_kernels.fast_memory(plan, x, backward=True)
     if need > FAST_MEMORY:
         return f"a row needs {need / 2**20:.0f} MiB of fast memory, {FAST_MEMORY >> 20} are there"
     return None
 
 
+def platform() -> str:
+    """What the program is compiled for: a mesh's devices need not be of this machine."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return getattr(device, "platform", None) or jax.default_backend()
+
+
 @functools.cache
-def _say_once(reason: str) -> None:
+def say_once(reason: str) -> None:
+    """Says that `blocked` is used, and why."""
     print(f"model.attention=fused: blocked is used, {reason}", flush=True)
 
 
@@ -92,23 +97,7 @@ def _over_users(compute: Any, inputs: Inputs) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attention(plan: Plan, inputs: Inputs) -> jax.Array:
-    return _by_platform(plan, _output, _blocked, inputs)
-
-
-def _by_platform(plan: Plan, kernel: Any, otherwise: Any, *operands: Any) -> Any:
-    """Which of the two is chosen when the program is compiled for its platform."""
-    kernel, otherwise = functools.partial(kernel, plan), functools.partial(otherwise, plan)
-    if plan.interpret:
-        return kernel(*operands)
-    return jax.lax.platform_dependent(*operands, tpu=kernel, default=otherwise)
-
-
-def _blocked(plan: Plan, inputs: Inputs) -> jax.Array:
-    return blocked.attend(inputs, plan.layout, Weighing(plan.kind, plan.normalizer))
-
-
-def _output(plan: Plan, inputs: Inputs) -> jax.Array:
-    rows = fused_kernels.output(plan, *_scalars(plan, inputs), _operands(plan, inputs))
+    rows = fused_kernels.output(plan, *_scalars(plan, inputs), operands(plan, inputs))
     return _unpadded(plan, rows).reshape(inputs.v.shape)
 
 
@@ -117,35 +106,9 @@ def _attention_forward(plan: Plan, inputs: Inputs) -> tuple[jax.Array, Inputs]:
 
 
 def _attention_backward(plan: Plan, inputs: Inputs, upstream: jax.Array) -> tuple[Inputs]:
-    floating = jax.tree.map(lambda x: jnp.issubdtype(x.dtype, jnp.inexact), inputs)
-    trained = jax.tree.map(lambda x, use: x if use else None, inputs, floating)
-    fixed = jax.tree.map(lambda x, use: None if use else x, inputs, floating)
-    gradients = _by_platform(plan, _gradients, _blocked_gradients, trained, fixed, upstream)
-    nothing = jax.tree.map(lambda x: np.zeros(x.shape, jax.dtypes.float0), fixed)
-    return (_joined(gradients, nothing),)
-
-
-_attention.defvjp(_attention_forward, _attention_backward)
-
-
-def _joined(one: Inputs, other: Inputs) -> Inputs:
-    """Every leaf from where it is not None."""
-    return jax.tree.map(
-        lambda a, b: b if a is None else a, one, other, is_leaf=lambda x: x is None
-    )
-
-
-def _blocked_gradients(plan: Plan, trained: Inputs, fixed: Inputs, upstream: jax.Array) -> Inputs:
-    _, pull = jax.vjp(lambda trained: _blocked(plan, _joined(trained, fixed)), trained)
-    return pull(upstream)[0]
-
-
-def _gradients(plan: Plan, trained: Inputs, fixed: Inputs, upstream: jax.Array) -> Inputs:
-    """Of the leaves of `trained`."""
-    inputs = _joined(trained, fixed)
-    operands = _operands(plan, inputs)
+    x = operands(plan, inputs)
     rows = _padded(plan, _flat(upstream))
-    found = fused_kernels.gradients(plan, *_scalars(plan, inputs), operands, rows)
+    found = fused_kernels.gradients(plan, *_scalars(plan, inputs), x, rows)
     cached, cached_count = inputs.cached, plan.layout.num_cached
     own = plan.earlier[cached_count:] - cached_count
 
@@ -166,13 +129,12 @@ def _gradients(plan: Plan, trained: Inputs, fixed: Inputs, upstream: jax.Array) 
         cached = Cached(
             of_cached(found.tokens_k, cached.k), of_cached(found.tokens_v, cached.v), None
         )
-    bias = trained.bias
+    bias = inputs.bias
     if isinstance(bias, RelativeBias):
-        _, pull = jax.vjp(functools.partial(_tables, plan), _joined(bias, fixed.bias))
+        _, pull = jax.vjp(functools.partial(_tables, plan), bias)
         time = None if found.time is None else found.time.sum(-1)[:, None]
-        (of_bias,) = pull((found.distance, found.age, time))
-        bias = of_bias.without_times()
-    return Inputs(
+        (bias,) = pull((found.distance, found.age, time))
+    of_inputs = Inputs(
         q=_unpadded(plan, found.q).reshape(inputs.q.shape),
         k=positions(found.k, found.tokens_k),
         v=positions(found.v, found.tokens_v),
@@ -180,6 +142,10 @@ def _gradients(plan: Plan, trained: Inputs, fixed: Inputs, upstream: jax.Array) 
         cached=cached,
         bias=bias,
     )
+    return (of_inputs,)
+
+
+_attention.defvjp(_attention_forward, _attention_backward)
 
 
 # -- arrays as the kernels want them -----------------------------------------------------------
@@ -241,7 +207,7 @@ def _at_tokens(plan: Plan, x: jax.Array) -> jax.Array:
 def _scalars(plan: Plan, inputs: Inputs) -> tuple[jax.Array, jax.Array]:
     """int32 [B S] rows of each segment up to the last that exists, [2 S] ranges of tokens."""
     there = _segments(plan, inputs.valid, lambda run: run.length)
-    last = [(part * np.arange(1, part.shape[2] + 1)).max(2) for part in there]
+    last = [(part * np.arange(1, part.shape[2] + 1)[None, None]).max(2) for part in there]
     return (
         jnp.concatenate(last, axis=1).astype(jnp.int32).reshape(-1),
         jnp.asarray(plan.ranges.reshape(-1)),
@@ -249,13 +215,10 @@ def _scalars(plan: Plan, inputs: Inputs) -> tuple[jax.Array, jax.Array]:
 
 
 def _tables(plan: Plan, bias: RelativeBias) -> tuple[jax.Array | None, ...]:
-    """Tables of the bias by pair of rows, by segment and token, by lane."""
+    """Tables of the bias by block of pairs, by segment and token, by lane."""
     distance = age = time = None
-    rows, lanes = plan.segment_rows, plan.lanes
     if bias.distance is not None:
-        distance = bias.by_distance(max(run.length for run in plan.runs))
-        size = distance.shape[1]
-        distance = jnp.pad(distance, ((0, 0), (0, rows - size), (0, lanes - size)))
+        distance = bias.by_distance(plan.lanes // LANES, LANES)
     if bias.age is not None and plan.token_lanes:
         age = bias.by_age(np.arange(plan.segments), plan.earlier)
         age = jnp.pad(age, ((0, 0), (0, 0), (0, plan.token_lanes - age.shape[2])))
@@ -264,7 +227,7 @@ def _tables(plan: Plan, bias: RelativeBias) -> tuple[jax.Array | None, ...]:
     return distance, age, time
 
 
-def _operands(plan: Plan, inputs: Inputs) -> Operands:
+def operands(plan: Plan, inputs: Inputs) -> Operands:
     """What the kernels read."""
     q, k, v, valid, cached, bias = inputs
     bias = cast(RelativeBias | None, bias)
@@ -282,7 +245,7 @@ def _operands(plan: Plan, inputs: Inputs) -> Operands:
         jnp.concatenate(_segments(plan, x.astype(jnp.int32), lambda _: plan.lanes), axis=1)
         for x in rows
     ]
-    operands = Operands(
+    x = Operands(
         q=_padded(plan, _flat(q)),
         k=_padded(plan, _flat(k)),
         v=_padded(plan, _flat(v)),
@@ -292,7 +255,7 @@ def _operands(plan: Plan, inputs: Inputs) -> Operands:
         time=time,
     )
     if not plan.token_lanes:
-        return operands
+        return x
 
     def tokens(x: Array, before: Array | None) -> jax.Array:
         own = x[:, plan.earlier[count:] - count]
@@ -304,7 +267,7 @@ def _operands(plan: Plan, inputs: Inputs) -> Operands:
     cached_k, cached_v, cached_valid = none if cached is None else cached
     exists = tokens(valid, cached_valid).astype(jnp.int32)
     times = jnp.pad(tokens_times, ((0, 0), (0, plan.token_lanes - len(plan.earlier))))
-    return operands._replace(
+    return x._replace(
         tokens_k=_flat(tokens(k, cached_k)),
         tokens_v=_flat(tokens(v, cached_v)),
         tokens_info=jnp.stack([times, exists], axis=1),

@@ -21,6 +21,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from jaxrec.nn.attention.fused_plan import (
     BUCKETS,
+    CHUNK,
     FAST_MEMORY,
     INFO,
     LANES,
@@ -41,7 +42,8 @@ class Operands(NamedTuple):
 
     q, k, v: [B, R, N H]. tokens_k, tokens_v: [B, C, N H]. info: int32 [B, S, 4, W], query times,
     key times, and whether the key exists. tokens_info: int32 [B, 2, C], times and existence.
-    distance: float32 [N, rows, W]; age: float32 [N, S, C]; time: float32 [N, 1, 128].
+    distance: float32 [N, W / 128, 128, 128], see `RelativeBias.by_distance`; age: float32
+    [N, S, C]; time: float32 [N, 1, 128].
     None: there are none.
     """
 
@@ -137,9 +139,12 @@ def _of_head(plan: Plan, x: jax.Array, head: int) -> jax.Array:
 def _looked_up(table: jax.Array, buckets: Sequence[jax.Array]) -> jax.Array:
     """[rows, lanes] of a table [1, 128]."""
     rows = jnp.broadcast_to(table, buckets[0].shape)
-    parts = [
-        jnp.take_along_axis(rows, bucket, axis=1, mode="promise_in_bounds") for bucket in buckets
-    ]
+    return _side_by_side(
+        [jnp.take_along_axis(rows, bucket, axis=1, mode="promise_in_bounds") for bucket in buckets]
+    )
+
+
+def _side_by_side(parts: list[jax.Array]) -> jax.Array:
     return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=1)
 
 
@@ -149,7 +154,9 @@ def _logits(
     """[rows, keys] of the own keys and, where there are earlier tokens, of those."""
     own = _dot(q, k, (1, 1))
     if x.distance is not None:
-        own = own + x.distance[head, chunk.start : chunk.stop, : chunk.stop]
+        count, row = chunk.stop - chunk.start, chunk.start // LANES
+        blocks = [x.distance[head, row - column, :count, :] for column in range(row + 1)]
+        own = own + _side_by_side(blocks)[:, : chunk.stop]
     if x.time is not None:
         own = own + _looked_up(x.time[head], chunk.buckets)[:, : chunk.stop]
     if tokens is None:
@@ -327,7 +334,12 @@ def _gradients(
             out.tokens_k[0] += _dot(narrow[1], q_head, (0, 0))
             out.tokens_v[0] += _dot(weights[1].astype(v.dtype), above_head, (0, 0))
         if out.distance is not None:
-            out.distance[head, chunk.start : stop, :stop] += of_logits[0]
+            count, row = stop - chunk.start, chunk.start // LANES
+            for column in range(row + 1):
+                first, last = column * LANES, min(stop, (column + 1) * LANES)
+                out.distance[head, row - column, :count, : last - first] += of_logits[0][
+                    :, first:last
+                ]
         if out.age is not None:
             out.age[head, pl.ds(chunk.segment, 1), :] += of_logits[1].sum(0, keepdims=True)
         of_heads.append(of_logits)
@@ -380,7 +392,7 @@ def specs(plan: Plan) -> dict[str, pl.BlockSpec]:
         "info": pl.BlockSpec((1, segments, INFO, plan.lanes), lambda g, b, *_: (b, 0, 0, 0)),
         "tokens_info": pl.BlockSpec((1, TOKENS_INFO, tokens), lambda g, b, *_: (b, 0, 0)),
         "distance": pl.BlockSpec(
-            (group, plan.segment_rows, plan.lanes), lambda g, b, *_: (g, 0, 0)
+            (group, plan.lanes // LANES, CHUNK, LANES), lambda g, b, *_: (g, 0, 0, 0)
         ),
         "age": pl.BlockSpec((group, segments, tokens), lambda g, b, *_: (g, 0, 0)),
         "time": pl.BlockSpec((group, 1, BUCKETS), lambda g, b, *_: (g, 0, 0)),
@@ -404,9 +416,7 @@ def operand_specs(plan: Plan, x: Operands) -> Operands:
         block["age"],
         block["time"],
     )
-    return Operands(
-        *(None if a is None else spec for a, spec in zip(x, named, strict=True))
-    )
+    return Operands(*(None if a is None else spec for a, spec in zip(x, named, strict=True)))
 
 
 def gradient_shapes(plan: Plan, x: Operands) -> tuple[Gradients, Gradients]:
@@ -513,7 +523,8 @@ def cost(plan: Plan, x: Operands, *, backward: bool) -> pl.CostEstimate:
     return pl.CostEstimate(
         flops=plan.flops(users, products),
         bytes_accessed=moved,
-        transcendentals=pairs * (plan.heads * transcendentals + (groups if x.time is not None else 0)),
+        transcendentals=pairs
+        * (plan.heads * transcendentals + (groups if x.time is not None else 0)),
     )
 
 

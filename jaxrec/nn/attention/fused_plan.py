@@ -16,10 +16,10 @@ from jaxrec.layout import SegmentLayout
 from jaxrec.nn.attention.weights import Kind
 
 ROWS, LANES = 8, 128  # a vector register of a TPU core: sublanes, lanes
-CHUNK = 128  # query rows computed at once
+CHUNK = LANES  # query rows computed at once: blocks of pairs are square
 BUCKETS = LANES  # rows of the time table that a kernel holds: one per lane
 TOKENS_INFO, INFO = 2, 4  # rows of integers: see `fused.Operands`
-FAST_MEMORY = 64 * 2**20  # bytes a kernel may use: the smallest of the chips, v5e to v7x
+FAST_MEMORY = 64 * 2**20  # bytes a kernel may use: a core of v5p has these, v5e and v6e twice
 
 
 def padded(count: int, multiple: int) -> int:
