@@ -154,10 +154,6 @@ class RelativeBias:
         there = [name for name in names if getattr(self, name) is not None]
         return dataclasses.replace(self, **dict.fromkeys(there, value))
 
-    def without_times(self) -> "RelativeBias":
-        """The tables alone."""
-        return dataclasses.replace(self, query_times=None, key_times=None)
-
     def _age_rows(self, query_segment: np.ndarray, keys: np.ndarray, height: int) -> np.ndarray:
         """Rows of an age table of this height; pairs that are not visible get some row."""
         age = query_segment - self.layout.key_segment[keys]

@@ -15,8 +15,9 @@ from jax.sharding import AxisType
 from jaxrec.benchmark import aot
 from jaxrec.layout import SegmentLayout
 from jaxrec.nn import attention
-from jaxrec.nn.attention import fused, fused_kernels
-from jaxrec.nn.attention.fused_plan import CHUNK, FAST_MEMORY, Plan
+from jaxrec.nn.attention import fused
+from jaxrec.nn.attention.fused import arrays, calls
+from jaxrec.nn.attention.fused.plan import CHUNK, FAST_MEMORY, Plan
 from jaxrec.nn.attention.weights import Weighing
 from jaxrec.nn.bias import TIME_BUCKETS, RelativeBias, time_bucket
 from tests.nn.test_attention import LAYOUTS, attend, expected, problem
@@ -233,7 +234,7 @@ def test_other_weights_and_other_biases_have_no_kernel():
 def operands_of(layout, kind="pointwise", **sizes):
     inputs = inputs_of(layout, **sizes)
     plan = fused.plan_of(inputs, layout, Weighing(kind))
-    return plan, jax.eval_shape(functools.partial(fused.operands, plan), inputs)
+    return plan, jax.eval_shape(functools.partial(arrays.operands, plan), inputs)
 
 
 @pytest.mark.parametrize("backward", [False, True])
@@ -241,11 +242,11 @@ def operands_of(layout, kind="pointwise", **sizes):
 def test_declared_cost_is_the_sum_over_the_grid(layout, backward):
     plan, x = operands_of(layout, heads=4, width=64, users=3)
     blocks, arrays = (
-        [fused_kernels.operand_specs(plan, x), fused_kernels.specs(plan)["row"]],
+        [calls.operand_specs(plan, x), calls.specs(plan)["row"]],
         [x, x.q],
     )
     if backward:
-        shapes, of_gradients = fused_kernels.gradient_shapes(plan, x)
+        shapes, of_gradients = calls.gradient_shapes(plan, x)
         blocks.append(of_gradients)
         arrays.append(shapes)
     moved = flops = 0
@@ -263,7 +264,7 @@ def test_declared_cost_is_the_sum_over_the_grid(layout, backward):
                 keys = stop + plan.token_lanes
                 products = 7 if backward else 2  # of which 2 are done again
                 flops += run.count * products * 2 * (stop - start) * keys * plan.width
-    declared = fused_kernels.cost(plan, x, backward=backward)
+    declared = calls.cost(plan, x, backward=backward)
     assert declared.bytes_accessed == moved
     assert declared.flops == flops
 
@@ -273,7 +274,7 @@ def test_declared_cost_is_the_sum_over_the_grid(layout, backward):
 def test_fast_memory_is_under_the_limit_of_the_chips(items, width):
     plan, x = operands_of(SegmentLayout.stream(items, 8, 4), heads=8, width=width)
     need = {
-        name: fused_kernels.fast_memory(plan, x, backward=name == "backward")
+        name: calls.fast_memory(plan, x, backward=name == "backward")
         for name in ("forward", "backward")
     }
     print(

@@ -8,7 +8,6 @@ positions and the tokens of earlier segments; the ones that it sees are one rang
 import dataclasses
 import functools
 import math
-from typing import NamedTuple
 
 import numpy as np
 
@@ -27,7 +26,8 @@ def padded(count: int, multiple: int) -> int:
     return -(-count // multiple) * multiple
 
 
-class KernelRun(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class KernelRun:
     """Segments of equal shape: index of the first, how many, positions, rows, first row."""
 
     first: int
