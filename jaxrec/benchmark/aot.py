@@ -196,6 +196,8 @@ def measure(name: str, config: Config, model: recommender.Model, mesh: Mesh, chi
         return {"function": name, "fits": False, "error": str(error).splitlines()[0][:500]}
     description = plan.describe(compiled)
     total = flops(name, config, model, mesh)
+    if cheapest := description["cheapest_branches"]:
+        cheapest["roofline"] = roofline.roofline(total, cheapest, CHIPS[chip], mesh.size)
     return {
         "function": name,
         "fits": description["memory"]["total"] <= CHIPS[chip].memory,
@@ -222,6 +224,8 @@ def show(row: Json) -> None:
         print(f"    {line}", flush=True)
     print(f"    FLOPs per chip by the layout: {row['flops_per_chip']:.4g}", flush=True)
     print(f"    roofline, ms: {_times(row['roofline'])}", flush=True)
+    if cheapest := row["cheapest_branches"]:
+        print(f"    with the cheapest branches: {_times(cheapest['roofline'])}", flush=True)
     for line in plan.named_lines(row):
         print(f"    {line}", flush=True)
     print(f"    other chips, ms; {row['other_chips']['note']}", flush=True)

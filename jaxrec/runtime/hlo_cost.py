@@ -15,7 +15,7 @@ without counts its operands and results.
 import functools
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 from jaxrec.runtime import hlo, hlo_loops
@@ -63,8 +63,12 @@ class Count(NamedTuple):
         return sum(one.times * one.flops for one in self.operations)
 
 
-def count(text: str) -> Count:
-    """What one call of a compiled program moves and computes. text: `compiled.as_text()`."""
+def count(text: str, cheapest: bool = False) -> Count:
+    """What one call of a compiled program moves and computes.
+
+    text: `compiled.as_text()`. cheapest: conditionals count their cheapest branch instead of their
+    costliest.
+    """
     module = hlo.parse(text)
 
     @functools.cache
@@ -78,7 +82,7 @@ def count(text: str) -> Count:
     def cost(name: str) -> float:
         return sum(moved + work / FLOPS_PER_BYTE for _, moved, work in rows(name))
 
-    runs = hlo_loops.executions(module, cost)
+    runs = hlo_loops.executions(module, cost, cheapest)
     operations = [
         Operation(instruction, name, times, moved, work)
         for name, times in runs.times.items()
@@ -105,14 +109,6 @@ def declared(instruction: hlo.Instruction) -> dict[str, int] | None:
     if fields is None:
         return None
     return {name: int(value) for name, value in re.findall(r'"(\w+)":"?(\d+)', fields)}
-
-
-def inner(module: hlo.Module, instruction: hlo.Instruction) -> Iterator[hlo.Instruction]:
-    """Instructions inside a fusion, at any depth."""
-    called = module.callee(instruction) if instruction.opcode == "fusion" else None
-    for one in called.instructions.values() if called else ():
-        yield one
-        yield from inner(module, one)
 
 
 # bytes

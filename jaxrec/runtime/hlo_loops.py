@@ -31,12 +31,14 @@ class Executions(NamedTuple):
     assumed: list[str]
 
 
-def executions(module: hlo.Module, cost: Callable[[str], float]) -> Executions:
+def executions(
+    module: hlo.Module, cost: Callable[[str], float], cheapest: bool = False
+) -> Executions:
     """Runs of every computation that is called; those of fusions and reducers are not here.
 
-    cost: of one run of a computation, without what it calls. A conditional counts its most
-    expensive branch. A loop of unknown length counts as often as covers the arrays that it cuts
-    (see `cover`), or once. Both are named in `assumed`.
+    cost: of one run of a computation, without what it calls. A conditional counts its costliest
+    branch, or its cheapest. A loop of unknown length counts as often as covers the arrays that it
+    cuts (see `cover`), or once. Both are named in `assumed`.
     """
     known: dict[str, Counter[str]] = {}
     assumed: list[str] = []
@@ -62,8 +64,9 @@ def executions(module: hlo.Module, cost: Callable[[str], float]) -> Executions:
             return scaled(called["body"], turns) + scaled(called["condition"], turns + 1)
         if instruction.opcode == "conditional":
             branches = [scaled(name, 1) for name in instruction.branches()]
-            assumed.append(f"the costliest of {len(branches)} branches: {_label(instruction)}")
-            return max(branches, key=lambda b: sum(n * cost(one) for one, n in b.items()))
+            which, pick = ("cheapest", min) if cheapest else ("costliest", max)
+            assumed.append(f"the {which} of {len(branches)} branches: {_label(instruction)}")
+            return pick(branches, key=lambda b: sum(n * cost(one) for one, n in b.items()))
         if instruction.opcode in ("call", "async-start"):
             return scaled(called.get("calls") or called.get("to_apply", ""), 1)
         return Counter()

@@ -198,23 +198,34 @@ def memory(compiled: jax.stages.Compiled) -> dict[str, int]:
     return {**sizes, "total": sum(sizes.values())}
 
 
+def counts(counted: hlo_cost.Count) -> Json:
+    """FLOPs, memory traffic and collectives of one call, per device."""
+    return {
+        "dot_flops": counted.flops,
+        "memory_traffic": counted.bytes,
+        "collectives": traffic(counted),
+    }
+
+
 def describe(compiled: jax.stages.Compiled) -> Json:
     """JSON value of a compiled function, per device and call.
 
     dot_flops, memory_traffic: see `hlo_cost`. xla_flops, xla_bytes_accessed: XLA's count, the body
-    of a loop once. assumed: what the compiled text did not say.
+    of a loop once. assumed: what the compiled text did not say. cheapest_branches: the counts of a
+    program with conditionals when they take their cheapest branches, otherwise None.
     """
     cost = compiled.cost_analysis() or {}
     text = compiled.as_text()
     assert text is not None
     counted = hlo_cost.count(text)
+    runs = {one.instruction.opcode for one in counted.operations}
+    cheapest = counts(hlo_cost.count(text, cheapest=True)) if "conditional" in runs else None
     return {
         "memory": memory(compiled),
-        "dot_flops": counted.flops,
-        "memory_traffic": counted.bytes,
+        **counts(counted),
+        "cheapest_branches": cheapest,
         "xla_flops": float(cost.get("flops", 0.0)),
         "xla_bytes_accessed": float(cost.get("bytes accessed", 0.0)),
-        "collectives": traffic(counted),
         "largest_collectives": largest_collectives(counted),
         "heaviest_operations": heaviest_operations(counted),
         "largest_buffers": largest_buffers(counted),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jaxrec.runtime import hlo, hlo_cost
+from jaxrec.runtime import hlo, hlo_cost, plan
 
 TURNS = 7
 
@@ -168,9 +168,16 @@ def test_a_conditional_counts_its_costliest_branch():
     def either(p, x):
         return lax.cond(p, lambda x: x @ x, lambda x: x + 1, x)
 
-    found = counted(either, shape(dtype=jnp.bool_), shape(256, 256))
+    program = compiled(either, shape(dtype=jnp.bool_), shape(256, 256))
+    found = hlo_cost.count(program.as_text())
     assert found.flops == 2 * 256**3
     assert found.assumed[0].startswith("the costliest of 2 branches")
+    found = hlo_cost.count(program.as_text(), cheapest=True)
+    assert found.flops == 0
+    assert found.assumed[0].startswith("the cheapest of 2 branches")
+    described = plan.describe(program)
+    assert described["dot_flops"] == 2 * 256**3
+    assert described["cheapest_branches"]["dot_flops"] == 0
 
 
 KERNEL = """ENTRY %main (x: f32[256,256]) -> f32[256,256] {
