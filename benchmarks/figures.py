@@ -158,29 +158,46 @@ def encodings(record: Json) -> str:
 
 
 def aot(record: Json) -> str:
-    """Memory, traffic and roofline of compiled functions."""
-    rows = []
+    """Memory, traffic, roofline and heaviest operations of compiled functions."""
+    rows, heaviest = [], []
     for row in record["rows"]:
         if "memory" not in row:  # the compiler gave up
-            rows.append([row["function"], f"does not fit: {row['error']}", "-", "-", "-"])
+            rows.append([row["function"], f"does not fit: {row['error']}", *["-"] * 5])
             continue
         moved = ", ".join(
             f"{kind} {megabytes(traffic['bytes'])}" for kind, traffic in row["collectives"].items()
         )
+        times = row["roofline"]
+        resources = ("compute", "dots", "memory", "network")
         rows.append(
             [
                 row["function"],
                 f"{row['memory']['total'] / 2**30:.1f} of {row['memory_capacity'] / 2**30:.0f} GiB",
-                f"{row['flops_per_chip'] / 1e9:,.0f}",
+                f"{row['flops_per_chip'] / 1e9:,.0f} / {row['dot_flops'] / 1e9:,.0f}",
+                f"{row['memory_traffic'] / 1e9:,.1f} GB",
                 moved,
-                f"{row['roofline']['step_s'] * 1e3:.1f} ({row['roofline']['bound']})",
+                " / ".join(f"{times[name + '_s'] * 1e3:.1f}" for name in resources),
+                f"{times['share_of_peak']:.1%} ({times['bound']})",
             ]
         )
+        heaviest += [
+            [
+                row["function"],
+                f"{one['bytes'] / 1e9:.1f}",
+                f"`{'/'.join(one['operation'].split('/')[-3:])}`",
+                f"`{one['source']}`" if one["source"] else "",
+            ]
+            for one in row["heaviest_operations"][: 8 if row["function"] == "train" else 3]
+        ]
     mesh = ", ".join(f"{name} {size}" for name, size in record["mesh"].items())
     users = record["settings"]["train.batch_size"]
-    head = ["function", "memory per chip", "GFLOP per chip", "collectives", "roofline, ms (bound)"]
+    head = [
+        *("function", "memory per chip", "GFLOP per chip: layout / dots", "memory traffic"),
+        *("collectives", "ms: compute / dots / memory / network", "share of peak (bound)"),
+    ]
     facts = f"Mesh: {mesh}; {record['items']:,} items; batch of {users:,} users."
-    return f"{facts}\n\n{table(head, rows)}"
+    where = table(["function", "GB of memory traffic", "operation", "source"], heaviest)
+    return f"{facts}\n\n{table(head, rows)}\n\nHeaviest operations:\n\n{where}"
 
 
 # float32 numbers that table and optimizer keep of an item, by update; w: width of a row

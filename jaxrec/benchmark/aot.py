@@ -4,9 +4,11 @@
 
 The compiler of the `libtpu` package (extra `tpu-aot`) builds the training step, the compression
 of histories into states, and the scoring of requests against the whole catalog, for every chip
-of the slice. Per chip it prints memory against capacity, FLOPs, collectives and the roofline
-time of a step: the longest of compute, memory and network time at their peaks, so a lower
-bound. Exit status 1 when something does not fit.
+of the slice. Per chip it prints memory against capacity, FLOPs, memory traffic and collectives with
+loops counted as often as they turn, the heaviest operations and the largest buffers, and the
+roofline time of a step: the longest of compute, memory and network time at their peaks, so a lower
+bound. The same counts at the peaks of other chips stand below. Exit status 1 when something does
+not fit.
 """
 
 import argparse
@@ -21,8 +23,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
 from jaxrec import ranking
-from jaxrec.benchmark import config_file, timing
-from jaxrec.benchmark.roofline import CHIPS, Chip, roofline
+from jaxrec.benchmark import config_file, roofline, timing
+from jaxrec.benchmark.roofline import CHIPS
 from jaxrec.config import Config, MeshConfig
 from jaxrec.errors import ConfigError
 from jaxrec.interop import item_towers
@@ -40,8 +42,8 @@ from jaxrec.types import Batch, Json, Params, Tree
 LIST = 100  # items of a recommendation list
 
 
-def devices_of(topology: str) -> tuple[Chip, list[jax.Device]]:
-    """The chip of a slice such as `v5e:4x4`, and descriptions of its devices.
+def devices_of(topology: str) -> tuple[str, list[jax.Device]]:
+    """Name of the chip of a slice such as `v5e:4x4`, and descriptions of its devices.
 
     Raises ConfigError for an unknown slice, and where the compiler is not installed.
     """
@@ -52,7 +54,7 @@ def devices_of(topology: str) -> tuple[Chip, list[jax.Device]]:
         raise ConfigError("the compiler for TPUs is missing: pip install 'jaxrec[tpu-aot]'")
     # libtpu would ask a metadata server that exists on TPU machines only
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    # and its compiler lets one process in at a time, as if there were a chip to share
+    # a compiler holds no chip, so that several may run at once
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     from jax.experimental import topologies
 
@@ -60,7 +62,7 @@ def devices_of(topology: str) -> tuple[Chip, list[jax.Device]]:
         described = topologies.get_topology_desc(platform="tpu", topology_name=topology)
     except (RuntimeError, ValueError) as error:
         raise ConfigError(f"--topology={topology!r}: {str(error).splitlines()[0]}") from error
-    return CHIPS[name], list(described.devices)
+    return name, list(described.devices)
 
 
 def shapes(tree: Tree, sharding: NamedSharding) -> Tree:
@@ -183,7 +185,7 @@ def _text_flops(config: Config, layout: SegmentLayout, mesh: Mesh) -> float:
     return float(3 * chunks * rows * row)
 
 
-def measure(name: str, config: Config, model: recommender.Model, mesh: Mesh, chip: Chip) -> Json:
+def measure(name: str, config: Config, model: recommender.Model, mesh: Mesh, chip: str) -> Json:
     """One function, compiled; `fits` is False where the compiler refuses or memory overflows."""
     try:
         with jax.set_mesh(mesh):  # as in training, so that sharding constraints apply
@@ -194,32 +196,20 @@ def measure(name: str, config: Config, model: recommender.Model, mesh: Mesh, chi
         return {"function": name, "fits": False, "error": str(error).splitlines()[0][:500]}
     description = plan.describe(compiled)
     total = flops(name, config, model, mesh)
+    if cheapest := description["cheapest_branches"]:
+        cheapest["roofline"] = roofline.roofline(total, cheapest, CHIPS[chip], mesh.size)
     return {
         "function": name,
-        "fits": description["memory"]["total"] <= chip.memory,
-        "memory_capacity": chip.memory,
+        "fits": description["memory"]["total"] <= CHIPS[chip].memory,
+        "memory_capacity": CHIPS[chip].memory,
         "flops_per_chip": total / mesh.size,
         **description,
-        "roofline": roofline(total, description, chip, mesh.size),
-        "largest_collectives": largest_collectives(compiled),
+        "roofline": roofline.roofline(total, description, CHIPS[chip], mesh.size),
+        "other_chips": {
+            "note": roofline.OTHER_CHIPS_NOTE.format(chip=chip),
+            **roofline.on_other_chips(chip, total, description, mesh.size),
+        },
     }
-
-
-def largest_collectives(compiled: jax.stages.Compiled, count: int = 8) -> list[Json]:
-    """The collectives that move most bytes per call."""
-    by_bytes = sorted(
-        plan.collectives(compiled.as_text() or ""),
-        key=lambda entry: -entry[0].bytes * entry[1],
-    )
-    return [
-        {
-            "kind": collective.kind,
-            "bytes": collective.bytes,
-            "times": times,
-            "shapes": collective.shapes,
-        }
-        for collective, times in by_bytes[:count]
-    ]
 
 
 def show(row: Json) -> None:
@@ -233,9 +223,20 @@ def show(row: Json) -> None:
     for line in plan.lines(row):
         print(f"    {line}", flush=True)
     print(f"    FLOPs per chip by the layout: {row['flops_per_chip']:.4g}", flush=True)
-    times = row["roofline"]
+    print(f"    roofline, ms: {_times(row['roofline'])}", flush=True)
+    if cheapest := row["cheapest_branches"]:
+        print(f"    with the cheapest branches: {_times(cheapest['roofline'])}", flush=True)
+    for line in plan.named_lines(row):
+        print(f"    {line}", flush=True)
+    print(f"    other chips, ms; {row['other_chips']['note']}", flush=True)
+    for chip, times in row["other_chips"].items():
+        if chip != "note":
+            print(f"        {chip}: {_times(times)}", flush=True)
+
+
+def _times(times: Json) -> str:
     resources = ", ".join(f"{k[:-2]} {times[k] * 1e3:.2f}" for k in times if k.endswith("_s"))
-    print(f"    roofline, ms: {resources} (bound by {times['bound']})", flush=True)
+    return f"{resources} (bound by {times['bound']}), {times['share_of_peak']:.1%} of peak"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -243,7 +244,7 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m jaxrec.benchmark.aot", description=__doc__.split("\n\n")[0]
     )
-    parser.add_argument("--topology", default="v5e:4x4", help="v5e:4x4, v5e:16x16, v5p:2x2x1 ...")
+    parser.add_argument("--topology", default="v5e:4x4", help="v5e:16x16, v5p:2x2x1, v6e:4x4 ...")
     parser.add_argument("--config", default="configs/pod_hstu.py", help="FILE.py[:ARGUMENT]")
     parser.add_argument(
         "--items", type=int, default=10**8 - 1, help="catalog; with padding, mesh.model divides it"

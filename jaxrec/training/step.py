@@ -55,7 +55,8 @@ def assemble(config: Config, task: Task, mesh: Mesh) -> Assembled:
     Raises ValueError where train.table_update needs `task.negatives` and there are none;
     ConfigError where the mesh cannot hold the parameters.
     """
-    shapes = jax.eval_shape(task.init, jax.random.key(config.seed))
+    # the key is made while tracing: devices that are not there cannot make one
+    shapes = jax.eval_shape(lambda: task.init(jax.random.key(config.seed)))
     is_trained = parameters.is_trained(config)
     frozen = frozenset(path for path in leaves.flatten(shapes) if not is_trained(path))
     update = make_update(config, task, mesh, frozen)

@@ -89,7 +89,13 @@ def test_the_item_table_stays_where_it_is(name, width, model, tmp_path):
         for one in row["largest_collectives"]:
             assert all(items + 1 not in shape for shape in one["shapes"]), one
             assert one["bytes"] < part, one
-    assert result["rows"][0]["collectives"]["all-reduce"]["bytes"] > 0
+    train = result["rows"][0]
+    assert train["collectives"]["all-reduce"]["bytes"] > 0
+    assert train["dot_flops"] > 0.9 * train["flops_per_chip"]
+    assert 0 < train["roofline"]["share_of_peak"] < 1
+    assert train["heaviest_operations"][0]["bytes"] > 0
+    assert train["largest_buffers"][0]["bytes"] >= part
+    assert set(train["other_chips"]) == {"note", "v4", "v5p", "v6e", "h100", "h200"}
 
 
 @pytest.mark.parametrize("name", ["pod_hstu", "pod_hstu+hash"])
@@ -128,12 +134,22 @@ def test_a_recipe_that_is_not_there(tmp_path):
         config_file.load(str(tmp_path / "nothing.py"))
 
 
+PLAN = {
+    "dot_flops": 1.5 * 197e12,
+    "memory_traffic": 819e9,
+    "collectives": {"all-reduce": {"count": 1, "bytes": 200e9, "sent": 400e9}},
+}
+
+
 def test_roofline_names_what_decides():
-    plan = {
-        "xla_flops": 0.0,
-        "xla_bytes_accessed": 819e9,
-        "collectives": {"all-reduce": {"count": 1, "bytes": 200e9}},
-    }
-    times = roofline.roofline(197e12 * 4, plan, roofline.CHIPS["v5e"], devices=4)
-    assert (times["compute_s"], times["memory_s"], times["network_s"]) == (1.0, 1.0, 2.0)
-    assert (times["step_s"], times["bound"]) == (2.0, "network")
+    times = roofline.roofline(197e12 * 4, PLAN, roofline.CHIPS["v5e"], devices=4)
+    assert (times["compute_s"], times["dots_s"], times["memory_s"]) == (1.0, 1.5, 1.0)
+    assert (times["network_s"], times["step_s"], times["bound"]) == (2.0, 2.0, "network")
+    assert times["share_of_peak"] == 0.5
+
+
+def test_other_chips_have_the_same_counts_at_their_peaks():
+    others = roofline.on_other_chips("v5e", 197e12 * 4, PLAN, devices=4)
+    assert set(others) == {"v4", "v5p", "v6e", "h100", "h200"}
+    assert others["h200"]["memory_s"] == pytest.approx(819 / 4800)
+    assert others["h100"]["compute_s"] == others["h200"]["compute_s"] == pytest.approx(197 / 989)
