@@ -19,7 +19,7 @@ from jaxrec.benchmark.workload import last_query, random_batch, random_events, s
 from jaxrec.config import Config, MeshConfig
 from jaxrec.data.vocabulary import Vocabulary
 from jaxrec.items import table
-from jaxrec.items.table import ItemRows
+from jaxrec.items.table import RowSource
 from jaxrec.layout import SegmentLayout
 from jaxrec.model import cost, recommender, states
 from jaxrec.model.recommender import LossMetrics, Model
@@ -107,7 +107,7 @@ class MeanPooled(Model):
         train: bool = False,
         item_counts: Array | None = None,
         negatives: Negatives | None = None,
-        rows: ItemRows | None = None,
+        rows: RowSource | None = None,
     ) -> LossMetrics:
         """`Model.loss` over the recent window; gradients also flow through the means.
 

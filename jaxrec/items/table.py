@@ -11,7 +11,8 @@ updates and grows all of them.
 """
 
 import math
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
 
 import flax.linen as nn
 import jax
@@ -39,6 +40,14 @@ class ItemRows(NamedTuple):
     def take(self, ids: Array) -> "ItemRows":
         """The rows of `ids` [...]."""
         return ItemRows(self.embedding[ids], None if self.bias is None else self.bias[ids])
+
+
+class RowSource(Protocol):
+    """Whatever has the rows of items: `ItemRows`, or rows that live with their users."""
+
+    def take(self, ids: Array, /) -> ItemRows:
+        """The rows of ids, int32 [M] that all users share or [B, ...] of users' own."""
+        ...
 
 
 class _Table(nn.Module):
@@ -78,7 +87,7 @@ def has_item_rows(path: str) -> bool:
     return leaf in ROW_LEAVES and group.rpartition("/")[2] == ITEM
 
 
-def split(params: Params) -> tuple[dict[str, Array], Params]:
+def split(params: Params) -> tuple[dict[str, Any], Params]:
     """(leaves with a row per item, by name; all other parameters)."""
     group = params[ITEM]
     rows = {name: leaf for name, leaf in group.items() if name in ROW_LEAVES}
@@ -87,7 +96,7 @@ def split(params: Params) -> tuple[dict[str, Array], Params]:
     return rows, {**others, ITEM: rest}
 
 
-def join(rows: dict[str, Array], rest: Params) -> Params:
+def join(rows: Mapping[str, Any], rest: Params) -> Params:
     """The inverse of `split`."""
     return {**rest, ITEM: {**rows, **rest[ITEM]}}
 

@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import jax
@@ -14,7 +15,7 @@ from jax.sharding import Mesh
 from jaxrec.config import LossConfig, ModelConfig
 from jaxrec.items import repeats, table
 from jaxrec.items.repeats import HalfLives
-from jaxrec.items.table import ItemRows
+from jaxrec.items.table import ItemRows, RowSource
 from jaxrec.layout import SegmentLayout
 from jaxrec.model.network import COMPRESSOR, Network
 from jaxrec.objective import next_item, sampling, targets
@@ -97,7 +98,7 @@ class Model:
         train: bool = False,
         item_dropout: float = 0.0,
         rng: jax.Array | None = None,
-        rows: ItemRows | None = None,
+        rows: RowSource | None = None,
     ) -> tuple[jax.Array, TokenState]:
         """Outputs float32 [B, T, D] and token K/V of any layout derived from the model's.
 
@@ -123,14 +124,16 @@ class Model:
     # -- items -------------------------------------------------------------------------------
 
     def item_vectors(
-        self, params: Params, ids: Array | None = None, rows: ItemRows | None = None
+        self, params: Params, ids: Array | None = None, rows: RowSource | None = None
     ) -> ItemVectors:
         """What queries are compared with: all items [V + 1, D], or items `ids` [...].
 
         Row 0 is padding. rows: rows that `ids` number instead of the catalog's.
         """
-        if rows is not None:
-            stored = rows if ids is None else rows.take(ids)
+        if isinstance(rows, ItemRows) and ids is None:
+            stored = rows
+        elif rows is not None and ids is not None:
+            stored = rows.take(ids)
         elif ids is not None:
             stored = table.lookup(self.config, params, ids)
         else:
@@ -217,7 +220,7 @@ class Model:
         item_counts: Array | None = None,
         item_dropout: float = 0.0,
         negatives: sampling.Negatives | None = None,
-        rows: ItemRows | None = None,
+        rows: RowSource | None = None,
     ) -> LossMetrics:
         """(loss sum, weight sum, metrics) over every predictor of the layout, float32 [] each.
 
@@ -291,7 +294,7 @@ class Model:
         rng: jax.Array | None = None,
         item_counts: Array | None = None,
         negatives: sampling.Negatives | None = None,
-        rows: ItemRows | None = None,
+        rows: RowSource | None = None,
     ) -> Callable[[jax.Array], tuple[jax.Array, jax.Array]]:
         """Outputs [B, P, D] -> (loss sum, weight) of the configured loss.
 
@@ -339,7 +342,7 @@ class _Items:
 
     model: Model
     params: Params
-    rows: ItemRows | None
+    rows: RowSource | None
 
     @property
     def num_items(self) -> int:
@@ -347,9 +350,10 @@ class _Items:
 
     def vectors(self, ids: Array) -> ItemVectors:
         # vectors of few items are made of their rows alone
-        height = self.num_items + 1 if self.rows is None else len(self.rows.embedding)
-        if self.model.config.item_hash == "none" and len(ids) >= height:
-            return jax.tree.map(lambda a: a[ids], self.catalog())
+        if self.rows is None or isinstance(self.rows, ItemRows):
+            height = self.num_items + 1 if self.rows is None else len(self.rows.embedding)
+            if self.model.config.item_hash == "none" and math.prod(ids.shape) >= height:
+                return jax.tree.map(lambda a: a[ids], self.catalog())
         return self.model.item_vectors(self.params, ids, self.rows)
 
     def catalog(self) -> ItemVectors:

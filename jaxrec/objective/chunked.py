@@ -11,7 +11,9 @@ from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
+from jaxrec.runtime.mesh import axes_of_users
 from jaxrec.types import Tree
 
 # (sum of weight x loss, sum of weights): float32 scalars
@@ -49,8 +51,23 @@ def total(
     if chunk < 1:
         raise ValueError(f"chunk={chunk}: a positive number of positions is needed")
     context, weights = jax.lax.stop_gradient((context, weights))
-    size = min(chunk, max(1, weights.shape[0]))
-    return _sum(kernel, size, rows, shared, context, weights), jnp.sum(weights)
+    axes = axes_of_users(weights.shape[0])
+
+    def summed(rows: Tree, shared: Tree, context: Tree, weights: jax.Array) -> jax.Array:
+        size = min(chunk, max(1, weights.shape[0]))
+        value = _sum(kernel, size, rows, shared, context, weights)
+        return jax.lax.psum(value, axes) if axes else value
+
+    if axes:
+        # every device takes its own positions: weighted ones move to the front of its own
+        split, everywhere = PartitionSpec(axes), PartitionSpec()
+        summed = jax.shard_map(
+            summed,
+            in_specs=(split, everywhere, {"rows": split, "shared": everywhere}, split),
+            out_specs=everywhere,
+            check_vma=False,
+        )
+    return summed(rows, shared, context, weights), jnp.sum(weights)
 
 
 def _gather(

@@ -32,7 +32,7 @@ class Items(Protocol):
         ...
 
     def vectors(self, ids: Array) -> ItemVectors:
-        """The vectors of items `ids` int32 [N]: [N, D]."""
+        """The vectors of items `ids`: [M] that all users share, or [B, ...] of users' own."""
         ...
 
     def catalog(self) -> ItemVectors:
@@ -116,7 +116,8 @@ def sampled(
     config, items, vectors = scoring.config, scoring.items, queries.vectors
     width = vectors.shape[-1]
     ids = targets.ids.reshape(-1)
-    positive, negative = items.vectors(ids), items.vectors(negatives.ids)
+    positive, negative = items.vectors(targets.ids), items.vectors(negatives.ids)
+    positive = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), positive)
     chex.assert_shape([positive.vectors, negative.vectors], (None, width))
     contrast = Contrast(
         x=vectors.reshape(-1, width),

@@ -159,6 +159,18 @@ def by_users(x: jax.Array) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, spec("batch"))
 
 
+def axes_of_users(count: int) -> tuple[str, ...]:
+    """Axes of the mesh of `jax.set_mesh` over which `count` rows of users are split.
+
+    Empty where they are not: without a mesh, on one device, when the devices do not divide them,
+    and inside `jax.shard_map`, where they are split already.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    automatic = not mesh.empty and all(kind == AxisType.Auto for kind in mesh.axis_types)
+    splits = automatic and mesh.size > 1 and count % mesh.size == 0
+    return tuple(mesh.axis_names) if splits else ()
+
+
 @dataclasses.dataclass(frozen=True)
 class MeshPlacement:
     """Weights and activations on the mesh of `jax.set_mesh` (`nn.depth.WeightPlacement`)."""

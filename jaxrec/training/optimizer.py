@@ -70,9 +70,14 @@ def decayed(params: Params) -> Tree:
     )
 
 
+def squared_norm(x: jax.Array) -> jax.Array:
+    """float32 []: squared Euclidean norm."""
+    return jnp.sum(jnp.square(x.astype(jnp.float32)))
+
+
 def squared_norms(tree: Tree) -> jax.Array:
     """float32 [P]: squared Euclidean norm of every leaf, in the order of `jax.tree.leaves`."""
-    return jnp.stack([jnp.sum(jnp.square(x.astype(jnp.float32))) for x in jax.tree.leaves(tree)])
+    return jnp.stack([squared_norm(x) for x in jax.tree.leaves(tree)])
 
 
 def clip(gradients: Tree, norm: jax.Array, limit: float) -> Tree:

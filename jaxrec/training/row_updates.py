@@ -1,9 +1,9 @@
 """Item tables of any size: a step reads and writes only the rows that it touches.
 
-The ids of a batch and of its negatives are made unique, their rows are fetched, the loss is given
-those rows alone, and the updated rows are put back. Work and memory of a step depend on the batch,
-not on the catalog. Rows may be split over `mesh.model`: every device reads and writes its own, the
-table itself never moves.
+Every device makes the ids of its users unique, fetches their rows from the devices that own them
+(`row_exchange`), and gives the loss those rows alone; their gradients go back to the owners, which
+update them. Work and memory of a step depend on the batch, not on the catalog, and the table itself
+never moves.
 
 Two rules for a row with gradient g (mean over the batch, after clipping):
   - row-wise Adagrad: one number per row, a += mean(g²), row -= rate · g / (√a + ε), the update of
@@ -13,37 +13,42 @@ Two rules for a row with gradient g (mean over the batch, after clipping):
 A leaf with one number per item (a bias) is updated alike. Weight decay pulls rows when they are
 touched.
 
-Dimension letters: R stored rows, N rows that a step touches, M ids, W numbers of a row.
+Dimension letters: R stored rows, N rows that are updated, W numbers of a row.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
-import chex
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
 from jaxrec.config import ModelConfig, TrainConfig
-from jaxrec.items import hashed, table
-from jaxrec.items.table import ItemRows
+from jaxrec.items import table
 from jaxrec.model import parameters
 from jaxrec.objective.sampling import Sampler
 from jaxrec.runtime import mesh as mesh_lib
+from jaxrec.training import device_rows
 from jaxrec.training import optimizer as optimizer_lib
 from jaxrec.training.gradient import Metrics, mean_gradient
-from jaxrec.training.sharded_rows import put, take
 from jaxrec.training.update import DrawNegatives, Gradient, Loss, apply_optimizer
 from jaxrec.types import Array, Batch, Params, Tree
 
 ADAGRAD_EPS, ADAM_EPS = 1e-8, 1e-8
 BETA1, BETA2 = 0.9, 0.999
 
-Rows: TypeAlias = dict[str, Array]  # name of a leaf of the item table -> its rows
 # name of an accumulator -> its values for some rows of a leaf
 Accumulators: TypeAlias = dict[str, jax.Array]
+
+
+class Stored(NamedTuple):
+    """A leaf of the item table [R, ...] and its accumulators, whole or of one device."""
+
+    leaf: Array
+    accumulators: Accumulators
 
 
 class Rule(NamedTuple):
@@ -88,54 +93,6 @@ def _adam_step(
 RULES = {"adagrad": Rule(_adagrad_init, _adagrad_step), "adam": Rule(_adam_init, _adam_step)}
 
 
-class Touched(NamedTuple):
-    """The rows that a step reads and writes.
-
-    ids: int32 [N] distinct rows of the stored table, ascending, then padding (a row that does not
-    exist). rows: those rows of every leaf of the table, [N, ...]. places: int32 [M], the row of
-    every item id in `item_rows(rows)`. item_rows: rows of the stored table -> rows of the items;
-    row 0 is padding.
-    """
-
-    ids: jax.Array
-    rows: Rows
-    places: jax.Array
-    item_rows: Callable[[Rows], ItemRows]
-
-
-def touch(config: ModelConfig, leaves: Rows, ids: jax.Array, mesh: Mesh) -> Touched:
-    """The rows of the item table that items `ids` int32 [M] need; row 0 (padding) comes first."""
-    chex.assert_rank(ids, 1)
-    if config.item_hash == "none":
-        height = leaves[table.EMBEDDING].shape[0]
-        numbers, places = _unique(ids, fill=height)
-        rows: Rows = {name: take(leaf, numbers, mesh) for name, leaf in leaves.items()}
-        return Touched(
-            numbers,
-            rows,
-            places,
-            lambda rows: ItemRows(rows[table.EMBEDDING], rows.get(table.BIAS)),
-        )
-    # ids first: the loss must tell items from each other, not rows
-    items, places = _unique(ids, fill=0)
-    shared = hashed.rows_of(config, items)
-    numbers, row_places = _unique(shared.reshape(-1), fill=leaves[table.SHARED].shape[0])
-    rows = {table.SHARED: take(leaves[table.SHARED], numbers, mesh)}
-    of_item = row_places.reshape(shared.shape)
-
-    def summed(rows: Rows) -> ItemRows:
-        return ItemRows(jnp.sum(rows[table.SHARED][of_item], axis=1))
-
-    return Touched(numbers, rows, places, summed)
-
-
-def _unique(ids: jax.Array, fill: int) -> tuple[jax.Array, jax.Array]:
-    """(0 and the distinct ids, ascending, then `fill`: [M + 1]; place of every id in it: [M])."""
-    padded = jnp.concatenate([jnp.zeros(1, ids.dtype), ids])
-    unique, places = jnp.unique(padded, size=len(padded), fill_value=fill, return_inverse=True)
-    return unique, places[1:]
-
-
 @dataclasses.dataclass(frozen=True)
 class RowUpdate:
     """An `Update` that reads and writes only the rows of the item table that a step touches.
@@ -177,32 +134,34 @@ class RowUpdate:
         """The mean gradient over the global batch."""
         drawn = self.negatives(rng, sampling)
         leaves, rest = table.split(params)
-        ids = jnp.concatenate([batch.items.reshape(-1), drawn.ids])
-        ids = jax.lax.with_sharding_constraint(ids, mesh_lib.replicated(self.mesh))
-        touched = touch(self.model_config, leaves, ids, self.mesh)
-        count = batch.items.size
-        items = touched.places[:count].reshape(batch.items.shape)
-        items = jax.lax.with_sharding_constraint(items, mesh_lib.batch_sharding(self.mesh))
-        negatives = drawn._replace(ids=touched.places[count:])
+        touched = device_rows.touch(
+            self.model_config, leaves, batch.items, drawn.ids, mesh=self.mesh
+        )
+        negatives = drawn._replace(ids=touched.negatives)
 
         def summed_loss(
             params: Params, microbatch: Batch, key: jax.Array
         ) -> tuple[jax.Array, jax.Array, Metrics]:
             rows, rest = table.split(params)
-            item_rows = touched.item_rows(rows)
             return self.loss(
-                rest, microbatch, rng=key, train=True, negatives=negatives, rows=item_rows
+                rest, microbatch, rng=key, train=True, negatives=negatives, rows=touched.items(rows)
             )
 
         value, metrics, gradients = mean_gradient(
             summed_loss,
             table.join(touched.rows, rest),
-            batch._replace(items=items),
+            batch._replace(items=touched.places),
             rng,
             microbatches=self.config.grad_accum_steps,
             mesh=self.mesh,
         )
-        return Gradient(value, metrics, gradients, touched)
+        row_gradients, rest_gradients = table.split(gradients)
+        reduced, row_squares, first_ids = device_rows.reduce(touched, row_gradients)
+        tree = table.join(reduced, rest_gradients)
+        squares = table.join(row_squares, jax.tree.map(optimizer_lib.squared_norm, rest_gradients))
+        return Gradient(
+            value, metrics, tree, jnp.stack(jax.tree.leaves(squares)), (touched, first_ids)
+        )
 
     def apply(
         self,
@@ -220,49 +179,45 @@ class RowUpdate:
             self.optimizer, rest_gradients, rest, opt_state["dense"], finite=finite
         )
         accumulators = _by_leaf(opt_state["rows"])
-        for name, g in row_gradients.items():
-            leaves[name], accumulators[name] = self._updated(
-                name,
-                leaves[name],
-                accumulators[name],
-                touched=gradient.touched,
-                gradients=g,
-                step=step,
-                finite=finite,
-            )
+        shards = {name: Stored(leaf, accumulators[name]) for name, leaf in leaves.items()}
+        update = functools.partial(self._updated, step=step, finite=finite)
+        touched, first_ids = gradient.touched
+        shards = device_rows.apply(touched, first_ids, row_gradients, shards, update)
+        leaves = {name: stored.leaf for name, stored in shards.items()}
+        accumulators = {name: stored.accumulators for name, stored in shards.items()}
         return table.join(leaves, rest), {"dense": dense, "rows": _by_accumulator(accumulators)}
 
     def _updated(
         self,
         name: str,
-        leaf: Array,
-        accumulators: Accumulators,
+        stored: Stored,
+        ids: jax.Array,
+        gradients: jax.Array,
         *,
-        touched: Touched,
-        gradients: Array,
         step: jax.Array,
         finite: jax.Array,
-    ) -> tuple[jax.Array, Accumulators]:
+    ) -> Stored:
         """A leaf [R, ...] and its accumulators after the step.
 
-        gradients: [N, ...]. A touched row whose gradient is zero is not changed, not even decayed.
+        ids: int32 [N] distinct rows, then R; gradients: [N, ...]. A row whose gradient is zero is
+        not changed, not even decayed.
         """
-        rows = jnp.asarray(touched.rows[name], jnp.float32)
-        chex.assert_equal_shape([rows, gradients])
         g = jnp.asarray(gradients, jnp.float32)
         changed = finite & jnp.any(g != 0, axis=_columns(g))
-        old = {key: take(value, touched.ids, self.mesh) for key, value in accumulators.items()}
-        update, new = self.rule.step(g, old, step)
+        ids = jnp.where(changed, ids, len(stored.leaf))  # nowhere
+
+        def read(x: Array) -> jax.Array:
+            return jnp.asarray(x).at[ids].get(mode="fill", fill_value=0)
+
+        def written(x: Array, rows: jax.Array) -> jax.Array:
+            return jnp.asarray(x).at[ids].set(rows.astype(x.dtype), mode="drop")
+
+        rows = jnp.asarray(read(stored.leaf), jnp.float32)
+        update, new = self.rule.step(g, jax.tree.map(read, stored.accumulators), step)
         decayed = parameters.is_decayed(f"{table.ITEM}/{name}")
         decay = self.config.weight_decay if decayed else 0.0
         moved = rows - optimizer_lib.schedule(self.config)(step) * (update + decay * rows)
-
-        def written(stored: Array, after: jax.Array, before: jax.Array) -> jax.Array:
-            values = jnp.where(_per_row(changed, after), after, before)
-            return put(stored, touched.ids, values, self.mesh)
-
-        accumulators = {key: written(accumulators[key], new[key], old[key]) for key in accumulators}
-        return written(leaf, moved, rows), accumulators
+        return Stored(written(stored.leaf, moved), jax.tree.map(written, stored.accumulators, new))
 
 
 def _by_accumulator(leaves: dict[str, Accumulators]) -> Tree:

@@ -128,8 +128,7 @@ def make_step(
     def step(state: TrainState, batch: Tree, sampling: Tree) -> tuple[TrainState, StepMetrics]:
         rng = step_key(seed, state.step)
         gradient = update.gradient(state.params, batch, rng, sampling)
-        squares = optimizer_lib.squared_norms(gradient.tree)
-        norm = jnp.sqrt(jnp.sum(squares))
+        norm = jnp.sqrt(jnp.sum(gradient.squares))
         finite = jnp.isfinite(gradient.loss) & jnp.isfinite(norm)
         clipped = optimizer_lib.clip(gradient.tree, norm, config.grad_clip_norm)
         params, opt_state = update.apply(
@@ -150,7 +149,7 @@ def make_step(
             **gradient.metrics,
         }
         after = TrainState(state.step + 1, params, opt_state, ema)
-        return after, StepMetrics(scalars, squares)
+        return after, StepMetrics(scalars, gradient.squares)
 
     everywhere = mesh_lib.replicated(mesh)
     return jax.jit(

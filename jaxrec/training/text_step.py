@@ -197,7 +197,8 @@ class TextUpdate:
         present = jnp.maximum(jnp.sum(batch.owner > 0), 1)
         metrics = {**metrics, "positions_per_word": computed / present}
         zeros: dict[str, Array] = {k: jnp.zeros_like(leaf) for k, leaf in catalog.items()}
-        return Gradient(value, metrics, {**table.join(zeros, gradients), TOWER: tower_gradients})
+        tree = {**table.join(zeros, gradients), TOWER: tower_gradients}
+        return Gradient.whole(value, metrics, tree)
 
     def _is_trained(self, path: str) -> bool:
         """Whether training moves the parameter of a path below the tower."""

@@ -17,9 +17,10 @@ import optax
 from jax.sharding import Mesh
 
 from jaxrec.config import TrainConfig
-from jaxrec.items.table import ItemRows
+from jaxrec.items.table import RowSource
 from jaxrec.objective.sampling import Negatives, Sampler
 from jaxrec.runtime import mesh as mesh_lib
+from jaxrec.training import optimizer as optimizer_lib
 from jaxrec.training.gradient import Metrics, mean_gradient
 from jaxrec.types import Array, Batch, Params, Tree
 
@@ -39,7 +40,7 @@ class Loss(Protocol):
         train: bool = False,
         item_counts: Array | None = None,
         negatives: Negatives | None = None,
-        rows: ItemRows | None = None,
+        rows: RowSource | None = None,
     ) -> tuple[jax.Array, jax.Array, Metrics]:
         """Arguments as of `Model.loss`."""
         ...
@@ -48,15 +49,22 @@ class Loss(Protocol):
 class Gradient(NamedTuple):
     """The gradient of a step.
 
-    loss: float32 [], mean over the global batch. tree: structured as the parameters; leaves with
-    a row per item may hold only the rows that the step touches. touched: what `Update.apply`
-    needs to know about those rows, None where the leaves are whole.
+    loss: float32 [], mean over the global batch. tree: structured as the parameters; in place of
+    leaves with a row per item there may be `device_rows.Reduced`. squares: float32 [P], squared
+    norm of the gradient of every parameter, in the order of `jax.tree.leaves`. touched: what
+    `Update.apply` needs to know about the rows, None where the leaves are whole.
     """
 
     loss: jax.Array
     metrics: Metrics
     tree: Params
+    squares: jax.Array
     touched: Tree = None
+
+    @classmethod
+    def whole(cls, loss: jax.Array, metrics: Metrics, tree: Params) -> "Gradient":
+        """A gradient that holds every leaf whole."""
+        return cls(loss, metrics, tree, optimizer_lib.squared_norms(tree))
 
 
 class Update(Protocol):
@@ -138,7 +146,7 @@ class DenseUpdate:
         ) -> tuple[jax.Array, jax.Array, Metrics]:
             return self.loss(params, microbatch, rng=key, train=True, item_counts=sampling)
 
-        return Gradient(
+        return Gradient.whole(
             *mean_gradient(
                 summed_loss,
                 params,

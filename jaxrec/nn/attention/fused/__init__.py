@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, PartitionSpec
+from jax.sharding import PartitionSpec
 
 from jaxrec.layout import SegmentLayout
 from jaxrec.nn.attention.fused import arrays, calls
@@ -18,6 +18,7 @@ from jaxrec.nn.attention.fused.plan import FAST_MEMORY, Plan
 from jaxrec.nn.attention.interface import Cached, Inputs
 from jaxrec.nn.attention.weights import Weigh, Weighing
 from jaxrec.nn.bias import RelativeBias
+from jaxrec.runtime.mesh import axes_of_users
 from jaxrec.types import Array
 
 
@@ -78,11 +79,10 @@ def _over_users(compute: Any, inputs: Inputs) -> jax.Array:
 
     The compiler cannot split a kernel by itself.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    automatic = not mesh.empty and all(kind == AxisType.Auto for kind in mesh.axis_types)
-    if not automatic or mesh.size == 1 or len(inputs.q) % mesh.size:
+    axes = axes_of_users(len(inputs.q))
+    if not axes:
         return compute(inputs)
-    users = PartitionSpec(mesh.axis_names)
+    users = PartitionSpec(axes)
     specs = jax.tree.map(lambda _: users, inputs)
     if isinstance(specs.bias, RelativeBias):
         specs = specs._replace(bias=specs.bias.with_tables(PartitionSpec()))
