@@ -265,7 +265,9 @@ def flops(module: hlo.Module, computation: hlo.Computation, one: hlo.Instruction
     if one.opcode == "convolution" and one.shape:
         return _convolution(computation, one)
     if one.opcode == "custom-call":
-        return (declared(one) or {}).get("flops", 0)
+        known = declared(one)
+        is_product = target(one).startswith("__cublas") and one.shape
+        return known.get("flops", 0) if known else _dot(computation, one) if is_product else 0
     if one.opcode == "fusion" and (called := module.callee(one)):
         return sum(flops(module, called, each) for each in called.instructions.values())
     return 0
@@ -273,8 +275,9 @@ def flops(module: hlo.Module, computation: hlo.Computation, one: hlo.Instruction
 
 def _dot(computation: hlo.Computation, one: hlo.Instruction) -> int:
     left = computation.arrays(one.operands[0])
-    axes = one.field(r"lhs_contracting_dims=\{([\d,]*)\}") or ""
-    contracted = math.prod(left[0].dims[int(axis)] for axis in axes.split(",") if axis)
+    # the second form: a library call of a GPU
+    axes = one.field(r'lhs_contracting_dim(?:s=\{|ensions":\[)([\d,"]*)') or ""
+    contracted = math.prod(left[0].dims[int(axis)] for axis in re.findall(r"\d+", axes))
     return 2 * math.prod(one.shape[0].dims) * contracted
 
 

@@ -199,6 +199,19 @@ def test_a_kernel_counts_what_it_declares():
     ]
 
 
+def test_a_product_that_a_gpu_gives_to_a_library():
+    text = """ENTRY %main (a: f32[64,32], b: f32[32,16]) -> f32[64,16] {
+  %a = f32[64,32]{1,0} parameter(0)
+  %b = f32[32,16]{1,0} parameter(1)
+  %c = (f32[64,16]{1,0}, s8[1024]{0}) custom-call(%a, %b), custom_call_target="__cublas$gemm", \
+backend_config={"gemm_backend_config":{"beta":0,"dot_dimension_numbers":\
+{"lhs_contracting_dimensions":["1"],"rhs_contracting_dimensions":["0"]}}}
+  ROOT %d = f32[64,16]{1,0} get-tuple-element(%c), index=0
+}
+"""
+    assert hlo_cost.count(text).flops == 2 * 64 * 32 * 16
+
+
 def test_fast_memory_is_free_and_tiles_are_full():
     text = """ENTRY %main (x: f32[1024,8]) -> f32[1024,8] {
   %x = f32[1024,8]{1,0:T(8,128)} parameter(0)
