@@ -117,6 +117,8 @@ class Shard:
         """Item vectors of the chunk that begins at row `start`, and their ids int32 [C]."""
         ids = (self.first + start + jnp.arange(self.chunk)).astype(jnp.int32)
         rows = jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, start, self.chunk), self.rows)
+        # else all rows are converted to another type before the first chunk, and written out
+        rows = jax.lax.optimization_barrier(rows)
         return self.index.make(self.params, rows, ids), ids
 
     def _scored(self, number: jax.Array, batch: QueryBatch) -> Scored:

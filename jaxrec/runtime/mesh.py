@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.layout import Format, Layout
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
@@ -270,4 +271,37 @@ def abstract(mesh: Mesh, make: Callable[[], Tree], has_item_rows: Callable[[str]
 
 def create(make: Callable[[], Tree], like: Tree) -> Tree:
     """`make()` computed where `like` places it: no device ever holds a whole split table."""
-    return jax.jit(make, out_shardings=jax.tree.map(lambda x: x.sharding, like))()
+    return jax.jit(make, out_shardings=formats(like))()
+
+
+def by_rows(like: Tree, has_item_rows: Callable[[str], bool]) -> Tree:
+    """`like` with tables that lie row by row in memory, for programs that read and write few rows.
+
+    Left alone, a TPU keeps a table of less than 128 numbers per row column by column, which needs
+    less room, and a step would turn all of it around, and back.
+    """
+
+    def place(path: tuple[Any, ...], x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        if not has_item_rows(leaves.path_name(path)):
+            return x
+        form = Format(Layout(tuple(range(x.ndim))), x.sharding)
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=form)
+
+    return jax.tree_util.tree_map_with_path(place, like)
+
+
+def formats(like: Tree) -> Tree:
+    """The sharding of every leaf, with its layout in memory where it has one (`by_rows`)."""
+    return jax.tree.map(lambda x: x.sharding if x.format.layout is None else x.format, like)
+
+
+def laid_out(tree: Tree, like: Tree) -> Tree:
+    """Arrays in the layouts that `like` asks for, where they have others."""
+
+    def place(x: jax.Array, wanted: jax.ShapeDtypeStruct) -> jax.Array:
+        layout = wanted.format.layout
+        if layout is None or x.format.layout.major_to_minor == layout.major_to_minor:
+            return x
+        return jax.device_put(x, wanted.format)
+
+    return jax.tree.map(place, tree, like)

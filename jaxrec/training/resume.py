@@ -56,7 +56,8 @@ def resume(
         # values on other users and targets cannot be compared with those to come
         validation = ValidationState(evaluated=validation.evaluated)
     step = jax.device_put(np.int32(restored.step), assembled.like.step.sharding)
-    return Resumed(from_trees(step, trees), validation, restored.meta["window"], new_rows)
+    state = mesh_lib.laid_out(from_trees(step, trees), assembled.like)
+    return Resumed(state, validation, restored.meta["window"], new_rows)
 
 
 def save(

@@ -145,17 +145,14 @@ class Exchange:
             slot = jnp.clip(at - now.next[owner], 0, self.capacity - 1)
             out = {}
             for name, shard in shards.items():
-                found = self._to_owners(shard.at[wanted].get(mode="fill", fill_value=0))
+                found = self._to_owners(_read(shard, wanted))
                 out[name] = jnp.where(_per_row(here, rows[name]), found[owner, slot], rows[name])
             return out
 
         now, progress = self.round(asked, self.start(asked))
         own = self.over_rounds(asked, body, body(now, rows), progress)
         ids = self._mine(asked.shared)
-        shared = {
-            name: lax.psum(shard.at[ids].get(mode="fill", fill_value=0), MODEL)
-            for name, shard in shards.items()
-        }
+        shared = {name: lax.psum(_read(shard, ids), MODEL) for name, shard in shards.items()}
         return own, shared
 
     def reduce(self, asked: Asked, now: Round, own: Rows, shared: Rows) -> Received:
@@ -202,6 +199,13 @@ class Exchange:
         """Rows of this device's shard; R for those of others."""
         local = numbers - lax.axis_index(MODEL) * self.height
         return jnp.where((local >= 0) & (local < self.height), local, self.height)
+
+
+def _read(shard: jax.Array, ids: jax.Array) -> jax.Array:
+    """Rows of a shard; zeros where there are none."""
+    rows = shard.at[ids].get(mode="fill", fill_value=0)
+    # else a type that rows are converted to later is given to the whole shard before
+    return lax.optimization_barrier(rows)
 
 
 def _per_row(x: jax.Array, like: Array) -> jax.Array:

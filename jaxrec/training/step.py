@@ -65,8 +65,10 @@ def assemble(config: Config, task: Task, mesh: Mesh) -> Assembled:
         return init_state(task.init, update, ema=bool(config.train.ema), seed=config.seed)
 
     like = mesh_lib.abstract(mesh, new, parameters.has_item_rows)
-    shardings = jax.tree.map(lambda x: x.sharding, like)
-    step = make_step(update, config.train, seed=config.seed, mesh=mesh, state_shardings=shardings)
+    if isinstance(update, RowUpdate):
+        like = mesh_lib.by_rows(like, parameters.has_item_rows)
+    formats = mesh_lib.formats(like)
+    step = make_step(update, config.train, seed=config.seed, mesh=mesh, state_formats=formats)
     return Assembled(new, like, step)
 
 
@@ -114,7 +116,7 @@ def step_key(seed: int, step: jax.Array | int) -> jax.Array:
 
 
 def make_step(
-    update: Update, config: TrainConfig, *, seed: int, mesh: Mesh, state_shardings: TrainState
+    update: Update, config: TrainConfig, *, seed: int, mesh: Mesh, state_formats: TrainState
 ) -> Wrapped:
     """Compiles on first use: (state, global batch, sampling) -> (state, `StepMetrics`).
 
@@ -154,8 +156,8 @@ def make_step(
     everywhere = mesh_lib.replicated(mesh)
     return jax.jit(
         step,
-        in_shardings=(state_shardings, update.batch_shardings, everywhere),
-        out_shardings=(state_shardings, everywhere),
+        in_shardings=(state_formats, update.batch_shardings, everywhere),
+        out_shardings=(state_formats, everywhere),
         donate_argnums=0,
     )
 

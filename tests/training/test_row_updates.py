@@ -12,8 +12,8 @@ from jaxrec.layout import SegmentLayout
 from jaxrec.model import recommender
 from jaxrec.runtime import mesh as mesh_lib
 from jaxrec.runtime.leaves import path_name
+from jaxrec.training import device_rows, row_updates
 from jaxrec.training import optimizer as optimizer_lib
-from jaxrec.training import row_updates
 from jaxrec.training import step as step_lib
 from jaxrec.training.task import Task
 from jaxrec.training.update import Gradient
@@ -155,10 +155,19 @@ def test_a_bias_moves_by_accumulators_of_its_own(rule):
     expected, total, mu, nu = np.arange(6.0)[[0, 2, 4]], np.zeros(3), np.zeros(3), np.zeros(3)
     for step in range(2):
         leaves, rest = table.split(params)
-        touched = row_updates.touch(ModelConfig(), leaves, jnp.asarray([4, 2]), mesh)
+        items = jnp.asarray([[4, 2]])
+        touched = device_rows.touch(ModelConfig(), leaves, items, jnp.zeros(1, int), mesh=mesh)
         zeros = jax.tree.map(jnp.zeros_like, rest)
-        rows = {"embedding": jnp.zeros((3, 2)), "bias": jnp.asarray(g, jnp.float32)}
-        gradient = Gradient(jnp.float32(0), {}, table.join(rows, zeros), touched)
+        own = jnp.asarray(g[1:], jnp.float32)[None]  # items that users have, ascending
+        gradients = {
+            "embedding": device_rows.Pair(jnp.zeros((1, 2, 2)), jnp.zeros((2, 2))),
+            "bias": device_rows.Pair(own, jnp.zeros(2)),
+        }
+        rows, squares, ids = device_rows.reduce(touched, gradients)
+        assert float(squares["bias"]) == pytest.approx((g**2).sum())
+        gradient = Gradient(
+            jnp.float32(0), {}, table.join(rows, zeros), jnp.zeros(3), (touched, ids)
+        )
         params, opt_state = update.apply(
             gradient, params, opt_state, step=jnp.int32(step), finite=jnp.bool(True)
         )
