@@ -301,7 +301,10 @@ class Session:
             like = jax.eval_shape(self.model.init, key)
         else:
             like = mesh_lib.abstract(self.mesh, lambda: self.model.init(key), has_item_rows)
+            like = mesh_lib.by_rows(like, has_item_rows)
         _, params = checkpoint.load_params(self.folder / CHECKPOINTS, like)
+        if self.mesh is not None:
+            params = mesh_lib.laid_out(params, like)
         recent = functools.partial(self.eval_batches, recent_only=True)
         return evaluator.TrainedModel(
             self.model, params, self.eval_batches, recent_batches=recent, mesh=self.mesh

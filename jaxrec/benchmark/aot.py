@@ -124,11 +124,17 @@ def state_sharding(state: states.UserState, mesh: Mesh) -> states.UserState:
     return out._replace(tokens=jax.tree.map(lambda axis: by_layer if axis else rows, axes))
 
 
+def abstract_params(model: recommender.Model, mesh: Mesh) -> Params:
+    """Parameters as `Session.trained_model` places them."""
+    like = mesh_lib.abstract(mesh, lambda: model.init(jax.random.key(0)), has_item_rows)
+    return mesh_lib.by_rows(like, has_item_rows)
+
+
 def lower_compress(config: Config, model: recommender.Model, mesh: Mesh) -> jax.stages.Lowered:
     """Compression of whole histories, `eval.batch_size` users at once."""
     users, events = config.eval.batch_size, config.layout.history
     rows = mesh_lib.batch_sharding(mesh)
-    params = mesh_lib.abstract(mesh, lambda: model.init(jax.random.key(0)), has_item_rows)
+    params = abstract_params(model, mesh)
     history = shapes(jax.ShapeDtypeStruct((users, events), jnp.int32), rows)
     counts = shapes(jax.ShapeDtypeStruct((users,), jnp.int32), rows)
     compress = functools.partial(states.compress, model)
@@ -139,7 +145,7 @@ def lower_compress(config: Config, model: recommender.Model, mesh: Mesh) -> jax.
 
 def lower_score(config: Config, model: recommender.Model, mesh: Mesh) -> jax.stages.Lowered:
     """Top lists over the whole catalog from states; the item table is not gathered."""
-    params = mesh_lib.abstract(mesh, lambda: model.init(jax.random.key(0)), has_item_rows)
+    params = abstract_params(model, mesh)
     state = jax.eval_shape(lambda: states.empty(model, config.eval.batch_size))
     state = jax.tree.map(shapes, state, state_sharding(state, mesh))
 

@@ -71,6 +71,16 @@ class _Table(nn.Module):
             self.param(SCALE, nn.initializers.ones, (width,))
 
 
+def unconverted(rows: jax.Array) -> jax.Array:
+    """The same rows, read from a table as they are stored.
+
+    For rows that it will convert to bfloat16, the compiler of TPUs converts the table they come
+    from first. It cannot do so behind integers.
+    """
+    bits = jax.lax.bitcast_convert_type(rows, f"int{8 * rows.dtype.itemsize}")
+    return jax.lax.bitcast_convert_type(jax.lax.optimization_barrier(bits), rows.dtype)
+
+
 def item_width(config: ModelConfig) -> int:
     """W, numbers of a stored item vector."""
     return config.item_width or config.width

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from jaxrec.items.table import unconverted
 from jaxrec.ranking.index import ItemIndex
 from jaxrec.runtime.mesh import MODEL
 from jaxrec.types import PAD, Array, HistoryItems, ItemVectors, Queries, Tree
@@ -117,8 +118,7 @@ class Shard:
         """Item vectors of the chunk that begins at row `start`, and their ids int32 [C]."""
         ids = (self.first + start + jnp.arange(self.chunk)).astype(jnp.int32)
         rows = jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, start, self.chunk), self.rows)
-        # else all rows are converted to another type before the first chunk, and written out
-        rows = jax.lax.optimization_barrier(rows)
+        rows = jax.tree.map(unconverted, rows)
         return self.index.make(self.params, rows, ids), ids
 
     def _scored(self, number: jax.Array, batch: QueryBatch) -> Scored:

@@ -298,7 +298,7 @@ def formats(like: Tree) -> Tree:
 def laid_out(tree: Tree, like: Tree) -> Tree:
     """Arrays in the layouts that `like` asks for, where they have others."""
 
-    def place(x: jax.Array, wanted: jax.ShapeDtypeStruct) -> jax.Array:
+    def place(x: Any, wanted: Any) -> jax.Array:
         layout = wanted.format.layout
         if layout is None or x.format.layout.major_to_minor == layout.major_to_minor:
             return x

@@ -23,6 +23,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh
 
+from jaxrec.items.table import unconverted
 from jaxrec.runtime.mesh import AXES, MODEL
 from jaxrec.types import Array
 
@@ -203,9 +204,7 @@ class Exchange:
 
 def _read(shard: jax.Array, ids: jax.Array) -> jax.Array:
     """Rows of a shard; zeros where there are none."""
-    rows = shard.at[ids].get(mode="fill", fill_value=0)
-    # else a type that rows are converted to later is given to the whole shard before
-    return lax.optimization_barrier(rows)
+    return unconverted(shard.at[ids].get(mode="fill", fill_value=0))
 
 
 def _per_row(x: jax.Array, like: Array) -> jax.Array:

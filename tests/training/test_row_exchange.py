@@ -16,7 +16,13 @@ from tests.training.test_row_updates import model_of, run, train_config
 
 HEIGHT, WIDTH, COUNT, SHARED = 48, 3, 10, 5
 SPLIT, OWNED, EVERYWHERE = mesh_lib.spec("batch"), PartitionSpec(MODEL), PartitionSpec()
-MESHES = [(8, 1), (4, 2), (2, 4), (1, 8)]
+CASES = [  # data, model, capacity, whether everyone wants the rows of one owner
+    (8, 1, COUNT, False),
+    (4, 2, COUNT, True),
+    (2, 4, 3, False),
+    (2, 4, 1, True),
+    (1, 8, 3, True),
+]
 
 
 def problem(devices, seed, skew):
@@ -45,9 +51,7 @@ def split(mesh, compute, out_specs):
     )
 
 
-@pytest.mark.parametrize("skew", [False, True])
-@pytest.mark.parametrize("capacity", [1, 3, COUNT])
-@pytest.mark.parametrize(("data", "model"), MESHES)
+@pytest.mark.parametrize(("data", "model", "capacity", "skew"), CASES)
 def test_rows_and_sums_do_not_depend_on_mesh_and_capacity(data, model, capacity, skew):
     mesh = mesh_lib.make_mesh(MeshConfig(data=data, model=model))
     own, shared, rng = problem(mesh.size, 1 + capacity, skew)
