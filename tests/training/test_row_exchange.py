@@ -112,6 +112,9 @@ def test_capacity_is_an_even_share_and_some_more():
     assert np.iinfo(np.int32).max == END
 
 
+SMALL = functools.partial(Exchange.of, capacity=2)  # of small batches, whose share is not worth it
+
+
 @pytest.mark.parametrize("bias", [False, True])
 def test_training_does_not_depend_on_the_mesh(bias, monkeypatch):
     """Losses and norms of 1 x 8, 2 x 4 and 4 x 2 devices, in several rounds and in one."""
@@ -124,7 +127,7 @@ def test_training_does_not_depend_on_the_mesh(bias, monkeypatch):
         return np.asarray(values), jax.device_get(state.params)
 
     alone, params = trace(1, 1)
-    monkeypatch.setattr(Exchange, "of", functools.partial(_small, Exchange.of.__func__, Exchange))
+    monkeypatch.setattr(Exchange, "of", SMALL)
     for shape in [(1, 8), (2, 4), (4, 2)]:
         found, of_mesh = trace(*shape)
         np.testing.assert_allclose(found, alone, rtol=1e-5)
@@ -133,15 +136,12 @@ def test_training_does_not_depend_on_the_mesh(bias, monkeypatch):
             np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5)
 
 
-def _small(of, cls, mesh, height, count):
-    return of(cls, mesh, height, count, 2)
-
-
-def test_nothing_of_the_size_of_a_batch_travels():
+def test_nothing_of_the_size_of_a_batch_travels(monkeypatch):
     """By the compiled text of a step: every collective is smaller than the rows of the batch."""
     from jaxrec.runtime import plan
     from tests.training.test_row_updates import assembled, batch_at
 
+    monkeypatch.setattr(Exchange, "of", SMALL)
     config, model = train_config("adagrad"), model_of()
     mesh = mesh_lib.make_mesh(MeshConfig(data=2, model=4))
     training = assembled(config, model, mesh)
