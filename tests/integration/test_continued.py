@@ -1,5 +1,7 @@
-"""train.py on a data set that later files were appended to."""
+"""`jaxrec train` on a data set that later files were appended to."""
 
+import contextlib
+import io
 import json
 
 import jax
@@ -7,7 +9,9 @@ import numpy as np
 import polars as pl
 import pytest
 
+from jaxrec.cli import train as program
 from jaxrec.runtime import checkpoint, leaves
+from jaxrec.runtime.program import exit_status
 from tests.integration import tiny
 
 MODEL = [*tiny.MODEL, "--config.loss.kind=sampled_softmax", "--config.data.min_item_events=1"]
@@ -26,6 +30,7 @@ def day(folder, number, users, items, events=400):
 
 
 def train(folder, *more, data="day0.parquet", steps=8):
+    """(exit status, standard output, standard error) of the command, in this process."""
     argv = [
         f"--config=configs/table.py:{folder / data}",
         "--config.layout.mode=compressed",  # of so short histories the data would choose full
@@ -34,12 +39,13 @@ def train(folder, *more, data="day0.parquet", steps=8):
         *tiny.RUN[1:],
         f"--config.train.steps={steps}",
         "--config.data.workers=0",
-        f"--config.train.compilation_cache={folder / 'cache'}",
+        "--config.mesh.data=1",  # of the devices that tests have
         *more,
     ]
-    process = tiny.start("train.py", *argv)
-    out, err = process.communicate(timeout=600)
-    return process.returncode, out, err
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = exit_status("train.py", program.main, argv)
+    return status, out.getvalue(), err.getvalue()
 
 
 def stored(folder, step):

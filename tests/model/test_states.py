@@ -260,8 +260,9 @@ def test_padding_events_change_nothing():
     counts = np.asarray([7], np.int32)
     other = items.copy()
     other[:, 7:] = 29
-    a = states.compress(model, params, items, times, counts)
-    b = states.compress(model, params, other, times, counts)
+    compress = jax.jit(functools.partial(states.compress, model))
+    a = compress(params, items, times, counts)
+    b = compress(params, other, times, counts)
     jax.tree.map(np.testing.assert_array_equal, a, b)
     assert int(a.segments[0]) == 1
     assert int(a.pending[0]) == 3
@@ -275,7 +276,7 @@ def test_states_need_tokens():
 
 def test_a_user_without_events_scores_zero():
     model, params = build("hstu", 4, 2, 2, 1, "segment")
-    x = states.query(model, params, states.empty(model, 2))
+    x = jax.jit(functools.partial(states.query, model))(params, states.empty(model, 2))
     np.testing.assert_array_equal(x.vectors, jnp.zeros((2, 8)))
 
 
@@ -308,7 +309,8 @@ def test_the_embedding_form_keeps_outputs_alone(name):
     rng = np.random.default_rng(0)
     items = rng.integers(1, ITEMS + 1, (2, 13)).astype(np.int32)
     times = np.sort(rng.integers(0, 10**6, (2, 13))).astype(np.int32)
-    state = states.compress(model, params, items, times, np.asarray([9, 13], np.int32))
+    compress = jax.jit(functools.partial(states.compress, model))
+    state = compress(params, items, times, np.asarray([9, 13], np.int32))
     np.testing.assert_array_equal(state.tokens.outputs[:, -1], state.readout)
     assert state.segments.tolist() == [2, 3]
 
