@@ -1,7 +1,5 @@
 """`jaxrec train` on a data set that later files were appended to."""
 
-import contextlib
-import io
 import json
 
 import jax
@@ -9,9 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from jaxrec.cli import train as program
 from jaxrec.runtime import checkpoint, leaves
-from jaxrec.runtime.program import exit_status
 from tests.integration import tiny
 
 MODEL = [*tiny.MODEL, "--config.loss.kind=sampled_softmax", "--config.data.min_item_events=1"]
@@ -39,13 +35,9 @@ def train(folder, *more, data="day0.parquet", steps=8):
         *tiny.RUN[1:],
         f"--config.train.steps={steps}",
         "--config.data.workers=0",
-        "--config.mesh.data=1",  # of the devices that tests have
         *more,
     ]
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        status = exit_status("train.py", program.main, argv)
-    return status, out.getvalue(), err.getvalue()
+    return tiny.call("train", *argv)
 
 
 def stored(folder, step):

@@ -15,6 +15,7 @@ from jaxrec.model.parameters import has_item_rows
 from jaxrec.objective import sampling
 from jaxrec.runtime import mesh as mesh_lib
 from jaxrec.types import Batch
+from tests.model import trained
 
 ITEMS = 20
 LAYOUT = SegmentLayout.stream(3, 2, 2, recent_min=1)
@@ -37,11 +38,7 @@ def make(
         kind=kind, similarity=similarity, negatives=6, sampling="uniform", token_weight=token_weight
     )
     model = recommender.build(config, loss, LAYOUT, ITEMS)
-    params = model.init(jax.random.key(0))
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    moved = [x + 0.3 * jax.random.normal(key, x.shape) for x, key in zip(leaves, keys, strict=True)]
-    return model, jax.tree.unflatten(tree, moved)
+    return model, trained.moved(model.init(jax.random.key(0)))
 
 
 def make_batch():
