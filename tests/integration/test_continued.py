@@ -62,7 +62,8 @@ def test_a_run_goes_on_with_appended_files(update, tmp_path):
     day(tmp_path, 0, users=20, items=30)
     day(tmp_path, 1, users=30, items=45)
     table = f"--config.train.table_update={update}"
-    status, _, err = train(tmp_path, table)
+    brief = "--config.eval.mode=popularity"  # the last run evaluates the model, grown
+    status, _, err = train(tmp_path, table, brief)
     assert status == 0, err
     before, _ = stored(tmp_path, 8)
     old = len(before["params/item/embedding"])
@@ -70,11 +71,11 @@ def test_a_run_goes_on_with_appended_files(update, tmp_path):
     append = [table, f"--config.data.append=('{tmp_path / 'day1.parquet'}',)"]
     on = "--config.train.continue_on_new_data=True"
     # without a word it is another data set
-    status, _, err = train(tmp_path, *append)
+    status, _, err = train(tmp_path, *append, brief)
     assert status == 2
     assert "train.continue_on_new_data=True" in err
     # the moment of growth: no step is asked for beyond those that are done
-    status, _, err = train(tmp_path, *append, on)
+    status, _, err = train(tmp_path, *append, on, brief)
     assert status == 0, err
     assert "data was appended to: 15 new rows" in err
     after, meta = stored(tmp_path, 8)

@@ -8,6 +8,8 @@ import pytest
 
 from tests.integration import tiny
 
+BRIEF = "--config.eval.mode=popularity"  # where nobody looks at the results of a training
+
 
 def trace(workdir):
     """step -> everything logged that is not a rate."""
@@ -85,7 +87,7 @@ def test_sigkill_then_the_same_command_gives_the_same_run(whole, folder, shared)
 
 def test_sigterm_saves_and_exits_0(whole, folder, shared):
     workdir = folder / "stopped"
-    command = tiny.arguments(workdir, *shared)
+    command = tiny.arguments(workdir, *shared, BRIEF)
     process = tiny.start("train.py", *command)
     wait_for_step(process, workdir, 5)
     process.send_signal(signal.SIGTERM)
@@ -110,7 +112,7 @@ def test_evaluation_beside_models_of_full_and_recent_history(whole, folder, shar
     workdir, _, _ = whole
     full, recent = folder / "full", folder / "recent"
     for other, mode in ((full, "full"), (recent, "recent")):
-        status, _, err = tiny.call("train", *tiny.arguments(other, *shared, mode=mode))
+        status, _, err = tiny.call("train", *tiny.arguments(other, *shared, BRIEF, mode=mode))
         assert status == 0, err
     output = folder / "figures" / "table.json"
     out, _ = tiny.run(
