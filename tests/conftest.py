@@ -3,12 +3,15 @@
 Compiling dominates the suite's time. Compiled functions are kept between runs in
 `$JAXREC_TEST_CACHE` (default: a folder of the system's temporary directory, outside the
 clone); its entries are written atomically, so pytest-xdist workers and the programs that tests
-start share it. And the compiler is told to optimize little: tests compute next to nothing.
+start share it. And the compiler is told to optimize little: tests compute next to nothing. XLA's
+older emitters for the CPU take half the time of the newer ones to compile a model of the tests.
 
 A test is skipped where something optional is missing. `$JAXREC_SKIPPED` names a file that gets the
 names of skipped tests; `pytest --no-skips @FILE` runs them, and fails when one is skipped again.
 """
 
+import importlib.util
+import mmap
 import os
 import pathlib
 import tempfile
@@ -23,6 +26,24 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+EMITTERS = "xla_cpu_use_fusion_emitters"
+
+
+def known_to_xla(flag):
+    """Whether the installed XLA has a flag; it ends a process that names another one."""
+    folder = pathlib.Path(importlib.util.find_spec("jaxlib").origin).parent
+    for library in folder.glob("libjax_common.*"):
+        with (
+            library.open("rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+        ):
+            return content.find(flag.encode()) >= 0
+    return False
+
+
+if EMITTERS not in os.environ.get("XLA_FLAGS", "") and known_to_xla(EMITTERS):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --{EMITTERS}=false".strip()
 
 import hypothesis  # noqa: E402
 import jax  # noqa: E402
@@ -60,12 +81,17 @@ def pytest_sessionfinish(session):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
+MAPS = pathlib.Path("/proc/self/maps")  # of Linux
+MOST_MAPS = 20_000
+
+
 @pytest.fixture(autouse=True, scope="module")
-def programs_of_a_module():
-    """Compiled programs are let go behind a module.
+def programs_of_modules():
+    """Compiled programs are let go behind a module when there are many.
 
     Each holds memory maps, of which the kernel allows a process 65,530. A worker with the programs
     of the whole suite had 55,000 of them near its end; one that crashed there probably had more.
     """
     yield
-    jax.clear_caches()
+    if not MAPS.exists() or MAPS.read_bytes().count(b"\n") > MOST_MAPS:
+        jax.clear_caches()

@@ -25,9 +25,9 @@ def make_config(filter_seen):
 
 def recall_at_10(session, params):
     """Mean over users, from the scores of the whole catalog."""
-    hits = []
+    hits, predict = [], jax.jit(session.model.predict)
     for batch in session.eval_batches(split="validation"):
-        queries = session.model.predict(params, batch)
+        queries = predict(params, batch)
         for row, slot in zip(*np.nonzero(batch.weights), strict=True):
             query = jax.tree.map(lambda a, at=(row, slot): a[at][None], queries)
             scores = np.array(ranking.scores(query, session.model.item_index(params), None)[0])

@@ -102,7 +102,7 @@ def start(where: Place | None, timeout: int = 100) -> None:
     if processes is not None and process is not None:
         rendezvous.meet(coordinator, processes, process, timeout)
         arguments = {
-            "coordinator_bind_address": rendezvous.bind_address(coordinator),
+            "coordinator_bind_address": None if process else rendezvous.bind_address(coordinator),
             "coordinator_address": coordinator,
             "num_processes": processes,
             "process_id": process,

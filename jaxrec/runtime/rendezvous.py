@@ -3,16 +3,21 @@
 JAX ends a process with a dump of C++ frames when nothing answers at the coordinator's address, or
 when a process stays away. So they meet there first: process 0 listens, the others say who they are,
 and all go on together, or each says in one sentence who was missing. Nothing is authenticated: as
-for JAX's service itself, the port belongs inside a trusted network. A loopback address is
-listened to on that address alone.
+for JAX's service itself, the port belongs inside a trusted network. Process 0 listens on the
+address that was given, and on no other.
 """
 
 import contextlib
+import errno
+import ipaddress
+import os
 import socket
 import time
+from collections.abc import Mapping
 
 from jaxrec.errors import ConfigError
 
+BIND = "JAX_COORDINATOR_BIND_ADDRESS"
 GO = "go"
 PAUSE = 0.2  # seconds between two attempts to connect
 _HELLO = "jaxrec process {process} of {processes}"
@@ -25,10 +30,24 @@ def split(coordinator: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def bind_address(coordinator: str) -> str | None:
-    """HOST:PORT that process 0 listens on; None: on every interface."""
-    host, _ = split(coordinator)
-    return coordinator if host == "localhost" or host == "::1" or host.startswith("127.") else None
+def bind_address(coordinator: str, environment: Mapping[str, str] = os.environ) -> str:
+    """IP:PORT that process 0 listens on: an address of HOST, of IPv4 where it has one.
+
+    JAX's own variable $JAX_COORDINATOR_BIND_ADDRESS says another one, where HOST is no address of
+    process 0's machine (it is translated, or that of a service in Kubernetes); 0.0.0.0 is every
+    interface. Raises ConfigError for a name that has no address.
+    """
+    asked = environment.get(BIND, "") or coordinator
+    flag = f"${BIND}={asked}" if environment.get(BIND) else f"--coordinator={coordinator}"
+    try:
+        host, port = split(asked)
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "allowed is HOST:PORT"
+        raise ConfigError(f"{flag}: {reason}") from error
+    first = min(found, key=lambda entry: entry[0] != socket.AF_INET)
+    address = str(first[4][0])
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 def meet(coordinator: str, processes: int, process: int, timeout: float) -> None:
@@ -59,6 +78,7 @@ def _gather(coordinator: str, processes: int, timeout: float) -> None:
                 raise ConfigError(
                     f"--coordinator={coordinator}: {len(missing)} of {processes} processes did not "
                     f"come within {timeout:g} s: --process={names}. Start the same command there"
+                    f"{_only_here(coordinator)}"
                 ) from error
             stack.enter_context(guest)
             guest.settimeout(5)
@@ -75,19 +95,32 @@ def _gather(coordinator: str, processes: int, timeout: float) -> None:
             _read(guest)
 
 
+def _only_here(coordinator: str) -> str:
+    """What is said of a name that means this machine alone, as its own name may do in its files."""
+    listening, (host, _) = split(bind_address(coordinator))[0], split(coordinator)
+    if host in ("localhost", listening) or not ipaddress.ip_address(listening).is_loopback:
+        return ""
+    return f". {host} is {listening} here, which no other machine reaches: give an address"
+
+
 def _listen(coordinator: str) -> socket.socket:
-    host, port = split(coordinator)
+    address = bind_address(coordinator)
+    host, port = split(address)
     try:
-        if bind_address(coordinator):
-            family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            return socket.create_server((host, port), family=family)
-        if socket.has_dualstack_ipv6():
-            return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
-        return socket.create_server(("", port))
+        if ":" not in host:
+            return socket.create_server((host, port))
+        every = host == "::" and socket.has_dualstack_ipv6()
+        return socket.create_server((host, port), family=socket.AF_INET6, dualstack_ipv6=every)
     except OSError as error:
+        advice = "choose a free port"
+        if error.errno == errno.EADDRNOTAVAIL:
+            advice = (
+                f"{host} is no address of this machine. Where it is forwarded here, set "
+                f"{BIND}=0.0.0.0:{port} to listen on every interface"
+            )
         raise ConfigError(
             f"--coordinator={coordinator}: process 0 cannot listen there ({error.strerror}): "
-            "choose a free port"
+            f"{advice}"
         ) from error
 
 

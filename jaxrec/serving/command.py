@@ -9,6 +9,7 @@ from jaxrec.serving.arguments import USAGE, parsers
 from jaxrec.serving.jobs import JOBS
 
 HELP = ("-h", "--help")
+PLACES = {"workdir": "--workdir", "store": "--store", "old": "--from", "snapshot": "--snapshot"}
 
 
 def run(argv: Sequence[str] | None = None) -> int:
@@ -43,6 +44,9 @@ def work(args: argparse.Namespace) -> int:
     """Does the job of parsed flags; returns 0. What a caller of `Recommender` gets as ValueError
     is a mistake of the user here, a DataError.
     """
+    for name, flag in PLACES.items():
+        if getattr(args, name, None) == "":  # known before anything is read
+            raise ConfigError(f"{flag}= is empty: name a place")
     try:
         JOBS[args.command](args)
     except (ValueError, TypeError) as error:

@@ -20,6 +20,7 @@ from jaxrec.data.datasets import files
 from jaxrec.data.ingest import complete_rows, to_numpy
 from jaxrec.errors import DataError
 from jaxrec.types import ItemId, UserId
+from jaxrec.untrusted import lines
 
 STDIN = "-"
 TABLES = (*files.PARQUET, *files.CSV)
@@ -134,8 +135,8 @@ def _table_ids(source: str, flag: str, column: str, text: bool) -> list[UserId]:
     written = files.Format(types={column: "String"})  # in a CSV; the ids' kind is known
     for frame, file, row in files.frames(files.find(source, flag), (column,), written):
         if file.name.lower().endswith(files.CSV):
-            lines = ((row + i + 2, value or "") for i, value in enumerate(frame[column].to_list()))
-            ids += [_id(v.strip(), n, str(file), text) for n, v in lines if v.strip()]
+            cells = ((row + i + 2, value or "") for i, value in enumerate(frame[column].to_list()))
+            ids += [_id(v.strip(), n, str(file), text) for n, v in cells if v.strip()]
             continue
         values = schema.check_ids(to_numpy(frame[column]), column, str(file), row).tolist()
         ids += [str(raw) for raw in values] if text else values
@@ -145,7 +146,7 @@ def _table_ids(source: str, flag: str, column: str, text: bool) -> list[UserId]:
 def _ids(stream: TextIO, source: str, column: str, text: bool) -> Iterator[UserId]:
     number = 0
     try:
-        for line in stream:
+        for line in lines.bounded(stream, source, DataError):
             number += 1
             value = line.removeprefix("\ufeff").strip() if number == 1 else line.strip()
             if len(value) > 1 and value[0] == value[-1] == '"':

@@ -237,7 +237,7 @@ def test_modes_without_states_recommend_too(fitted, tmp_path, mode):
     users = np.asarray([session.prepared.users.tolist().index(user) for user in (105, 102)])
     (batch,) = pipeline.next_batches(session.prepared, config.layout, users, batch_size=2)
     rows, slots = np.nonzero(batch.weights)
-    queries = jax.tree.map(lambda a: a[rows, slots], session.model.predict(params, batch))
+    queries = jax.tree.map(lambda a: a[rows, slots], jax.jit(session.model.predict)(params, batch))
     scores = ranking.scores(queries, session.model.item_index(params))
     best = np.argsort(-np.asarray(scores)[:, 1:], axis=1)[:, :3] + 1
     assert frame["product"].to_list() == session.prepared.vocabulary.decode(best).ravel().tolist()

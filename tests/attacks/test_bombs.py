@@ -1,6 +1,8 @@
 """Small event files that unpack to much: refused with the file's name, in bounded memory."""
 
 import gzip
+import io
+import itertools
 import subprocess
 import sys
 
@@ -10,8 +12,10 @@ import pytest
 
 from jaxrec.config import DataConfig
 from jaxrec.data import prepare
+from jaxrec.data.datasets import amazon_reviews, line_bounds
 from jaxrec.errors import DataError
-from jaxrec.untrusted import zstd
+from jaxrec.serving import event_files
+from jaxrec.untrusted import lines, zstd
 
 HEADER = b"user_id,item_id,timestamp\n"
 ROWS = b"".join(b"%d,%d,%d\n" % (i % 3, i % 5, i + 5) for i in range(3000))
@@ -20,7 +24,7 @@ SIZE = 320 << 20  # of what a bomb unpacks to
 
 def frame(blocks, head=b"\x00\x88"):
     """A Zstandard frame; blocks: (type, content, size); head: descriptor and what follows it."""
-    body = b""
+    body = bytearray()
     for number, (kind, content, size) in enumerate(blocks):
         word = size << 3 | kind << 1 | (number == len(blocks) - 1)
         body += word.to_bytes(3, "little") + content
@@ -40,7 +44,9 @@ def bomb(name):
     """Bytes of a file that unpacks to one line, or to many rows."""
     if name.endswith(".zst"):
         return frame([*plain(HEADER + b"1,2,"), *repeated(b"3", SIZE)])
-    return gzip.compress(HEADER + b"1,2,3\n" * (SIZE // 6))
+    members = 40
+    rows = gzip.compress(b"1,2,3\n" * (SIZE // 6 // members))
+    return gzip.compress(HEADER) + rows * members
 
 
 def table(path):
@@ -54,6 +60,56 @@ def test_packed_bombs(tmp_path, name):
     assert path.stat().st_size < 2 << 20
     with pytest.raises(DataError, match=rf"{name}: .*declares [\d,]+ bytes in [\d,]+ packed"):
         prepare(table(path), tmp_path / "data")
+
+
+LINE = 9 << 20
+PACKERS = {
+    "": bytes,
+    ".gz": lambda content: gzip.compress(content, 1),
+    ".zst": lambda content: frame(plain(content)),
+}
+
+
+@pytest.mark.parametrize("packing", PACKERS)
+@pytest.mark.parametrize("name", ["e.csv", "e.tsv", "e.jsonl"])
+def test_one_line_of_a_plausible_size(tmp_path, name, packing):
+    random = np.random.default_rng(0).integers(97, 123, LINE, np.uint8).tobytes()
+    rows = HEADER + b"1,2,3\n" * 999
+    path = tmp_path / f"{name}{packing}"
+    for before, number in ((rows, 1001), (b"", 1)):
+        path.write_bytes(PACKERS[packing](before + random + b"\n1,2,4\n"))
+        with pytest.raises(DataError, match=rf"{path.name}, line {number}: longer than 8 MiB"):
+            prepare(table(path), tmp_path / "data")
+
+
+def test_the_longest_line(tmp_path, monkeypatch):
+    """Where lines and blocks begin does not matter."""
+    monkeypatch.setattr(line_bounds, "BLOCK", 16)
+    monkeypatch.setattr(line_bounds, "MAX_LINE", 16)
+    path = tmp_path / "e.csv"
+    for before in range(20):
+        for size, end in itertools.product((15, 16, 17), (b"", b"\n", b"\n\nabc\n")):
+            path.write_bytes(b"\n" * before + b"x" * size + end)
+            if size < 17:
+                assert line_bounds.rows_at_once(path, 100) <= 100
+                continue
+            with pytest.raises(DataError, match=rf"e\.csv, line {before + 1}: longer"):
+                line_bounds.rows_at_once(path, 100)
+
+
+def test_lines_that_are_ids_or_items(tmp_path, monkeypatch):
+    monkeypatch.setattr(lines, "MAX_LINE", 16)
+    path = tmp_path / "ids.txt"
+    path.write_text(f"12\n{'0' * 15}1\n13\n{'0' * 16}1\n")
+    with pytest.raises(DataError, match=r"ids\.txt, line 4: longer"):
+        event_files.read_ids(str(path), "--users", "user_id", False)
+    monkeypatch.setattr("sys.stdin", io.StringIO(path.read_text()))
+    with pytest.raises(DataError, match=r"standard input, line 4: longer"):
+        event_files.read_ids("-", "--users", "user_id", True)
+    items = tmp_path / "meta.json.gz"
+    items.write_bytes(gzip.compress(b"{'asin': 'a'}\n{'asin': 'abcde'}\n"))
+    with pytest.raises(DataError, match=r"meta\.json\.gz, line 2: longer"):
+        list(amazon_reviews._literals(items, "asin", ("title",)))
 
 
 def test_many_frames_are_one_bomb(tmp_path):
@@ -115,28 +171,38 @@ def test_parquet_bombs(tmp_path):
 
 
 CODE = """
-import resource, sys
+import sys
 from jaxrec.errors import DataError
 from tests.attacks import test_bombs as t
 import pathlib
 def peak():
     text = pathlib.Path("/proc/self/status").read_text()
     return int(text.split("VmHWM:")[1].split()[0]) << 10
-t.prepare(t.table(sys.argv[2]), pathlib.Path(sys.argv[3]))
+folder, small, *bombs = sys.argv[1:]
+t.prepare(t.table(small), pathlib.Path(folder))
 before = peak()
-try:
-    t.prepare(t.table(sys.argv[1]), pathlib.Path(sys.argv[3]))
-except DataError:
-    print(peak() - before)
+for bomb in bombs:
+    try:
+        t.prepare(t.table(bomb), pathlib.Path(folder))
+    except DataError:
+        print(peak() - before)
 """
 
 
-@pytest.mark.parametrize("name", ["e.csv.zst", "e.csv.gz"])
-def test_memory_is_bounded(tmp_path, name):
-    path, small = tmp_path / name, tmp_path / "small.csv"
-    path.write_bytes(bomb(name))
+def test_memory_is_bounded(tmp_path):
+    """Bombs, and one line of a plausible size for its file, which readers of lines would hold."""
+    small = tmp_path / "small.csv"
     small.write_bytes(HEADER + ROWS)
-    argv = [sys.executable, "-c", CODE, str(path), str(small), str(tmp_path / "data")]
+    random = np.random.default_rng(0).integers(97, 123, 1 << 20, np.uint8).tobytes()
+    line = {".gz": gzip.compress(random, 1), ".zst": frame(plain(random))}
+    paths = []
+    for end, part in line.items():
+        paths += [tmp_path / f"bomb.csv{end}", tmp_path / f"line.csv{end}"]
+        paths[-2].write_bytes(bomb(f"e.csv{end}"))
+        paths[-1].write_bytes(part * (SIZE >> 20))
+    argv = [sys.executable, "-c", CODE, str(tmp_path / "data"), str(small), *map(str, paths)]
     done = subprocess.run(argv, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) < SIZE // 4
+    growth = [int(line) for line in done.stdout.split()]
+    assert len(growth) == len(paths)
+    assert max(growth) < SIZE // 4

@@ -313,5 +313,5 @@ def test_one_endless_line(tmp_path, name):
     path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
     config = DataConfig(path=str(path), dataset="table")
     refused(lambda: prepare(config, tmp_path / "data"), name)
-    with pytest.raises(DataError, match=r"line is longer than 8 MiB|declares"):
+    with pytest.raises(DataError, match=r"line 2: longer than 8 MiB|declares"):
         prepare(config, tmp_path / "data")

@@ -3,6 +3,7 @@
 import asyncio
 import urllib.parse
 
+import jax
 import numpy as np
 import pytest
 
@@ -36,14 +37,19 @@ def full():
 def test_full_histories_are_answered_by_one_forward_pass(full):
     users, request = make_request(full.catalog, [2, 0, 1, 3, 9][:4], 16)
     answer = full.answer(users, request)
+    forward = jax.jit(full.model.forward, static_argnames="layout")
     for row, user in enumerate(users):
         items, times = (column[-full.length :] for column in full._histories[user])
         count = len(items)
         padded = np.zeros((2, 1, full.length + 1), np.int32)  # one user alone
         padded[0, 0, :count], padded[1, 0, :count], padded[1, 0, count] = items, times, times[-1]
         lengths = np.full((1, 1), count, np.int32)
-        y, _ = full.model.forward(
-            full.params, padded[0, :, :-1], full.model.layout, lengths, padded[1]
+        y, _ = forward(
+            full.params,
+            padded[0, :, :-1],
+            layout=full.model.layout,
+            lengths=lengths,
+            times=padded[1],
         )
         queries = full.model.queries(full.params, y[:, count - 1])
         scores = np.asarray(ranking.scores(queries, full.index))[0, 1:]

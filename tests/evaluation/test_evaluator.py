@@ -16,6 +16,7 @@ from jaxrec.layout import SegmentLayout
 from jaxrec.model import recommender
 from jaxrec.ranking import ItemIndex
 from jaxrec.types import ItemVectors, Queries
+from tests.model import trained
 from tests.reference import metrics as reference
 
 
@@ -44,12 +45,7 @@ def prepared(tmp_path_factory):
 def trained_model(prepared, config, seed=0):
     layout = SegmentLayout.from_config(config.layout)
     model = recommender.build(config.model, config.loss, layout, prepared.num_items)
-    params = model.init(jax.random.key(seed))
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
-    leaves = [
-        x + 0.3 * jax.random.normal(key, x.shape) for x, key in zip(leaves, keys, strict=True)
-    ]
+    params = trained.moved(model.init(jax.random.key(seed)), seed + 1)
 
     def batches(recent_only=False):
         return pipeline.eval_batches(
@@ -60,9 +56,7 @@ def trained_model(prepared, config, seed=0):
             recent_only=recent_only,
         )
 
-    return evaluator.TrainedModel(
-        model, jax.tree.unflatten(tree, leaves), batches, lambda: batches(True)
-    )
+    return evaluator.TrainedModel(model, params, batches, lambda: batches(True))
 
 
 @pytest.fixture(scope="module")

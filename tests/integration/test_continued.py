@@ -1,4 +1,4 @@
-"""train.py on a data set that later files were appended to."""
+"""`jaxrec train` on a data set that later files were appended to."""
 
 import json
 
@@ -26,6 +26,7 @@ def day(folder, number, users, items, events=400):
 
 
 def train(folder, *more, data="day0.parquet", steps=8):
+    """(exit status, standard output, standard error) of the command, in this process."""
     argv = [
         f"--config=configs/table.py:{folder / data}",
         "--config.layout.mode=compressed",  # of so short histories the data would choose full
@@ -34,12 +35,9 @@ def train(folder, *more, data="day0.parquet", steps=8):
         *tiny.RUN[1:],
         f"--config.train.steps={steps}",
         "--config.data.workers=0",
-        f"--config.train.compilation_cache={folder / 'cache'}",
         *more,
     ]
-    process = tiny.start("train.py", *argv)
-    out, err = process.communicate(timeout=600)
-    return process.returncode, out, err
+    return tiny.call("train", *argv)
 
 
 def stored(folder, step):
@@ -64,7 +62,8 @@ def test_a_run_goes_on_with_appended_files(update, tmp_path):
     day(tmp_path, 0, users=20, items=30)
     day(tmp_path, 1, users=30, items=45)
     table = f"--config.train.table_update={update}"
-    status, _, err = train(tmp_path, table)
+    brief = "--config.eval.mode=popularity"  # the last run evaluates the model, grown
+    status, _, err = train(tmp_path, table, brief)
     assert status == 0, err
     before, _ = stored(tmp_path, 8)
     old = len(before["params/item/embedding"])
@@ -72,11 +71,11 @@ def test_a_run_goes_on_with_appended_files(update, tmp_path):
     append = [table, f"--config.data.append=('{tmp_path / 'day1.parquet'}',)"]
     on = "--config.train.continue_on_new_data=True"
     # without a word it is another data set
-    status, _, err = train(tmp_path, *append)
+    status, _, err = train(tmp_path, *append, brief)
     assert status == 2
     assert "train.continue_on_new_data=True" in err
     # the moment of growth: no step is asked for beyond those that are done
-    status, _, err = train(tmp_path, *append, on)
+    status, _, err = train(tmp_path, *append, on, brief)
     assert status == 0, err
     assert "data was appended to: 15 new rows" in err
     after, meta = stored(tmp_path, 8)

@@ -1,7 +1,9 @@
 """Real processes on one machine that train together, are stopped and are killed."""
 
+import ipaddress
 import json
 import os
+import pathlib
 import signal
 import socket
 import subprocess
@@ -126,6 +128,70 @@ def test_an_error_of_the_first_process_is_everyones(tmp_path):
     assert [status for status, *_ in ended] == [2, 2]
     assert "name another --workdir" in ended[0][2]
     assert "process 0 stopped: workdir" in ended[1][2]
+
+
+def listening(process):
+    """Addresses of IPv4 and IPv6 that a process listens on, {port: {address}}."""
+    inodes = {
+        os.readlink(link)[8:-1]
+        for link in pathlib.Path(f"/proc/{process}/fd").iterdir()
+        if os.readlink(link).startswith("socket:[")
+    }
+    found = {}
+    for table in ("tcp", "tcp6"):
+        for line in pathlib.Path(f"/proc/{process}/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and fields[9] in inodes:
+                address, port = fields[1].split(":")
+                words = (bytes.fromhex(address[i : i + 8])[::-1] for i in range(0, len(address), 8))
+                given = ipaddress.ip_address(b"".join(words))
+                given = getattr(given, "ipv4_mapped", None) or given
+                found.setdefault(int(port, 16), set()).add(str(given))
+    return found
+
+
+LISTENS = """
+import sys, jax
+from jaxrec.runtime import distributed
+distributed.start(distributed.place(), timeout=60)
+print("started", flush=True)
+sys.stdin.readline()
+jax.distributed.shutdown()
+"""
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/net/tcp").exists(), reason="needs Linux's /proc")
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2"])
+def test_jax_listens_on_the_address_that_was_given(host):
+    port = free_port()
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", LISTENS],
+            env={
+                **os.environ,
+                distributed.COORDINATOR: f"{host}:{port}",
+                distributed.PROCESSES: "2",
+                distributed.PROCESS: str(index),
+                "JAX_PLATFORMS": "cpu",
+            },
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for index in (0, 1)
+    ]
+    try:
+        assert [process.stdout.readline() for process in running] == ["started\n"] * 2
+        assert listening(running[0].pid)[port] == {host}
+        assert port not in listening(running[1].pid)
+        for process in running:
+            process.stdin.write("\n")
+            process.stdin.flush()
+        assert [process.wait(30) for process in running] == [0, 0]
+    finally:
+        for process in running:
+            process.kill()
+            process.communicate()
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ import pytest
 
 from tests.integration import tiny
 
+BRIEF = "--config.eval.mode=popularity"  # where nobody looks at the results of a training
+
 
 def trace(workdir):
     """step -> everything logged that is not a rate."""
@@ -38,11 +40,8 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def shared(folder):
-    """Data and compiled functions that all runs of this file share."""
-    return [
-        f"--config.data.cache_dir={folder / 'data'}",
-        f"--config.train.compilation_cache={folder / 'cache'}",
-    ]
+    """Data that all runs of this file share."""
+    return [f"--config.data.cache_dir={folder / 'data'}"]
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +87,7 @@ def test_sigkill_then_the_same_command_gives_the_same_run(whole, folder, shared)
 
 def test_sigterm_saves_and_exits_0(whole, folder, shared):
     workdir = folder / "stopped"
-    command = tiny.arguments(workdir, *shared)
+    command = tiny.arguments(workdir, *shared, BRIEF)
     process = tiny.start("train.py", *command)
     wait_for_step(process, workdir, 5)
     process.send_signal(signal.SIGTERM)
@@ -104,15 +103,17 @@ def test_sigterm_saves_and_exits_0(whole, folder, shared):
 def test_a_finished_run_is_evaluated_not_trained_again(whole, folder, shared):
     workdir, _, _ = whole
     before = (workdir / "metrics.jsonl").read_text()
-    tiny.run("train.py", *tiny.arguments(workdir, *shared))
+    status, _, err = tiny.call("train", *tiny.arguments(workdir, *shared))
+    assert status == 0, err
     assert (workdir / "metrics.jsonl").read_text() == before
 
 
 def test_evaluation_beside_models_of_full_and_recent_history(whole, folder, shared):
     workdir, _, _ = whole
     full, recent = folder / "full", folder / "recent"
-    tiny.run("train.py", *tiny.arguments(full, *shared, mode="full"))
-    tiny.run("train.py", *tiny.arguments(recent, *shared, mode="recent"))
+    for other, mode in ((full, "full"), (recent, "recent")):
+        status, _, err = tiny.call("train", *tiny.arguments(other, *shared, BRIEF, mode=mode))
+        assert status == 0, err
     output = folder / "figures" / "table.json"
     out, _ = tiny.run(
         "eval.py",

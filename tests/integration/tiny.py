@@ -1,9 +1,14 @@
 """The real commands on a tiny data set, as a user would start them."""
 
+import contextlib
+import importlib
+import io
 import os
 import pathlib
 import subprocess
 import sys
+
+from jaxrec.runtime.program import exit_status
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -36,6 +41,7 @@ RUN = [
     "--config.train.checkpoint_every=4",
     "--config.eval.bootstrap=20",
     "--config.eval.batch_size=8",
+    "--config.mesh.data=1",  # of the devices that tests have
 ]
 TINY = [*DATA, *MODEL, *RUN]
 
@@ -46,7 +52,7 @@ def arguments(workdir, *more, mode="compressed", config="configs/synthetic.py"):
 
 def environment():
     """One device, as on a laptop; compiled code is shared between the runs of a test."""
-    keep = {k: v for k, v in os.environ.items() if not k.startswith(("XLA_", "JAX_NUM_"))}
+    keep = {k: v for k, v in os.environ.items() if not k.startswith("JAX_NUM_")}
     return keep | {"JAX_PLATFORMS": "cpu"}
 
 
@@ -59,6 +65,15 @@ def start(program, *argv):
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def call(command, *argv):
+    """(exit status, standard output, standard error) of a `jaxrec` command in this process."""
+    main = importlib.import_module(f"jaxrec.cli.{command}").main
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = exit_status(f"jaxrec {command}", main, argv)
+    return status, out.getvalue(), err.getvalue()
 
 
 def run(program, *argv):

@@ -1,6 +1,7 @@
 """Vectors of texts as the item table: one scale, states, training, new items."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -39,8 +40,9 @@ def test_vectors_are_brought_to_one_scale():
 def test_a_state_holds_for_text_items(params):
     """Cached and masked predictions agree, as for ids."""
     model, batch = build(), batch_of()
-    whole = np.asarray(model.predict(params, batch).vectors)
-    cached = np.asarray(states.predict_cached(model, params, batch).vectors)
+    whole = np.asarray(jax.jit(model.predict)(params, batch).vectors)
+    predict = jax.jit(functools.partial(states.predict_cached, model))
+    cached = np.asarray(predict(params, batch).vectors)
     np.testing.assert_allclose(cached[:, 7:], whole[:, 7:], atol=1e-5)
 
 
@@ -92,9 +94,9 @@ def test_adapters_are_trained_instead_of_what_they_adapt(params):
     model = build(config)
     init = starting_from(model.init, text_table.leaves(VECTORS))
     adapted = jax.jit(init)(jax.random.key(0))
-    grads = jax.grad(lambda p: model.loss(p, batch_of())[0])(adapted)
+    grads = jax.jit(jax.grad(lambda p: model.loss(p, batch_of())[0]))(adapted)
     layer = grads["compressor"]["encoder"]["layers"]["query"]
     assert not np.asarray(layer["kernel"]).any()
     assert np.asarray(layer["lora_b"]).any()
-    without = jnp.abs(model.predict(adapted, batch_of()).vectors).max()
+    without = jnp.abs(jax.jit(model.predict)(adapted, batch_of()).vectors).max()
     assert without > 0

@@ -15,6 +15,7 @@ from jaxrec.model.parameters import has_item_rows
 from jaxrec.objective import sampling
 from jaxrec.runtime import mesh as mesh_lib
 from jaxrec.types import Batch
+from tests.model import trained
 
 ITEMS = 20
 LAYOUT = SegmentLayout.stream(3, 2, 2, recent_min=1)
@@ -37,11 +38,7 @@ def make(
         kind=kind, similarity=similarity, negatives=6, sampling="uniform", token_weight=token_weight
     )
     model = recommender.build(config, loss, LAYOUT, ITEMS)
-    params = model.init(jax.random.key(0))
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    moved = [x + 0.3 * jax.random.normal(key, x.shape) for x, key in zip(leaves, keys, strict=True)]
-    return model, jax.tree.unflatten(tree, moved)
+    return model, trained.moved(model.init(jax.random.key(0)))
 
 
 def make_batch():
@@ -99,9 +96,13 @@ def test_gates_start_at_zero_and_learn():
     model = recommender.build(config, LossConfig("sampled_softmax", negatives=6), LAYOUT, ITEMS)
     params, batch = model.init(jax.random.key(0)), make_batch()
     counts = jnp.ones(ITEMS + 1)
-    gradient = jax.grad(
-        lambda p: model.loss(p, batch, rng=jax.random.key(0), item_counts=counts)[0]
-    )(params)
+
+    @jax.jit
+    @jax.grad
+    def slope(params):
+        return model.loss(params, batch, rng=jax.random.key(0), item_counts=counts)[0]
+
+    gradient = slope(params)
     assert float(jnp.abs(params["repeat_gates"]["kernel"]).max()) == 0
     assert float(jnp.abs(gradient["repeat_gates"]["kernel"]).max()) > 0
 
@@ -109,7 +110,8 @@ def test_gates_start_at_zero_and_learn():
 def test_token_weight_adds_the_last_tokens_prediction():
     batch, rng = make_batch(), jax.random.key(5)
     batch = batch._replace(weights=np.where(batch.items > 0, 1.0, 0.0).astype(np.float32))
-    weights = [make(token_weight=w)[0].loss(make()[1], batch, rng=rng)[1] for w in (0.0, 0.5)]
+    models = [make(token_weight=weight)[0] for weight in (0.0, 0.5)]
+    weights = [jax.jit(model.loss)(make()[1], batch, rng=rng)[1] for model in models]
     # rows 0 and 1 have two and one complete segments with an event behind them
     assert float(weights[1] - weights[0]) == pytest.approx(0.5 * 3)
 
@@ -132,7 +134,7 @@ def test_full_softmax_over_a_split_catalog_is_that_of_the_whole(item_bias):
         total, weight, _ = model.loss(params, batch)
         return total / weight
 
-    expected, gradient = jax.value_and_grad(mean)(params, batch)
+    expected, gradient = jax.jit(jax.value_and_grad(mean))(params, batch)
     mesh = mesh_lib.make_mesh(MeshConfig(data=2, model=4))
     split = jax.device_put(params, mesh_lib.shardings(mesh, params, has_item_rows))
     with jax.set_mesh(mesh):

@@ -91,8 +91,6 @@ def free_port():
 def test_processes_meet_on_the_address_that_was_given():
     address = f"127.0.0.1:{free_port()}"
     assert rendezvous.bind_address(address) == address
-    assert rendezvous.bind_address("[::1]:5") == "[::1]:5"
-    assert rendezvous.bind_address("10.0.0.7:5") is None
     with rendezvous._listen(address) as server:  # as process 0 does, and JAX behind it
         assert server.getsockname()[0] == "127.0.0.1"
     others = [
@@ -106,6 +104,37 @@ def test_processes_meet_on_the_address_that_was_given():
         other.join(20)
         assert not other.is_alive()
     rendezvous.meet(address, 1, 0, 0.1)  # alone there is nobody to meet
+
+
+@pytest.mark.parametrize(
+    ("coordinator", "variable", "address"),
+    [
+        ("127.0.0.2:5", "", "127.0.0.2:5"),
+        ("10.0.0.7:5", "", "10.0.0.7:5"),
+        ("[::1]:5", "", "[::1]:5"),
+        ("localhost:5", "", "127.0.0.1:5"),
+        ("0.0.0.0:5", "", "0.0.0.0:5"),
+        ("10.0.0.7:5", "0.0.0.0:6", "0.0.0.0:6"),
+        ("10.0.0.7:5", "[::]:5", "[::]:5"),
+    ],
+)
+def test_where_process_0_listens(coordinator, variable, address):
+    assert rendezvous.bind_address(coordinator, {rendezvous.BIND: variable}) == address
+
+
+def test_addresses_that_nobody_can_listen_on(monkeypatch):
+    with pytest.raises(ConfigError, match=r"--coordinator=no\.invalid:5: \w+"):
+        rendezvous.bind_address("no.invalid:5", {})
+    with pytest.raises(ConfigError, match=r"BIND_ADDRESS=x: allowed is HOST:PORT"):
+        rendezvous.bind_address("127.0.0.1:5", {rendezvous.BIND: "x"})
+    port = free_port()
+    words = rf"198\.51\.100\.7 is no address of this .* {rendezvous.BIND}=0\.0\.0\.0:{port} "
+    with pytest.raises(ConfigError, match=words):
+        rendezvous.meet(f"198.51.100.7:{port}", 2, 0, 0.3)
+    own_name = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.1.1", port))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: own_name)
+    with pytest.raises(ConfigError, match=r"node7 is 127\.0\.1\.1 here, which no other machine"):
+        rendezvous.meet(f"node7:{port}", 2, 0, 0.3)
 
 
 def test_whoever_does_not_come_is_named():

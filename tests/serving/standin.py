@@ -14,6 +14,7 @@ from jaxrec.data.vocabulary import Vocabulary
 from jaxrec.layout import SegmentLayout
 from jaxrec.model import recommender
 from jaxrec.serving import Catalog, Recommender
+from tests.model import trained
 
 ITEMS = 30
 ORIGIN = 1_600_000_000  # seconds since 1970 of the first training event
@@ -42,10 +43,7 @@ def catalog(text=False, items=ITEMS):
 def params_of(config, items=ITEMS):
     layout = SegmentLayout.from_config(config.layout)
     model = recommender.build(config.model, config.loss, layout, items)
-    leaves, tree = jax.tree.flatten(model.init(jax.random.key(0)))
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    noise = [0.3 * jax.random.normal(key, x.shape) for x, key in zip(leaves, keys, strict=True)]
-    return jax.tree.unflatten(tree, [x + n for x, n in zip(leaves, noise, strict=True)])
+    return trained.moved(model.init(jax.random.key(0)))
 
 
 @functools.cache

@@ -32,6 +32,7 @@ from jaxrec.data.digests import Digest
 from jaxrec.data.raw import Chunk, Names, Raw
 from jaxrec.errors import DataError
 from jaxrec.types import Json
+from jaxrec.untrusted import lines
 
 if TYPE_CHECKING:
     import polars as pl
@@ -134,13 +135,13 @@ def _literals(file: Path, item: str, columns: tuple[str, ...]) -> "Iterator[pl.D
     rows: list[list[str | None]] = []
     schema = dict.fromkeys(("item", *columns), pl.String)
     with _open(file) as stream, files.guarded(file):
-        for number, line in enumerate(stream):
+        for number, line in enumerate(lines.bounded(stream, str(file), DataError), 1):
             try:
                 values = ast.literal_eval(line.decode())
                 rows.append([values[item], *(_plain(values.get(name)) for name in columns)])
             except (SyntaxError, ValueError, KeyError, AttributeError, TypeError) as error:
                 raise DataError(
-                    f"{file}: line {number + 1} is no item of 2014 ({error!r}): a Python "
+                    f"{file}: line {number} is no item of 2014 ({error!r}): a Python "
                     f"dictionary with {item!r} is needed. Set data.variant to the file's release"
                 ) from error
             if len(rows) == ROWS:

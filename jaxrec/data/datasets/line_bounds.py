@@ -12,38 +12,33 @@ from typing import IO, cast
 from jaxrec.errors import DataError
 from jaxrec.untrusted import zstd
 from jaxrec.untrusted.arrays import check_unpacked
+from jaxrec.untrusted.lines import MAX_LINE, too_long
 
-BLOCK = 1 << 23  # bytes that are in memory at a time; a line must end in every block
+BLOCK = MAX_LINE  # bytes that are in memory at a time: a longer line spans two blocks
 CHUNK_BLOCKS = 8  # of lines that are read together
 
 
 def rows_at_once(file: Path, most: int) -> int:
     """How many lines are read together: at most `most`, and no more bytes than some blocks.
 
-    Raises DataError naming the file for a line longer than a block, a `.gz` or `.zst` that unpacks
-    to implausibly many bytes, and a damaged one. Lines of `.zst` files are not looked at.
+    Raises DataError naming the file for a line beyond `MAX_LINE`, a `.gz` or `.zst` that unpacks
+    to implausibly many bytes, and a damaged one.
     """
-    name = file.name.lower()
-    packed = name.endswith(".gz")
     size, plain, lines = file.stat().st_size, 0, most
+    number, begun = 1, 0  # the line that is open, and its bytes in earlier blocks
     try:
-        if name.endswith(".zst"):
-            check_unpacked(size, zstd.most_bytes(file), "the file")
-            return most
-        stream = cast("IO[bytes]", gzip.open(file) if packed else file.open("rb"))  # noqa: SIM115
-        with stream:
+        with _open(file, size) as stream:
             while block := stream.read(BLOCK):
                 plain += len(block)
-                if packed:
+                if file.name.lower().endswith(".gz"):
                     check_unpacked(size, plain, "the file")
                 ends = block.count(b"\n")
-                if not ends and len(block) == BLOCK:
-                    raise DataError(
-                        f"{file}: a line is longer than {BLOCK >> 20} MiB, so this is no table of "
-                        "rows. Check what wrote it"
-                    )
+                if begun + (block.find(b"\n") if ends else len(block)) > MAX_LINE:
+                    raise DataError(too_long(file, number))
+                begun = len(block) - 1 - block.rfind(b"\n") + (0 if ends else begun)
+                number += ends
                 if len(block) == BLOCK:
-                    lines = min(lines, CHUNK_BLOCKS * ends)
+                    lines = min(lines, CHUNK_BLOCKS * max(ends, 1))
     except (OSError, EOFError, ValueError, zlib.error) as error:
         if isinstance(error, DataError):
             raise
@@ -51,6 +46,17 @@ def rows_at_once(file: Path, most: int) -> int:
             f"{file}: cannot be read, the file is damaged or not what its ending says: {error}"
         ) from error
     return lines
+
+
+def _open(file: Path, size: int) -> IO[bytes]:
+    """The unpacked content. Raises ValueError for a `.zst` that declares too much, OSError."""
+    name = file.name.lower()
+    if name.endswith(".zst"):
+        import pyarrow
+
+        check_unpacked(size, zstd.most_bytes(file), "the file")
+        return cast("IO[bytes]", pyarrow.input_stream(file, compression="zstd"))
+    return cast("IO[bytes]", gzip.open(file) if name.endswith(".gz") else file.open("rb"))
 
 
 def check_values(file: Path, values: int) -> None:
