@@ -50,7 +50,12 @@ def report(tmp_path, name, items):
             *(sys.executable, "-m", "jaxrec.benchmark.aot", "--topology=v5e:4x4"),
             *(f"--config={recipe}:{name}", f"--items={items}", f"--output={output}"),
         ],
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(path)},
+        env={
+            **os.environ,
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": "",  # those of the tests are not known to libtpu
+            "PYTHONPATH": os.pathsep.join(path),
+        },
         capture_output=True,
         text=True,
         cwd=ROOT,

@@ -1,5 +1,6 @@
 """Arrays as the fused kernels want them: rows of users, tables of the bias, integers."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
@@ -112,7 +113,13 @@ def scalars(plan: Plan, inputs: Inputs) -> tuple[jax.Array, jax.Array]:
 
 
 def tables(plan: Plan, bias: RelativeBias) -> tuple[jax.Array | None, ...]:
-    """Tables of the bias by block of pairs, by segment and token, by lane."""
+    """Tables of the bias, float32: by block of pairs, by segment and token, by lane."""
+    wide = {
+        name: getattr(bias, name).astype(jnp.float32)
+        for name in ("distance", "age", "time")
+        if getattr(bias, name) is not None
+    }
+    bias = dataclasses.replace(bias, **wide)
     distance = age = time = None
     if bias.distance is not None:
         distance = bias.by_distance(plan.lanes // LANES, LANES)
