@@ -16,6 +16,8 @@ from jaxrec.ranking.index import ItemIndex
 from jaxrec.runtime.mesh import MODEL
 from jaxrec.types import PAD, Array, HistoryItems, ItemVectors, Queries, Tree
 
+FAST_MEMORY = 2**24  # bytes of rows that a TPU keeps near its cores
+
 T = TypeVar("T")
 
 
@@ -118,7 +120,8 @@ class Shard:
         """Item vectors of the chunk that begins at row `start`, and their ids int32 [C]."""
         ids = (self.first + start + jnp.arange(self.chunk)).astype(jnp.int32)
         rows = jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, start, self.chunk), self.rows)
-        rows = jax.tree.map(unconverted, rows)
+        # what does not stay in fast memory would be written out and read again for it
+        rows = jax.tree.map(lambda a: unconverted(a) if a.nbytes <= FAST_MEMORY else a, rows)
         return self.index.make(self.params, rows, ids), ids
 
     def _scored(self, number: jax.Array, batch: QueryBatch) -> Scored:
