@@ -2,10 +2,6 @@
 
 import importlib.util
 import json
-import os
-import pathlib
-import subprocess
-import sys
 
 import jax
 import pytest
@@ -16,8 +12,8 @@ from jaxrec.errors import ConfigError
 from jaxrec.layout import SegmentLayout
 from jaxrec.model import recommender
 from jaxrec.runtime import mesh as mesh_lib
+from tests import libtpu
 
-ROOT = pathlib.Path(__file__).parents[2]
 RECIPE = """
 from configs import pod_hllm, pod_hstu
 
@@ -44,31 +40,21 @@ def report(tmp_path, name, items):
     """What the command says of a small version of a recipe on 16 chips."""
     recipe, output = tmp_path / "recipe.py", tmp_path / "aot.json"
     recipe.write_text(RECIPE)
-    path = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "jaxrec.benchmark.aot", "--topology=v5e:4x4"),
-            *(f"--config={recipe}:{name}", f"--items={items}", f"--output={output}"),
-        ],
-        env={
-            **os.environ,
-            "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": "",  # those of the tests are not known to libtpu
-            "PYTHONPATH": os.pathsep.join(path),
-        },
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
+    printed = libtpu.run(
+        "jaxrec.benchmark.aot",
+        "--topology=v5e:4x4",
+        f"--config={recipe}:{name}",
+        f"--items={items}",
+        f"--output={output}",
     )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "train: fits" in done.stdout
+    assert "train: fits" in printed
     result = json.loads(output.read_text())
     assert [row["function"] for row in result["rows"]] == ["train", "compress", "score"]
     return result
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs jaxrec[tpu-aot]")
+@libtpu.needed
 def test_rows_that_items_share_are_all_that_a_chip_holds(tmp_path):
     items = 2**24
     result = report(tmp_path, "pod_hstu+hash", items)
@@ -83,7 +69,7 @@ def test_rows_that_items_share_are_all_that_a_chip_holds(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs jaxrec[tpu-aot]")
+@libtpu.needed
 @pytest.mark.parametrize(("name", "width", "model"), [("pod_hstu", 64, 16), ("pod_hllm", 128, 4)])
 def test_the_item_table_stays_where_it_is(name, width, model, tmp_path):
     items = 2**20 - 1

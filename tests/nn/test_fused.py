@@ -1,13 +1,8 @@
 """The fused kernels, interpreted, against NumPy and against masked attention; their plan."""
 
 import functools
-import importlib.util
 import itertools
 import json
-import os
-import pathlib
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -24,10 +19,10 @@ from jaxrec.nn.attention.fused import arrays, calls
 from jaxrec.nn.attention.fused.plan import CHUNK, FAST_MEMORY, Plan
 from jaxrec.nn.attention.weights import Weighing
 from jaxrec.nn.bias import TIME_BUCKETS, RelativeBias, time_bucket
+from tests import libtpu
 from tests.nn.test_attention import LAYOUTS, attend, expected, problem
 
 KERNELS = "kernels"
-ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -296,23 +291,7 @@ def test_heads_share_lanes():
     assert Plan(LAYOUTS["full"], "softmax", 1.0, 3, 48).group == 3
 
 
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs jaxrec[tpu-aot]")
+@libtpu.needed
 def test_the_compiler_of_tpus_takes_the_kernels():
-    """In a process of its own: libtpu does not leave the one that it is loaded into as it was."""
-    path = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.nn.fused_on_tpu"],
-        env={
-            **os.environ,
-            "JAX_PLATFORMS": "cpu",
-            "JAX_ENABLE_COMPILATION_CACHE": "false",
-            "XLA_FLAGS": "",  # those of the tests are not known to libtpu
-            "PYTHONPATH": os.pathsep.join(path),
-        },
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    for names in json.loads(done.stdout.splitlines()[-1]):
+    for names in json.loads(libtpu.run("tests.nn.fused_on_tpu").splitlines()[-1]):
         assert any("gradients" in name for name in names)

@@ -1,41 +1,18 @@
 """Counts of programs of the TPU's own compiler, which writes no trip counts."""
 
-import importlib.util
 import json
-import os
-import pathlib
-import subprocess
-import sys
 
 import pytest
 
+from tests import libtpu
 from tests.runtime.tpu_counts import DECLARED, ROWS, TURNS, WIDTH
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason="needs jaxrec[tpu-aot]"
-)
-ROOT = pathlib.Path(__file__).parents[2]
+pytestmark = libtpu.needed
 
 
 @pytest.fixture(scope="module")
 def counts():
-    path = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.runtime.tpu_counts"],
-        # programs for devices that are not there cannot be read from the cache again
-        env={
-            **os.environ,
-            "JAX_PLATFORMS": "cpu",
-            "JAX_ENABLE_COMPILATION_CACHE": "false",
-            "XLA_FLAGS": "",  # those of the tests are not known to libtpu
-            "PYTHONPATH": os.pathsep.join(path),
-        },
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    return json.loads(libtpu.run("tests.runtime.tpu_counts").splitlines()[-1])
 
 
 def test_a_loop_costs_what_it_costs_unrolled(counts):

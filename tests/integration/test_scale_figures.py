@@ -1,0 +1,51 @@
+"""The plans in docs/scale.md are those of results/."""
+
+import json
+import pathlib
+
+ROOT = pathlib.Path(__file__).parents[2]
+PLANS = [
+    ("HSTU", "v5e-4x4", "aot_{}v5e-4x4"),
+    ("HSTU", "v5e-16x16", "aot_{}v5e-16x16"),
+    ("HLLM", "v5e-4x4", "aot_{}hllm_v5e-4x4"),
+    ("HLLM", "v5e-16x16", "aot_{}hllm_v5e-16x16"),
+]
+
+
+def record(name):
+    return json.loads((ROOT / "results" / f"{name}.json").read_text())
+
+
+def cell(row):
+    """GiB per chip, ms of the roofline beside those of the layout's arithmetic, share of peak."""
+    times = row["roofline"]
+    step, compute = times["step_s"] * 1e3, times["compute_s"] * 1e3
+    return f"{row['memory']['total'] / 2**30:.1f}; {step:.1f} / {compute:.1f}; {compute / step:.0%}"
+
+
+def lines():
+    for model, topology, pattern in PLANS:
+        for when, infix in (("before", "before_"), ("now", "")):
+            plan = record(pattern.format(infix))
+            shape = ", ".join(str(size) for size in plan["mesh"].values())
+            users = plan["settings"]["train.batch_size"]
+            cells = [model, f"`{topology.replace('-', ':')}`", shape, str(users), when]
+            cells += [cell(row) for row in plan["rows"]]
+            yield "| " + " | ".join(cells) + " |"
+
+
+def test_the_table_of_plans():
+    text = (ROOT / "docs" / "scale.md").read_text()
+    for line in lines():
+        assert line in text, line
+
+
+def test_the_network_of_a_step():
+    """Megabytes that a chip of the large slice sends, before and now."""
+    sent = []
+    for infix in ("before_", ""):
+        train = record(f"aot_{infix}v5e-16x16")["rows"][0]
+        sent.append(sum(row["bytes"] for row in train["collectives"].values()) / 1e6)
+    before, now = sent
+    text = (ROOT / "docs" / "scale.md").read_text()
+    assert f"{before:,.0f} MB of collectives a step before, {now:,.0f} MB now" in text
