@@ -6,8 +6,8 @@ split over `mesh.model` = 16 chips. The user tower and its AdamW state are split
 Data: your own interactions, and items with texts, as in `table.py`.
 Layout: 4 x (256 items + 8 tokens) + a recent window of up to 256.
 Argument: the file of events.
-Hardware and cost: v5e:16x16 (256 chips), bfloat16. Training needs 10.7 of 16 GiB per chip, by the
-plan of the chip's compiler (`results/aot_hllm_v5e-16x16.json`). On v5e:4x4 (16 chips) it is 13.1
+Hardware and cost: v5e:16x16 (256 chips), bfloat16. Training needs 3.9 of 16 GiB per chip, by the
+plan of the chip's compiler (`results/aot_hllm_v5e-16x16.json`). On v5e:4x4 (16 chips) it is 13.0
 GiB (`results/aot_hllm_v5e-4x4.json`). The plan is made by
 
     python -m jaxrec.benchmark.aot --topology=v5e:16x16 --items=4194303 \

@@ -5,7 +5,7 @@ per row for row-wise Adagrad. A step reads and writes only the rows that it touc
 Data: your own interactions, as in `table.py`.
 Layout: 8 x (256 items + 8 tokens) + a recent window of up to 256.
 Argument: the file of events.
-Hardware and cost: v5e:16x16 (256 chips), bfloat16. Training needs 14.1 of 16 GiB per chip, by the
+Hardware and cost: v5e:16x16 (256 chips), bfloat16. Training needs 3.7 of 16 GiB per chip, by the
 plan of the chip's compiler (`results/aot_v5e-16x16.json`), which is made by
 
     python -m jaxrec.benchmark.aot --topology=v5e:16x16 --config=configs/pod_hstu.py

@@ -47,5 +47,17 @@ def test_the_network_of_a_step():
         train = record(f"aot_{infix}v5e-16x16")["rows"][0]
         sent.append(sum(row["bytes"] for row in train["collectives"].values()) / 1e6)
     before, now = sent
-    text = (ROOT / "docs" / "scale.md").read_text()
+    text = " ".join((ROOT / "docs" / "scale.md").read_text().split())
     assert f"{before:,.0f} MB of collectives a step before, {now:,.0f} MB now" in text
+
+
+def test_what_the_recipes_say_they_need():
+    """GiB of a chip in the docstrings of the recipes for pods."""
+    for recipe, names in (
+        ("pod_hstu", ["aot_v5e-16x16"]),
+        ("pod_hllm", ["aot_hllm_v5e-16x16", "aot_hllm_v5e-4x4"]),
+    ):
+        text = " ".join((ROOT / "configs" / f"{recipe}.py").read_text().split())
+        for name in names:
+            need = record(name)["rows"][0]["memory"]["total"] / 2**30
+            assert f" {need:.1f} " in text, (recipe, name)
