@@ -1,4 +1,4 @@
-"""The plans in docs/scale.md are those of results/."""
+"""Figures of docs/scale.md and docs/data.md are those of results/."""
 
 import json
 import pathlib
@@ -61,3 +61,18 @@ def test_what_the_recipes_say_they_need():
         for name in names:
             need = record(name)["rows"][0]["memory"]["total"] / 2**30
             assert f" {need:.1f} " in text, (recipe, name)
+
+
+def test_the_preparation_before_and_after():
+    """Rows of docs/data.md, and that the prepared files are equal."""
+    text = (ROOT / "docs" / "data.md").read_text()
+    for events in ("10m", "100m"):
+        contents = set()
+        for name in (f"prepare_{events}_before", f"prepare_{events}"):
+            row = record(name)["rows"][0]
+            contents.add(row["content"])
+            cells = (
+                f"{row['seconds']:.0f} s | {row['cpu_s']:.1f} s | {row['peak_bytes'] / 1e9:.2f} GB"
+            )
+            assert f"(`results/{name}.json`) | {cells} |" in text, (name, cells)
+        assert len(contents) == 1
