@@ -1,4 +1,4 @@
-"""Figures of docs/scale.md and docs/data.md are those of results/."""
+"""Figures of docs/scale.md, docs/data.md and docs/python.md are those of results/."""
 
 import json
 import pathlib
@@ -76,3 +76,15 @@ def test_the_preparation_before_and_after():
             )
             assert f"(`results/{name}.json`) | {cells} |" in text, (name, cells)
         assert len(contents) == 1
+
+
+def test_the_front_door():
+    """Rows of docs/python.md."""
+    text = (ROOT / "docs" / "python.md").read_text()
+    starts = record("front_door")["starts"]
+    assert [start["statements"] for start in starts] == [3] * 6
+    for start in starts:
+        seconds = start["seconds"]
+        times = (seconds[name] for name in ("fit", "first recommendation", "evaluation"))
+        cells = [start["events"], start["start"], *(f"{time:.0f}" for time in times)]
+        assert f"| {' | '.join(cells)} |" in text, start
