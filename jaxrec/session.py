@@ -1,5 +1,6 @@
 """A run: its data, model, training and evaluation, as `train.py` and `eval.py` use them."""
 
+import contextlib
 import functools
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -315,16 +316,18 @@ class Session:
 
         keep: gets the ranks of every row.
         """
-        return evaluator.evaluate(
-            self.config,
-            self.trained_model(),
-            counts=self.prepared.counts,
-            history=self.history,
-            others={name: self._other_model(name) for name in evaluator.beside(self.config)},
-            returning=self.returning if self.config.data.dataset in PLANTED else None,
-            say=say,
-            keep=keep,
-        )
+        # as in training: kernels and sharding constraints ask for the mesh
+        with contextlib.nullcontext() if self.mesh is None else jax.set_mesh(self.mesh):
+            return evaluator.evaluate(
+                self.config,
+                self.trained_model(),
+                counts=self.prepared.counts,
+                history=self.history,
+                others={name: self._other_model(name) for name in evaluator.beside(self.config)},
+                returning=self.returning if self.config.data.dataset in PLANTED else None,
+                say=say,
+                keep=keep,
+            )
 
     def _other_model(self, mode: str) -> evaluator.TrainedModel:
         """The model of `eval.<mode>_workdir`, a run of that layout.mode. Raises ConfigError."""

@@ -75,14 +75,14 @@ def say_once(reason: str) -> None:
 
 
 def _over_users(compute: Any, inputs: Inputs) -> jax.Array:
-    """`compute(inputs)`, users split over the mesh of `jax.set_mesh`.
+    """`compute(inputs)`, users split over the mesh of `jax.set_mesh`; all of them on every device
+    where the devices do not divide them.
 
-    The compiler cannot split a kernel by itself.
+    The compiler cannot split a kernel by itself, and refuses one that is not told how.
     """
-    axes = axes_of_users(len(inputs.q))
-    if not axes:
+    if not axes_of_users(0):
         return compute(inputs)
-    users = PartitionSpec(axes)
+    users = PartitionSpec(axes_of_users(len(inputs.q)))
     specs = jax.tree.map(lambda _: users, inputs)
     if isinstance(specs.bias, RelativeBias):
         specs = specs._replace(bias=specs.bias.with_tables(PartitionSpec()))
