@@ -86,7 +86,7 @@ def print_dry_run(config: Config, session: Session, mesh: Mesh) -> None:
     session.config.train.length_buckets = 1  # no batch has longer rows, or more positions
     batch = next(session.train_batches(0))
     step_cost = cost_of_a_step(config, session.model, mesh)
-    flops = step_cost.example(session.layout.num_items).flops
+    flops = step_cost.example(session.layout.num_items, session.layout.num_segments).flops
     _, lines = dry_run(config, session.task(fresh=True), batch=batch, mesh=mesh, flops=flops)
     if distributed.leader():
         print("\n".join(lines))

@@ -63,8 +63,8 @@ class TrainConfig(Group):
     batch_size: int = option(16, "Users in a step, all devices together.", low=1)
     length_buckets: int = option(
         1,
-        "Sizes of batches: users of similar length share a batch, short ones fill shorter rows; "
-        "1: every row has the whole layout.",
+        "Sizes of batches at most: users of similar length share a batch, short ones fill shorter "
+        "rows; 1: every row has the whole layout. The step is compiled once for each.",
         low=1,
     )
     grad_accum_steps: int = option(

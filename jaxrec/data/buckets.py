@@ -1,15 +1,15 @@
 """Training batches of users of similar length: which windows batch N holds. Pure NumPy.
 
-A bucket is the users whose windows fit into rows of so many item slots (`windows.most_slots`). A
-batch holds windows of one bucket, the more rows the shorter they are, so about as many positions
-as any other batch. Every bucket has an endless sequence of its windows. Buckets take turns in an
-order keyed by (seed, cycle), as often as lets every window occur equally often.
+A bucket is the users whose windows fit into rows of a size (`windows.most`). A batch holds windows
+of one bucket, the more rows the shorter they are, so about as many positions as any other batch.
+Every bucket has an endless sequence of its windows. Buckets take turns in an order keyed by (seed,
+cycle), as often as lets every window occur equally often.
 """
 
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,15 +23,23 @@ from jaxrec.layout import SegmentLayout
 _FEWEST_TURNS = 16
 
 
+class Size(NamedTuple):
+    """A size of rows: complete segments, events of the recent window, item slots in all."""
+
+    complete: int
+    recent: int
+    slots: int
+
+
 @dataclasses.dataclass(frozen=True)
 class Bucket:
-    """Users whose windows fit into rows of `slots` item slots; `rows` of them are a batch.
+    """Users whose windows fit into the last of `sizes`; `rows` of them are a batch.
 
-    users: int32 [U], dense indices, increasing. last_window: int64 [U], windows of the users up to
-    each.
+    sizes: increasing; a batch whose windows are all shorter may take a smaller one. users: int32
+    [U], dense indices, increasing. last_window: int64 [U], windows of the users up to each.
     """
 
-    slots: int
+    sizes: tuple[Size, ...]
     rows: int
     users: np.ndarray
     last_window: np.ndarray
@@ -45,6 +53,11 @@ class Bucket:
         """int64 [B], users of windows [B], each 0..num_windows-1."""
         found = np.searchsorted(self.last_window, window, side="right")
         return self.users[found].astype(np.int64)
+
+    def size_of(self, complete: int, recent: int) -> Size:
+        """The smallest size that holds so many complete segments and recent events."""
+        fits = (s for s in self.sizes if s.complete >= complete and s.recent >= recent)
+        return min(fits, key=lambda size: size.slots)
 
 
 class Turn(NamedTuple):
@@ -71,32 +84,52 @@ def plan(
     """
     layout = SegmentLayout.from_config(config)
     number = windows.count_windows(train_end, layout)
-    need = windows.most_slots(train_end, config, vary_segments=vary_segments)
     sizes = capacities(config, count)
-    bucket = np.searchsorted(sizes, need)
+    complete, recent = windows.most(train_end, config, vary_segments=vary_segments)
+    # the numbers of segments that rows have, and the recent windows of each of them
+    numbers, recents = (sorted({size[part] for size in sizes}) for part in (0, 1))
+    bucket = np.searchsorted(numbers, complete) * len(recents) + np.searchsorted(recents, recent)
     per_bucket = np.bincount(bucket, weights=number, minlength=len(sizes)).astype(np.int64)
-    rows = [batch_size * (layout.num_items // slots) for slots in sizes]
+    rows = [batch_size * (layout.num_items // size.slots) for size in sizes]
     kept = _with_whole_batches(per_bucket, rows)
     into = np.searchsorted(kept, bucket)
     made = []
-    for index, size in enumerate(kept):
+    for index, last in enumerate(kept):
         users = np.flatnonzero((into == index) & (number > 0)).astype(np.int32)
-        made.append(Bucket(sizes[size], rows[size], users, np.cumsum(number[users])))
+        allowed = tuple(_within(sizes, rows, last)) if config.mode == "compressed" else ()
+        made.append(Bucket(allowed or (sizes[last],), rows[last], users, np.cumsum(number[users])))
     return tuple(made)
 
 
-def capacities(config: LayoutConfig, count: int) -> list[int]:
-    """Item slots of at most `count` sizes of rows, increasing; the last is the whole layout.
+def capacities(config: LayoutConfig, count: int) -> list[Size]:
+    """At most `count` sizes of rows, increasing; the last is the whole layout.
 
-    `full`, `recent`: equal steps. `compressed`: a whole recent window and 0..max_segments complete
-    segments, or `count` of these numbers.
+    `full`, `recent`: equal steps. `compressed`: 0..max_segments complete segments, or `count` of
+    these numbers, before a whole recent window; where `count` allows it, each number also before
+    recent windows of equal steps.
     """
     if config.mode != "compressed":
         slots = SegmentLayout.from_config(config).num_items
-        return sorted({-(-slots * step // count) for step in range(1, count + 1)})
+        steps = sorted({-(-slots * step // count) for step in range(1, count + 1)})
+        return [Size(0, slots, slots) for slots in steps]
     numbers = config.max_segments + 1
-    segments = {-(-numbers * step // count) - 1 for step in range(1, count + 1)}
-    return [s * config.segment_size + config.recent for s in sorted(segments)]
+    segments = sorted({-(-numbers * step // count) - 1 for step in range(1, count + 1)})
+    parts = max(1, count // numbers)
+    recents = sorted({-(-config.recent * part // parts) for part in range(1, parts + 1)})
+    return [Size(s, r, s * config.segment_size + r) for s in segments for r in recents]
+
+
+def _within(sizes: Sequence[Size], rows: Sequence[int], last: int) -> Iterator[Size]:
+    """The sizes that batches of the bucket of size number `last` may have.
+
+    Each is a program of its own for the bucket's number of rows. So of sizes that have more rows in
+    their own bucket only those with the same recent window are among them.
+    """
+    most = sizes[last]
+    for size, number in zip(sizes, rows, strict=True):
+        fits = size.complete <= most.complete and size.recent <= most.recent
+        if fits and (number == rows[last] or size.recent == most.recent):
+            yield size
 
 
 def turns(buckets: Sequence[Bucket]) -> tuple[int, ...]:

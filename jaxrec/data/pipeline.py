@@ -1,32 +1,26 @@
 """Batches for training and evaluation, read from the prepared records through grain.
 
-The order of training examples is one infinite sequence: epoch after epoch, each a permutation
-of all windows keyed by (seed, epoch). How an example is cut is drawn with a generator keyed by
-(seed, position in the sequence). With `train.length_buckets` there is such a sequence per bucket
-(`jaxrec.data.buckets`). So batch N depends on (seed, N, configuration) alone: not on where a run
-started, nor on the number of workers or processes.
+Batch N of training depends on (seed, N, configuration) alone (`jaxrec.data.batch_plan`): not on
+where a run started, nor on the number of workers or processes.
 """
 
 import dataclasses
 import sys
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
 
 from jaxrec.config import LayoutConfig
-from jaxrec.data import buckets, splits, windows
-from jaxrec.data.buckets import Bucket
+from jaxrec.data import batch_plan, splits, windows
+from jaxrec.data.batch_plan import BatchPlan
 from jaxrec.data.prepared import Prepared
 from jaxrec.data.records import RecordSource
 from jaxrec.data.windows import Cut
 from jaxrec.errors import DataError
 from jaxrec.layout import SegmentLayout
 from jaxrec.types import Batch
-
-# between the seeds of the orders of neighbouring buckets; odd, so that no two of them are equal
-_SEED_STEP = 0x9E3779B9
 
 
 def train_batches(
@@ -64,32 +58,23 @@ def train_batches(
     import grain
 
     _share(batch_size, process_index, process_count)
-    train_end = prepared.boundaries.train_end
-    planned = buckets.plan(
-        train_end,
+    plan = batch_plan.make(
+        prepared.boundaries.train_end,
         layout_config,
         batch_size=batch_size,
-        count=length_buckets,
+        seed=seed,
+        vary_recent=vary_recent,
         vary_segments=vary_segments,
+        length_buckets=length_buckets,
+        process_index=process_index,
+        process_count=process_count,
     )
-    if not planned:
+    if plan is None:
         raise DataError(
             f"{prepared.folder}: no user has two training events. Lower data.holdout or give "
             "longer histories"
         )
-    make_batch = _TrainBatch(
-        source=prepared.source,
-        layout_config=layout_config,
-        train_end=train_end,
-        buckets=planned,
-        orders=[_order(bucket, seed + _SEED_STEP * b) for b, bucket in enumerate(planned)],
-        turns=buckets.turns(planned),
-        seed=seed,
-        vary_recent=vary_recent,
-        vary_segments=vary_segments,
-        process_index=process_index,
-        process_count=process_count,
-    )
+    make_batch = _TrainBatch(prepared.source, plan)
     numbers = grain.MapDataset.range(start_step, sys.maxsize)
     threads = grain.ReadOptions(
         num_threads=0 if worker_processes else workers,
@@ -230,56 +215,13 @@ def _share(batch_size: int, process_index: int, process_count: int) -> int:
     return batch_size // process_count
 
 
-def _order(bucket: Bucket, seed: int) -> Sequence[int]:
-    """Windows of a bucket in the order of training: an endless sequence, made as it is read."""
-    import grain
-
-    return grain.MapDataset.range(bucket.num_windows).shuffle(seed=seed % 2**32).repeat()
-
-
 @dataclasses.dataclass(frozen=True)
 class _TrainBatch:
-    """Number of a batch -> this process's rows of it; a value that travels to grain's workers.
-
-    orders: the windows of each bucket, in the order of training. turns: batches of each bucket in
-    a cycle.
-    """
+    """Number of a batch -> this process's rows of it; a value that travels to grain's workers."""
 
     source: RecordSource
-    layout_config: LayoutConfig
-    train_end: np.ndarray
-    buckets: tuple[Bucket, ...]
-    orders: list[Sequence[int]]
-    turns: tuple[int, ...]
-    seed: int
-    vary_recent: bool
-    vary_segments: bool
-    process_index: int
-    process_count: int
+    plan: BatchPlan
 
     def __call__(self, number: int) -> Batch:
-        turn = buckets.turn(number, self.turns, self.seed)
-        bucket, order = self.buckets[turn.bucket], self.orders[turn.bucket]
-        # row blocks of the global batch go to the processes in turn
-        local = bucket.rows // self.process_count
-        first = turn.number * bucket.rows + self.process_index * local
-        positions = range(first, first + local)
-        user = bucket.users_of(np.asarray([order[position] for position in positions]))
-        uniform = np.stack([self._uniform(turn.bucket, position) for position in positions])
-        config = self.layout_config
-        sizes = None
-        if self.vary_segments and config.mode == "compressed":
-            sizes = windows.segment_sizes(config, uniform[:, windows.SEGMENT_SIZE])
-        ends = self.train_end[user]
-        cut = windows.train_cuts(
-            user, ends, config, uniform, vary_recent=self.vary_recent, sizes=sizes
-        )
-        layout = SegmentLayout.from_config(config).shortened(bucket.slots)
+        cut, layout, sizes = self.plan(number)
         return read_batch(cut, layout, self.source, sizes)
-
-    def _uniform(self, bucket: int, position: int) -> np.ndarray:
-        """float64 [NUM_DRAWS], uniform in [0, 1), of the example at a position of a sequence."""
-        key = np.asarray([self.seed % 2**64, position], np.uint64)
-        # the high word of the counter: sequences of draws that never meet
-        random = np.random.Philox(key=key, counter=np.asarray([0, 0, 0, bucket], np.uint64))
-        return np.random.Generator(random).random(windows.NUM_DRAWS)

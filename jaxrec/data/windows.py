@@ -109,20 +109,23 @@ def count_windows(train_end: np.ndarray, layout: SegmentLayout) -> np.ndarray:
     return -(-targets // layout.num_items)
 
 
-def most_slots(train_end: np.ndarray, config: LayoutConfig, *, vary_segments: bool) -> np.ndarray:
-    """int64 [U], item slots that every training window of a user fits into (`train_cuts`).
+def most(
+    train_end: np.ndarray, config: LayoutConfig, *, vary_segments: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """(complete segments, events of the recent window) that hold every training window of a user.
 
-    train_end: int64 [U]. With complete segments, they are the most that any draw lays out, next to
-    a whole recent window; vary_segments: of the shortest size (`segment_sizes`).
+    train_end: int64 [U]; both int64 [U]. With complete segments, they are the most that any draw
+    lays out (`train_cuts`), next to a whole recent window; vary_segments: of the shortest size
+    (`segment_sizes`).
     """
     inputs = np.maximum(train_end - 1, 0)
     if config.mode != "compressed":
         room = config.history if config.mode == "full" else config.recent
-        return np.minimum(inputs, room)
-    n = config.segment_size
-    size = shortest_segment(n) if vary_segments else n
+        return np.zeros_like(inputs), np.minimum(inputs, room)
+    size = shortest_segment(config.segment_size) if vary_segments else config.segment_size
     complete = np.clip((inputs - config.recent_min) // size, 0, config.max_segments)
-    return complete * n + config.recent
+    alone = np.minimum(inputs, config.recent)
+    return complete, np.where(complete > 0, config.recent, alone)
 
 
 def shortest_segment(size: int) -> int:

@@ -162,29 +162,33 @@ class SegmentLayout(Geometry):
         segments = (self.segments[0],) * num_segments + (self.segments[-1],)
         return dataclasses.replace(self, segments=segments)
 
-    def shortened(self, num_items: int) -> "SegmentLayout":
-        """The layout of a batch with `num_items` item slots, whose rows hold less than this one.
+    def shortened(self, num_items: int, num_segments: int) -> "SegmentLayout":
+        """The layout of a batch whose rows hold less than this one.
 
-        A stream has fewer complete segments, a plain segment is shorter. Visibility, positions and
-        the divisor of attention stay, so a row computes the same in both.
+        num_items: its item slots; num_segments: its segments with the recent window. A stream has
+        fewer complete segments and a shorter recent window, a plain segment is shorter.
+        Visibility, positions and the divisor of attention stay, so a row computes the same in
+        both.
 
         Raises ValueError when there is no such layout.
         """
-        if num_items == self.num_items:
+        if (num_items, num_segments) == (self.num_items, self.num_segments):
             return self
         size, tokens = self.segments[0]
         recent = self.segments[-1][0]
         # a stream without complete segments is a plain segment
         plain, last = self.num_segments == 1 and not tokens, self.num_segments - 1
         stream = last > 0 and self.segments == ((size, tokens),) * last + ((recent, 0),)
-        if not self.fixed and not self.cached and num_items < self.num_items:
-            if plain and num_items > 0:
+        left = num_items - (num_segments - 1) * size  # for the recent window
+        if not self.fixed and not self.cached and num_segments <= self.num_segments:
+            if plain and 0 < num_items <= self.num_items:
                 return dataclasses.replace(self, segments=((num_items, 0),))
-            if stream and num_items >= recent and not (num_items - recent) % size:
-                return self.with_segments((num_items - recent) // size)
+            if stream and num_segments > 0 and 0 < left <= recent:
+                complete = ((size, tokens),) * (num_segments - 1)
+                return dataclasses.replace(self, segments=(*complete, (left, 0)))
         raise ValueError(
-            f"a batch of {num_items} item slots has no layout: it is no shorter form of segments "
-            f"{self.segments}"
+            f"a batch of {num_items} item slots in {num_segments} segments has no layout: it is no "
+            f"shorter form of segments {self.segments}"
         )
 
     def raw_view(self) -> "SegmentLayout":

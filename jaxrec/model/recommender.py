@@ -327,8 +327,8 @@ class Model:
         )
 
     def _layout_of(self, batch: Batch) -> SegmentLayout:
-        """The layout of a training batch, by its item slots."""
-        return self.layout.shortened(batch.items.shape[1] - 1)
+        """The layout of a training batch, by its item slots and segments."""
+        return self.layout.shortened(batch.items.shape[1] - 1, batch.lengths.shape[1])
 
     def _dense(self) -> "Model":
         """The same model with attention over every pair: what a raw view needs."""

@@ -1,6 +1,6 @@
 """Adds new events to stored rows: `Recommender.append` after its input has been checked."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +12,8 @@ from jaxrec.state_store.encodings import decode_state, encode_state
 from jaxrec.state_store.row_format import Columns
 from jaxrec.state_store.store import UserStateStore
 from jaxrec.types import UserId
+
+CALL = 16  # rows that a call to the model may compute in vain before two calls are better
 
 
 class AppendResult(NamedTuple):
@@ -107,20 +109,40 @@ def updated_rows(
     layout = model.config.layout
     result = {name: np.array(column) for name, column in columns.items()}
     pending, late = state_rows.merge(columns, events)
-    to_compress = []
-    for row, user_events in enumerate(pending):
-        if state_rows.complete_segments(user_events, layout.segment_size, layout.recent_min):
-            to_compress.append(row)
-        else:
-            state_rows.set_pending(result, row, user_events)
-    if to_compress:
-        chosen = {n: c[to_compress] for n, c in columns.items() if n != state_rows.SEEN}
-        extended = _extended_rows(model, chosen, [pending[row] for row in to_compress], encoding)
+    complete = np.asarray(
+        [state_rows.complete_segments(e, layout.segment_size, layout.recent_min) for e in pending]
+    )
+    for row in np.flatnonzero(complete == 0):
+        state_rows.set_pending(result, int(row), pending[row])
+    for rows in of_similar_work(complete, model.shapes.users):
+        chosen = {n: c[rows] for n, c in columns.items() if n != state_rows.SEEN}
+        extended = _extended_rows(model, chosen, [pending[row] for row in rows], encoding)
         for name, column in extended.items():
-            result[name][to_compress] = column
+            result[name][rows] = column
     if state_rows.SEEN in result:
         result[state_rows.SEEN] = state_rows.remember_items(columns[state_rows.SEEN], events)
     return result, late
+
+
+def of_similar_work(segments: np.ndarray, sizes: Sequence[int]) -> Iterator[np.ndarray]:
+    """Rows whose `segments` [B] are not 0, in parts of which each computes few in vain.
+
+    A call to the model has one of `sizes` rows and takes as many turns as the longest of them
+    needs. Each part is the one with the most needed turns per computed one.
+
+    >>> work = np.array([1, 90, 0, 1, 1, 100])
+    >>> [part.tolist() for part in of_similar_work(work, (1, 4, 16))]
+    [[0, 3, 4], [1, 5]]
+    """
+    order = np.argsort(segments, kind="stable")
+    order = order[np.searchsorted(segments[order], 1) :]
+    while len(order):
+        needed = segments[order]
+        rows = np.asarray([buckets.size_of(count + 1, sizes) for count in range(len(order))])
+        # of the part that ends with each row
+        count = int(np.argmax(np.cumsum(needed) / (needed * (rows + CALL)))) + 1
+        yield order[:count]
+        order = order[count:]
 
 
 def _extended_rows(

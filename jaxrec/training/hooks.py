@@ -87,6 +87,7 @@ class MetricsLog:
             examples=len(batch.user) * processes,
             events=int(batch.lengths.sum()) * processes,
             slots=batch.items.shape[1] - 1,
+            segments=batch.lengths.shape[1],
         )
         self.window.add(step, metrics, size)
         self.progress.update(step)

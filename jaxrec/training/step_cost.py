@@ -15,8 +15,8 @@ def cost_of_a_step(config: Config, model: Model, mesh: Mesh) -> StepCost:
     """Positions and FLOPs of an example of any length, and the peak of the mesh's devices."""
 
     @functools.cache
-    def example(slots: int) -> ExampleCost:
-        layout = model.layout.shortened(slots)
+    def example(slots: int, segments: int) -> ExampleCost:
+        layout = model.layout.shortened(slots, segments)
         flops = cost.training_flops(config.model, config.loss, layout, model.num_items)
         return ExampleCost(layout.length, flops)
 

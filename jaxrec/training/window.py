@@ -25,20 +25,21 @@ class ExampleCost(NamedTuple):
 class StepCost(NamedTuple):
     """What a step costs.
 
-    example: item slots of a batch's rows -> cost of a row. peak: FLOP/s of all devices together,
-    None where unknown.
+    example: (item slots, segments) of a batch's rows -> cost of a row. peak: FLOP/s of all devices
+    together, None where unknown.
     """
 
-    example: Callable[[int], ExampleCost]
+    example: Callable[[int, int], ExampleCost]
     peak: float | None
 
 
 class BatchSize(NamedTuple):
-    """A global batch: its rows (examples), input events, and item slots of a row."""
+    """A global batch: its rows (examples), input events, item slots and segments of a row."""
 
     examples: int
     events: int
     slots: int
+    segments: int
 
 
 class _Pending(NamedTuple):
@@ -102,7 +103,7 @@ class Window:
         self._examples += size.examples
         self._events += size.events
         if self.step_cost is not None:
-            cost = self.step_cost.example(size.slots)
+            cost = self.step_cost.example(size.slots, size.segments)
             self._positions += size.examples * cost.positions
             self._flops += size.examples * cost.flops
 

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxrec.config import DataConfig, LayoutConfig, SyntheticConfig
-from jaxrec.data import buckets, prepare, windows
+from jaxrec.data import batch_plan, buckets, prepare, windows
+from jaxrec.data.batch_plan import BatchPlan
 from jaxrec.data.pipeline import train_batches
 from jaxrec.layout import SegmentLayout
 from jaxrec.types import Batch
@@ -63,8 +64,8 @@ def test_every_window_that_can_be_drawn_fits_its_bucket(
     planned = buckets.plan(
         train_end, config, batch_size=2, count=count, vary_segments=vary_segments
     )
-    slots = [bucket.slots for bucket in planned]
-    assert slots == sorted(set(slots))
+    slots = [bucket.sizes[-1].slots for bucket in planned]
+    assert slots == sorted(slots)
     assert len(slots) <= count
     members = np.concatenate([np.zeros(0, int), *(bucket.users for bucket in planned)])
     assert sorted(members) == np.flatnonzero(train_end > 1).tolist()
@@ -81,36 +82,70 @@ def test_every_window_that_can_be_drawn_fits_its_bucket(
         cut = windows.train_cuts(
             user, train_end[user], config, uniform, vary_recent=vary_recent, sizes=sizes
         )
-        layout = SegmentLayout.from_config(config).shortened(bucket.slots)
+        whole, size = SegmentLayout.from_config(config), bucket.sizes[-1]
+        layout = whole.shortened(size.slots, size.complete + 1)
         assert (cut.segments <= layout.num_segments - 1).all()
         assert (cut.recent <= layout.segments[-1][0]).all()
+        for segments, recent in zip(cut.segments.tolist(), cut.recent.tolist(), strict=True):
+            own = bucket.size_of(segments, recent)
+            assert segments <= own.complete
+            assert recent <= own.recent
+            assert own.slots == own.complete * config.segment_size + own.recent or not segments
 
 
-def test_a_user_is_in_the_shortest_rows_that_hold_his_windows():
+def test_most_that_a_window_of_a_user_holds():
     config = LayoutConfig(segment_size=10, tokens=1, max_segments=4)
     events = np.asarray([2, 11, 12, 21, 22, 41, 42, 500])
-    assert [
-        windows.most_slots(np.asarray([e]), config, vary_segments=False)[0] for e in events
-    ] == [*(10, 10, 20, 20, 30, 40, 50, 50)]
-    # 11 inputs are three segments of 5 and one event
-    short = windows.most_slots(np.asarray([12, 17]), config, vary_segments=True)
-    assert short.tolist() == [30, 40]
+    complete, recent = windows.most(events, config, vary_segments=False)
+    assert complete.tolist() == [0, 0, 1, 1, 2, 3, 4, 4]
+    assert recent.tolist() == [1, *[10] * 7]
+    # 11 inputs are two segments of 5 and one event
+    complete, recent = windows.most(np.asarray([5, 12, 17]), config, vary_segments=True)
+    assert (complete.tolist(), recent.tolist()) == ([0, 2, 3], [4, 10, 10])
     full = LayoutConfig("full", segment_size=10, tokens=1, max_segments=4)
-    assert windows.most_slots(events, full, vary_segments=True).tolist() == [
-        *(1, 10, 11, 20, 21, 40, 41, 50)
-    ]
+    complete, recent = windows.most(events, full, vary_segments=True)
+    assert not complete.any()
+    assert recent.tolist() == [1, 10, 11, 20, 21, 40, 41, 50]
 
 
 def test_sizes_of_rows():
+    def sizes(config, count):
+        return [tuple(size) for size in buckets.capacities(config, count)]
+
     config = LayoutConfig(segment_size=10, tokens=1, max_segments=4)
-    assert buckets.capacities(config, 1) == [50]
-    assert buckets.capacities(config, 2) == [30, 50]
-    assert buckets.capacities(config, 8) == [10, 20, 30, 40, 50]
+    assert sizes(config, 1) == [(4, 10, 50)]
+    assert sizes(config, 2) == [(2, 10, 30), (4, 10, 50)]
+    assert sizes(config, 8) == [(count, 10, 10 * count + 10) for count in range(5)]
+    assert sizes(config, 10) == [
+        (count, recent, 10 * count + recent) for count in range(5) for recent in (5, 10)
+    ]
     full = LayoutConfig("full", segment_size=10, tokens=1, max_segments=4)
-    assert buckets.capacities(full, 1) == [50]
-    assert buckets.capacities(full, 4) == [13, 25, 38, 50]
+    assert sizes(full, 1) == [(0, 50, 50)]
+    assert sizes(full, 4) == [(0, slots, slots) for slots in (13, 25, 38, 50)]
     recent = LayoutConfig("recent", segment_size=3, tokens=1, max_segments=4)
-    assert buckets.capacities(recent, 8) == [1, 2, 3]
+    assert sizes(recent, 8) == [(0, slots, slots) for slots in (1, 2, 3)]
+
+
+def test_a_bucket_takes_shorter_rows_that_make_few_programs():
+    config = LayoutConfig(segment_size=10, tokens=1, max_segments=4)
+    made = buckets.plan(
+        np.asarray([6] * 80 + [11] * 80 + [500] * 80),
+        config,
+        batch_size=4,
+        count=10,
+        vary_segments=False,
+    )
+    found = [[tuple(size) for size in bucket.sizes] for bucket in made]
+    assert [bucket.rows for bucket in made] == [40, 20, 4]
+    assert found[0] == [(0, 5, 5)]
+    assert found[1] == [(0, 10, 10)]
+    # half a recent window only where a batch of it would have as few rows
+    assert found[2] == [
+        *((0, 10, 10), (1, 10, 20), (2, 10, 30), (3, 5, 35), (3, 10, 40), (4, 5, 45), (4, 10, 50))
+    ]
+    assert made[2].size_of(3, 5).slots == 35
+    assert made[2].size_of(0, 3).slots == 10
+    assert made[2].size_of(2, 5).slots == 30
 
 
 def test_buckets_with_less_than_a_batch_are_joined():
@@ -120,7 +155,7 @@ def test_buckets_with_less_than_a_batch_are_joined():
         made = buckets.plan(
             np.asarray(train_end), config, batch_size=4, count=4, vary_segments=False
         )
-        return [(bucket.slots, bucket.rows, bucket.num_windows) for bucket in made]
+        return [(bucket.sizes[-1].slots, bucket.rows, bucket.num_windows) for bucket in made]
 
     assert sizes([5] * 16 + [40] * 4) == [(10, 16, 16), (40, 4, 4)]
     assert sizes([5] * 15 + [40] * 4) == [(40, 4, 19)]
@@ -130,26 +165,41 @@ def test_buckets_with_less_than_a_batch_are_joined():
     assert sizes([1, 0]) == []
 
 
+@pytest.mark.parametrize("length_buckets", [4, 12])
 @pytest.mark.parametrize("mode", ["compressed", "full"])
-def test_batches_are_as_long_and_as_many_as_their_bucket(data, mode):
-    whole = SegmentLayout.from_config(layout_of(mode))
+def test_batches_hold_histories_in_rows_of_their_size(data, mode, length_buckets):
+    whole, config = SegmentLayout.from_config(layout_of(mode)), layout_of(mode)
+    train_end = data.boundaries.train_end
+    planned = buckets.plan(
+        train_end, config, batch_size=4, count=length_buckets, vary_segments=False
+    )
+    allowed = {(bucket.rows, s.slots, s.complete + 1) for bucket in planned for s in bucket.sizes}
     seen = set()
-    for batch in take(40, data, mode):
-        slots = batch.items.shape[1] - 1
-        layout = whole.shortened(slots)
-        seen.add(slots)
-        assert batch.lengths.shape == (len(batch.user), layout.num_segments)
-        assert len(batch.user) == 4 * (whole.num_items // slots)
+    for batch in take(60, data, mode, length_buckets=length_buckets):
+        slots, segments = batch.items.shape[1] - 1, batch.lengths.shape[1]
+        layout = whole.shortened(slots, segments)
+        seen.add((len(batch.user), slots, segments))
+        # no row is so short that the whole batch would fit in less
+        recents = [size.recent for bucket in planned for size in bucket.sizes]
+        below = [r for r in recents if r < layout.segments[-1][0]]
+        if (len(batch.user), slots - layout.segments[-1][0] + max(below, default=0), segments) in (
+            allowed
+        ):
+            assert batch.lengths[:, -1].max() > max(below)
         for row in range(len(batch.user)):
             items, times = data.histories.user(batch.user[row])
             laid = batch.items[row] > 0
             first = batch.history[row] - 1
             events = slice(first, first + laid.sum())
             assert laid.sum() == batch.lengths[row].sum() + 1
-            assert events.stop <= data.boundaries.train_end[batch.user[row]]
+            assert events.stop <= train_end[batch.user[row]]
             assert (batch.items[row][laid] == items[events]).all()
             assert (batch.times[row][laid] == times[events]).all()
     assert len(seen) > 1
+    assert seen <= allowed
+    if mode == "compressed" and length_buckets == 12:
+        # fewer positions than rows of the bucket's own size would have
+        assert len({slots for _, slots, _ in seen}) > len(planned)
 
 
 @pytest.mark.parametrize("mode", ["compressed", "full"])
@@ -185,10 +235,12 @@ def test_a_cycle_has_the_batches_of_every_bucket_in_turn(counts):
 
 
 @pytest.mark.parametrize("vary_segments", [False, True])
-def test_starting_anywhere_continues_the_same_batches(data, vary_segments):
-    whole = take(30, data, vary_segments=vary_segments)
-    for start in (1, 7, 29):
-        late = take(30 - start, data, vary_segments=vary_segments, start_step=start)
+@pytest.mark.parametrize("length_buckets", [4, 12])
+def test_starting_anywhere_continues_the_same_batches(data, vary_segments, length_buckets):
+    settings = {"vary_segments": vary_segments, "length_buckets": length_buckets}
+    whole = take(60, data, **settings)
+    for start in (1, 7, 59):
+        late = take(60 - start, data, start_step=start, **settings)
         assert same(whole[start:], late)
     (far,) = take(1, data, start_step=10**9)
     assert (far.user >= 0).all()
@@ -198,23 +250,46 @@ def test_seed_decides(data):
     assert not same(take(3, data, seed=3), take(3, data, seed=4))
 
 
-def test_processes_share_the_global_batch(data):
-    whole = take(20, data)
-    parts = [take(20, data, process_index=p, process_count=2) for p in range(2)]
+def test_batches_that_are_sorted_together_hold_every_window_once(data):
+    config, train_end = layout_of("compressed"), data.boundaries.train_end
+    plan = batch_plan.make(train_end, config, batch_size=4, seed=3, length_buckets=12)
+    for index, bucket in enumerate(plan.buckets):
+        if len(bucket.sizes) == 1:
+            continue
+        for number in (0, 5):
+            pool = plan._pool(index, number)
+            assert len(pool.sizes) == plan._pooled(bucket) <= batch_plan.POOL
+            count = pool.positions.size
+            found = np.sort(pool.positions.reshape(-1))
+            assert (found == np.arange(number * count, (number + 1) * count)).all()
+            assert count <= max(bucket.num_windows, bucket.rows)
+    assert any(len(bucket.sizes) > 1 for bucket in plan.buckets)
+
+
+@pytest.mark.parametrize("length_buckets", [4, 12])
+def test_processes_share_the_global_batch(data, length_buckets):
+    whole = take(20, data, length_buckets=length_buckets)
+    parts = [
+        take(20, data, length_buckets=length_buckets, process_index=p, process_count=2)
+        for p in range(2)
+    ]
     joined = [Batch(*map(np.concatenate, zip(*step, strict=True))) for step in zip(*parts)]  # noqa: B905
     assert same(whole, joined)
 
 
 def test_readers_do_not_change_batches(data):
-    alone = take(12, data, workers=0)
-    assert same(alone, take(12, data, workers=3))
-    assert same(alone, take(12, data, worker_processes=2))
+    alone = take(12, data, workers=0, length_buckets=12)
+    assert same(alone, take(12, data, workers=3, length_buckets=12))
+    assert same(alone, take(12, data, worker_processes=2, length_buckets=12))
 
 
-def test_draws_of_two_buckets_are_not_the_same(data):
+def test_draws_of_two_buckets_are_not_the_same():
     """Examples at one position of two sequences: their windows are cut by different numbers."""
-    from jaxrec.data.pipeline import _TrainBatch
-
-    make = _TrainBatch(None, layout_of("full"), None, (), [], (), 3, True, False, 0, 1)
-    draws = {tuple(make._uniform(bucket, position)) for bucket in range(3) for position in range(9)}
-    assert len(draws) == 27
+    plan = BatchPlan(layout_of("full"), np.zeros(0), (), [], (), 3, True, False, 0, 1)
+    draws = {
+        plan._random(bucket, position, word=word).random()
+        for bucket in range(3)
+        for position in range(9)
+        for word in range(2)
+    }
+    assert len(draws) == 54

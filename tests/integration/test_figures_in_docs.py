@@ -88,3 +88,23 @@ def test_the_front_door():
         times = (seconds[name] for name in ("fit", "first recommendation", "evaluation"))
         cells = [start["events"], start["start"], *(f"{time:.0f}" for time in times)]
         assert f"| {' | '.join(cells)} |" in text, start
+
+
+def test_positions_per_event():
+    """Rows of docs/scale.md."""
+    text = (ROOT / "docs" / "scale.md").read_text()
+    rows = record("padding")["rows"]
+    names = {
+        "configs/completejourney_hstu.py": "The Complete Journey, 4 x (100 + 4) + 100",
+        "configs/movielens_quality.py:latest-small": "MovieLens latest-small, full history of 200",
+        "configs/table.py": "MovieLens latest-small, 4 x (50 + 4) + 50",
+    }
+    for config, name in names.items():
+        cells = []
+        for row in rows:
+            if row["config"].startswith(config):
+                sizes = f" ({row['sizes']} sizes)" if row.get("length_buckets", 1) > 1 else ""
+                cells.append(f"{row['positions_per_event']:.2f}{sizes}")
+        cells += [""] * (4 - len(cells))  # full history has no states
+        line = f"| {name} | {' | '.join(cells)} |".replace("|  |", "| |")
+        assert line in text, line

@@ -390,43 +390,51 @@ def test_lists_become_tuples():
 def test_a_shorter_stream_is_the_end_of_the_longer_one(layout, data):
     n, recent = layout.segments[0][0], layout.segments[-1][0]
     count = data.draw(st.integers(0, layout.num_segments - 1))
-    short = layout.shortened(count * n + recent)
-    assert short.segments == layout.segments[layout.num_segments - 1 - count :]
+    left = data.draw(st.integers(1, recent))
+    short = layout.shortened(count * n + left, count + 1)
+    first = layout.num_segments - 1 - count
+    assert short.segments == (*layout.segments[first:-1], (left, 0))
     assert short.normalizer == layout.normalizer
     assert short.max_segments == layout.max_segments
-    np.testing.assert_array_equal(short.visible, layout.visible[-short.length :, -short.length :])
+    stop = layout.length - (recent - left)
+    part = slice(stop - short.length, stop)
+    np.testing.assert_array_equal(short.visible, layout.visible[part, part])
     # a user without the oldest segments is at the same positions in both
     lengths = np.zeros((1, layout.num_segments), np.int64)
-    lengths[0, layout.num_segments - 1 - count :] = [size for size, _ in short.segments]
+    lengths[0, first:] = [size for size, _ in short.segments]
     rows = [
         np.broadcast_to(form.position_ids(values), (1, form.length))[0]
         for form, values in ((layout, lengths), (short, lengths[:, -1 - count :]))
     ]
     if layout.positions == "segment" or layout.num_segments - 1 <= layout.max_segments:
-        np.testing.assert_array_equal(rows[0][-short.length :], rows[1])
+        np.testing.assert_array_equal(rows[0][part], rows[1])
 
 
 def test_a_shorter_plain_segment_is_the_beginning_of_the_longer_one():
     for layout in (SegmentLayout.full(9, "absolute"), SegmentLayout.semi_local(9, 3, 1)):
-        short = layout.shortened(4)
+        short = layout.shortened(4, 1)
         assert short.segments == ((4, 0),)
         assert (short.normalizer, short.view) == (9, layout.view)
         np.testing.assert_array_equal(short.visible, layout.visible[:4, :4])
-        assert layout.shortened(9) is layout
+        assert layout.shortened(9, 1) is layout
 
 
 @pytest.mark.parametrize(
-    ("layout", "slots"),
+    ("layout", "slots", "segments"),
     [
-        (SegmentLayout.stream(3, 2, 2), 10),  # longer
-        (SegmentLayout.stream(3, 2, 2), 5),  # no whole segments
-        (SegmentLayout.stream(3, 2, 2), 2),  # less than the recent window
-        (SegmentLayout.stream(3, 2, 2).request(), 2),
-        (SegmentLayout.full(5), 6),
-        (SegmentLayout.full(5), 0),
-        (SegmentLayout.insertions(6, [(3, 1)]), 3),
+        (SegmentLayout.stream(3, 2, 2), 10, 3),  # longer
+        (SegmentLayout.stream(3, 2, 2), 11, 4),  # more segments
+        (SegmentLayout.stream(3, 2, 2), 4, 1),  # more than the recent window
+        (SegmentLayout.stream(3, 2, 2), 3, 2),  # no recent window
+        (SegmentLayout.stream(3, 2, 2), 3, 0),
+        (SegmentLayout.stream(3, 2, 2).request(), 2, 1),
+        (SegmentLayout.full(5), 6, 1),
+        (SegmentLayout.full(5), 0, 1),
+        (SegmentLayout.full(5), 4, 2),
+        (SegmentLayout.insertions(6, [(3, 1)]), 3, 1),
     ],
 )
-def test_batches_without_a_layout_are_refused(layout, slots):
-    with pytest.raises(ValueError, match=f"a batch of {slots} item slots has no layout"):
-        layout.shortened(slots)
+def test_batches_without_a_layout_are_refused(layout, slots, segments):
+    message = f"a batch of {slots} item slots in {segments} segments has no layout"
+    with pytest.raises(ValueError, match=message):
+        layout.shortened(slots, segments)

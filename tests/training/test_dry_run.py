@@ -41,7 +41,7 @@ def test_memory_work_and_traffic_of_the_step():
 
 def test_rates_and_profile(tmp_path):
     config = standin.make_config(steps=4, log_every=2, profile_steps="1:3")
-    step_cost = StepCost(lambda slots: ExampleCost(slots + 1, 50.0), peak=1000.0)
+    step_cost = StepCost(lambda slots, segments: ExampleCost(slots + 1, 50.0), peak=1000.0)
     standin.fit(tmp_path, config, step_cost=step_cost)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     row = next(line for line in lines if "train/loss" in line)

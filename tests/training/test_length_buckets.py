@@ -43,7 +43,7 @@ def make_config(folder):
     config.model.token_input = "pooled"
     config.loss.kind, config.loss.negatives = "sampled_softmax", 8
     train = config.train
-    train.batch_size, train.length_buckets, train.grad_accum_steps = 4, 2, 2
+    train.batch_size, train.length_buckets, train.grad_accum_steps = 4, 8, 2
     train.steps, train.log_every, train.checkpoint_every, train.eval_every = STEPS, 1, 2, STEPS
     config.mesh.data = 1
     return config
@@ -54,8 +54,8 @@ def fit(folder, name, hooks=()):
     session = Session(make_config(folder), folder / name)
     layout = session.layout
 
-    def cost(slots):
-        return ExampleCost(layout.shortened(slots).length, 1.0)
+    def cost(slots, segments):
+        return ExampleCost(layout.shortened(slots, segments).length, 1.0)
 
     session.fit(evaluate=lambda p: {"ndcg@10": 0.5}, step_cost=StepCost(cost, None), hooks=hooks)
     lines = (folder / name / "metrics.jsonl").read_text().splitlines()
@@ -83,7 +83,7 @@ def test_killed_and_continued_on_batches_of_several_lengths(tmp_path):
     for row in whole:
         batch = next(batches)
         layout = SegmentLayout.from_config(session.config.layout)
-        layout = layout.shortened(batch.items.shape[1] - 1)
+        layout = layout.shortened(batch.items.shape[1] - 1, batch.lengths.shape[1])
         lengths.add(layout.length)
         positions = len(batch.user) * layout.length
         assert row["positions_per_event"] == pytest.approx(positions / batch.lengths.sum())
