@@ -23,7 +23,8 @@ from jaxrec.layout import SegmentLayout
 
 # between the seeds of the orders of neighbouring buckets; odd, so that no two of them are equal
 _SEED_STEP = 0x9E3779B9
-POOL = 32  # batches whose windows are sorted together, at most
+# batches, and windows of them, that are sorted together, at most: every process plans all of them
+POOL, POOL_WINDOWS = 32, 8192
 
 
 class Planned(NamedTuple):
@@ -37,11 +38,13 @@ class Planned(NamedTuple):
 class _Pool(NamedTuple):
     """Batches whose windows were sorted together.
 
-    positions: int64 [N, rows], examples of each in the sequence of their bucket. sizes: of their
-    rows.
+    cut: of all windows. segment_sizes: as `Planned.sizes`. rows: int64 [N, rows], the windows of
+    each batch. sizes: of the rows of each.
     """
 
-    positions: np.ndarray
+    cut: Cut
+    segment_sizes: np.ndarray | None
+    rows: np.ndarray
     sizes: list[Size]
 
 
@@ -70,55 +73,62 @@ class BatchPlan:
         """The batch of this number: a function of it and the fields alone."""
         turn = buckets.turn(number, self.turns, self.seed)
         bucket = self.buckets[turn.bucket]
-        if len(bucket.sizes) == 1:
-            first = turn.number * bucket.rows
-            positions, size = np.arange(first, first + bucket.rows), bucket.sizes[0]
-        else:
-            pool, place = divmod(turn.number, self._pooled(bucket))
-            found = self._pool(turn.bucket, pool)
-            positions, size = found.positions[place], found.sizes[place]
         # row blocks of the global batch go to the processes in turn
         local = bucket.rows // self.process_count
-        own = positions[self.process_index * local :][:local]
-        cut, sizes = self._cut(turn.bucket, own)
+        own = np.arange(self.process_index * local, (self.process_index + 1) * local)
+        if not (pooled := self.pooled(bucket)):
+            positions = (turn.number * bucket.rows + own).tolist()
+            draws = [self._random(turn.bucket, p).random(windows.NUM_DRAWS) for p in positions]
+            cut, sizes = self._cut(turn.bucket, positions, np.stack(draws))
+            size = bucket.sizes[-1]
+        else:
+            pool = self._pool(turn.bucket, turn.number // pooled)
+            rows = pool.rows[turn.number % pooled][own]
+            size = pool.sizes[turn.number % pooled]
+            cut = pool.cut.take(rows)
+            sizes = None if pool.segment_sizes is None else pool.segment_sizes[rows]
         layout = SegmentLayout.from_config(self.layout_config)
         return Planned(cut, layout.shortened(size.slots, size.complete + 1), sizes)
 
     @staticmethod
-    def _pooled(bucket: Bucket) -> int:
-        """Batches of a pool: not more than an epoch, or a window would meet itself in a batch."""
-        return min(POOL, max(1, bucket.num_windows // bucket.rows))
+    def pooled(bucket: Bucket) -> int:
+        """Batches that are sorted together; 0: none are, and all have the bucket's own size."""
+        if len(bucket.sizes) == 1 or bucket.rows > POOL_WINDOWS:
+            return 0
+        # not more than an epoch, or a window would meet itself in a batch
+        most = min(POOL, POOL_WINDOWS // bucket.rows, bucket.num_windows // bucket.rows)
+        return max(1, most)
 
     def _pool(self, index: int, number: int) -> _Pool:
         """Pool `number` of a bucket."""
         key = index, number
         if key not in self._pools:
             bucket = self.buckets[index]
-            count = self._pooled(bucket)
-            first = number * count * bucket.rows
-            positions = np.arange(first, first + count * bucket.rows)
-            cut, _ = self._cut(index, positions)
-            order = np.lexsort((cut.recent, cut.segments)).reshape(count, bucket.rows)
-            shuffled = self._random(index, number, word=1).permutation(count)
-            order = order[shuffled]
-            sizes = [
-                bucket.size_of(int(cut.segments[rows].max()), int(cut.recent[rows].max()))
-                for rows in order
-            ]
+            count = self.pooled(bucket)
+            first, windows_in_all = number * count * bucket.rows, count * bucket.rows
+            random = self._random(index, number, word=1)
+            draws = random.random((windows_in_all, windows.NUM_DRAWS))
+            cut, sizes = self._cut(index, list(range(first, first + windows_in_all)), draws)
+            rows = np.lexsort((cut.recent, cut.segments)).reshape(count, bucket.rows)
+            rows = random.permutation(rows)  # of the batches: short ones do not come first
+            longest = (
+                (int(cut.segments[batch].max()), int(cut.recent[batch].max())) for batch in rows
+            )
+            made = _Pool(cut, sizes, rows, [bucket.size_of(*most) for most in longest])
             for old in [old for old in self._pools if old[0] == index and old[1] < number - 1]:
                 self._pools.pop(old, None)  # another thread may have been faster
-            self._pools[key] = _Pool(positions[order], sizes)
+            self._pools[key] = made
         return self._pools[key]
 
-    def _cut(self, index: int, positions: np.ndarray) -> tuple[Cut, np.ndarray | None]:
-        """The windows of a bucket at positions [B] of its sequence, cut; and their sizes."""
-        order, config = self.orders[index], self.layout_config
-        user = self.buckets[index].users_of(np.asarray([order[p] for p in positions.tolist()]))
-        draws = [
-            self._random(index, position).random(windows.NUM_DRAWS)
-            for position in positions.tolist()
-        ]
-        uniform, sizes = np.stack(draws), None
+    def _cut(
+        self, index: int, positions: list[int], uniform: np.ndarray
+    ) -> tuple[Cut, np.ndarray | None]:
+        """The windows of a bucket at positions [B] of its sequence, cut; and their sizes.
+
+        uniform: float64 [B, NUM_DRAWS].
+        """
+        order, config, sizes = self.orders[index], self.layout_config, None
+        user = self.buckets[index].users_of(np.asarray([order[p] for p in positions]))
         if self.vary_segments and config.mode == "compressed":
             sizes = windows.segment_sizes(config, uniform[:, windows.SEGMENT_SIZE])
         ends = self.train_end[user]
@@ -128,7 +138,7 @@ class BatchPlan:
         return cut, sizes
 
     def _random(self, bucket: int, number: int, *, word: int = 0) -> np.random.Generator:
-        """The generator of an example at a position of a sequence; word: what else is drawn."""
+        """The generator of example `number` of a bucket; word 1: of pool `number`."""
         key = np.asarray([self.seed % 2**64, number], np.uint64)
         # high words of the counter: sequences of draws that never meet
         random = np.random.Philox(key=key, counter=np.asarray([0, 0, word, bucket], np.uint64))

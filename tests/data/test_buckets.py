@@ -254,16 +254,20 @@ def test_batches_that_are_sorted_together_hold_every_window_once(data):
     config, train_end = layout_of("compressed"), data.boundaries.train_end
     plan = batch_plan.make(train_end, config, batch_size=4, seed=3, length_buckets=12)
     for index, bucket in enumerate(plan.buckets):
-        if len(bucket.sizes) == 1:
+        if not plan.pooled(bucket):
             continue
         for number in (0, 5):
             pool = plan._pool(index, number)
-            assert len(pool.sizes) == plan._pooled(bucket) <= batch_plan.POOL
-            count = pool.positions.size
-            found = np.sort(pool.positions.reshape(-1))
-            assert (found == np.arange(number * count, (number + 1) * count)).all()
-            assert count <= max(bucket.num_windows, bucket.rows)
-    assert any(len(bucket.sizes) > 1 for bucket in plan.buckets)
+            assert len(pool.sizes) == plan.pooled(bucket) <= batch_plan.POOL
+            count = pool.rows.size
+            assert sorted(pool.rows.reshape(-1)) == list(range(count))
+            first = number * count
+            users = bucket.users_of([plan.orders[index][first + row] for row in range(count)])
+            assert (pool.cut.user == users).all()
+            assert count <= max(bucket.rows, min(bucket.num_windows, batch_plan.POOL_WINDOWS))
+    assert any(plan.pooled(bucket) > 1 for bucket in plan.buckets)
+    many = batch_plan.make(train_end, config, batch_size=9000, seed=3, length_buckets=12)
+    assert not any(plan.pooled(bucket) for bucket in many.buckets)
 
 
 @pytest.mark.parametrize("length_buckets", [4, 12])
