@@ -33,6 +33,7 @@ def turns(
     repeats: int = 7,
     warmup: int = 2,
     min_turn_s: float = 0.0,
+    untimed: int = 0,
 ) -> dict[str, list[float]]:
     """Seconds per call of each function, one value per turn.
 
@@ -42,10 +43,15 @@ def turns(
 
     min_turn_s: a function is called again until its turn has lasted this long, and the turn's mean
     counts. A single short call would measure one moment of a busy machine, not the average.
+
+    untimed: calls at the start of a turn that do not count. In use a program follows itself; here
+    it follows another one, whose gigabytes have pushed its own out of the caches.
     """
     samples: dict[str, list[float]] = {name: [] for name in functions}
     for turn in range(warmup + repeats):
         for name, function in functions.items():
+            for _ in range(untimed):
+                jax.block_until_ready(function())
             calls, elapsed = 0, 0.0
             start = time.perf_counter()
             while not calls or elapsed < min_turn_s:

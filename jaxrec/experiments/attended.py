@@ -16,6 +16,7 @@ from jaxrec.errors import ConfigError
 from jaxrec.layout import SegmentLayout
 from jaxrec.model import recommender
 from jaxrec.nn import attention
+from jaxrec.nn.attention.weights import Weights
 from jaxrec.session import Session
 from jaxrec.types import KV, Array, Batch, Params
 
@@ -52,9 +53,10 @@ def recording(sink: Callable[[jax.Array], None]) -> Iterator[str]:
     def backend(
         inputs: attention.Inputs, layout: SegmentLayout, weigh: attention.Weigh
     ) -> jax.Array:
-        def recorded(logits: Sequence[jax.Array], masks: Sequence[Array]) -> list[jax.Array]:
+        def recorded(logits: Sequence[jax.Array], masks: Sequence[Array]) -> Weights:
             weights = weigh(logits, masks)
-            of_tokens = jnp.abs(weights[0][:, :, layout.token_positions]).sum(1)
+            divided = weights.groups[0] / (1 if weights.total is None else weights.total)
+            of_tokens = jnp.abs(divided[:, :, layout.token_positions]).sum(1)
             jax.debug.callback(sink, of_tokens, ordered=True)
             return weights
 

@@ -41,6 +41,14 @@ def test_a_short_call_fills_its_turn(clock):
     assert timings == {"short": [5.0 / 4]}
 
 
+def test_a_turn_may_begin_with_calls_that_do_not_count(clock):
+    cold = clock.work([9.0, 1.0, 1.0, 7.0, 3.0])
+    timings = timing.turns(
+        {"cold": lambda: [cold()][:0]}, repeats=2, warmup=0, min_turn_s=1.5, untimed=1
+    )
+    assert timings == {"cold": [1.0, 3.0]}
+
+
 def test_ratios_are_taken_within_a_turn():
     """A turn in which everything is slow does not move them."""
     assert timing.times_faster([8.0, 80.0, 8.8], [1.0, 10.0, 1.0]) == (8.0, 8.0, 8.4)

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxrec.layout import BandRows, SegmentLayout
 from jaxrec.nn.attention.interface import Bias, Inputs
-from jaxrec.nn.attention.weights import Weigh, products
+from jaxrec.nn.attention.weights import Weigh, mix, products
 from jaxrec.types import Array
 
 BiasOfRows = Callable[[int, int], jax.Array | None]
@@ -55,8 +55,8 @@ def _rows(
     logits = products("bqnh,bknh->bnqk", q[:, rows.start : rows.stop], _keys(k, rows, 1), bias)
     mask = layout.sees(np.arange(rows.start, rows.stop), rows.keys)[None, None]
     mask = mask & _keys(valid, rows, 1)[:, None, None, :]
-    (weights,) = weigh([logits], [mask])
-    return jnp.einsum("bnqk,bknh->bqnh", weights.astype(v.dtype), _keys(v, rows, 1))
+    mixed = mix("bnqk,bknh->bnqh", weigh([logits], [mask]), [_keys(v, rows, 1)])
+    return jnp.swapaxes(mixed, 1, 2)
 
 
 def _keys(x: Array, rows: BandRows, axis: int) -> jax.Array:

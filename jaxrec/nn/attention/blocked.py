@@ -14,7 +14,7 @@ import numpy as np
 from jaxrec.layout import Run, SegmentLayout
 from jaxrec.layout.structure import row_chunks
 from jaxrec.nn.attention.interface import Bias, Cached, Inputs
-from jaxrec.nn.attention.weights import Weigh, products
+from jaxrec.nn.attention.weights import Weigh, mix, products
 from jaxrec.types import Array, Tree
 
 
@@ -97,11 +97,7 @@ def _rows(start: int, stop: int, shared: _Shared, segment: _Segments) -> jax.Arr
         logits.append(products("bnph,bnqh->bnpq", q, tokens.k, biases[1]))
         masks.append((segment.visible[None] & tokens.valid)[:, None, None])
         values.append(tokens.v)
-    mixed = [
-        jnp.einsum("bnpq,bnqh->bnph", weight.astype(v.dtype), value)
-        for weight, value in zip(weigh(logits, masks), values, strict=True)
-    ]
-    return sum(mixed[1:], start=mixed[0])
+    return mix("bnpq,bnqh->bnph", weigh(logits, masks), values)
 
 
 def _over_segments(

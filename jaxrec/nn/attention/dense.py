@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from jaxrec.layout import SegmentLayout
 from jaxrec.nn.attention.interface import Inputs
-from jaxrec.nn.attention.weights import Weigh, products
+from jaxrec.nn.attention.weights import Weigh, mix, products
 
 
 def attend(inputs: Inputs, layout: SegmentLayout, weigh: Weigh) -> jax.Array:
@@ -17,5 +17,5 @@ def attend(inputs: Inputs, layout: SegmentLayout, weigh: Weigh) -> jax.Array:
         valid = jnp.concatenate([cached.valid, valid], axis=1)
     mask = layout.visible[None, None] & valid[:, None, None, :]
     logits = products("bqnh,bknh->bnqk", q, k, None if bias is None else bias.dense())
-    (weights,) = weigh([logits], [mask])
-    return jnp.einsum("bnqk,bknh->bqnh", weights.astype(v.dtype), v)
+    mixed = mix("bnqk,bknh->bnqh", weigh([logits], [mask]), [v])
+    return jnp.swapaxes(mixed, 1, 2)

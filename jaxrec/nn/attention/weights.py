@@ -6,7 +6,7 @@ and masks come as one array per group, [B, N, Q, K] and broadcastable to it, and
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -18,27 +18,36 @@ Kind = Literal["softmax", "pointwise"]
 HIDDEN = -1e30  # logit of a pair that must not count
 
 
-class Weigh(Protocol):
-    """Weights of logits where the masks are true, 0 elsewhere; one array per group of keys."""
+class Weights(NamedTuple):
+    """Weights [B, N, Q, K] of every group; total: [B, N, Q, 1], what their sums are divided by.
 
-    def __call__(self, logits: Sequence[jax.Array], masks: Sequence[Array], /) -> list[jax.Array]:
-        """[B, N, Q, K] of every group."""
+    Dividing what the weights mix takes as many divisions as it has numbers, not one for every pair.
+    """
+
+    groups: list[jax.Array]
+    total: jax.Array | None
+
+
+class Weigh(Protocol):
+    """Weights of logits where the masks are true, 0 elsewhere."""
+
+    def __call__(self, logits: Sequence[jax.Array], masks: Sequence[Array], /) -> Weights:
+        """`Weights` of all groups."""
         ...
 
 
-def pointwise(
-    logits: Sequence[jax.Array], masks: Sequence[Array], *, normalizer: float
-) -> list[jax.Array]:
+def pointwise(logits: Sequence[jax.Array], masks: Sequence[Array], *, normalizer: float) -> Weights:
     """silu(logits) / normalizer (HSTU, arXiv 2402.17152 eq. 2): not normalised over keys.
 
     normalizer: a constant of the layout, so that a cached and a full computation agree.
     """
-    return [
+    groups = [
         jnp.where(m, jax.nn.silu(x) / normalizer, 0) for x, m in zip(logits, masks, strict=True)
     ]
+    return Weights(groups, None)
 
 
-def softmax(logits: Sequence[jax.Array], masks: Sequence[Array]) -> list[jax.Array]:
+def softmax(logits: Sequence[jax.Array], masks: Sequence[Array]) -> Weights:
     """Softmax over the union of the groups (arXiv 1706.03762 eq. 1)."""
     logits = [jnp.where(m, x, HIDDEN) for x, m in zip(logits, masks, strict=True)]
     top = logits[0].max(-1, keepdims=True)
@@ -49,7 +58,7 @@ def softmax(logits: Sequence[jax.Array], masks: Sequence[Array]) -> list[jax.Arr
     total = weights[0].sum(-1, keepdims=True)
     for w in weights[1:]:
         total = total + w.sum(-1, keepdims=True)
-    return [w / total for w in weights]
+    return Weights(weights, total)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,11 +68,25 @@ class Weighing:
     kind: Kind
     normalizer: float = 1.0
 
-    def __call__(self, logits: Sequence[jax.Array], masks: Sequence[Array], /) -> list[jax.Array]:
+    def __call__(self, logits: Sequence[jax.Array], masks: Sequence[Array], /) -> Weights:
         """See `Weigh`."""
         if self.kind == "softmax":
             return softmax(logits, masks)
         return pointwise(logits, masks, normalizer=self.normalizer)
+
+
+def mix(equation: str, weights: Weights, values: Sequence[Array]) -> jax.Array:
+    """The weighted sum of the values of every group by an einsum equation, in their dtype.
+
+    equation: from [B, N, Q, K] and values to [B, N, Q, H].
+    """
+    dtype = values[0].dtype
+    parts = [
+        jnp.einsum(equation, weight.astype(dtype), value)
+        for weight, value in zip(weights.groups, values, strict=True)
+    ]
+    mixed = sum(parts[1:], start=parts[0])
+    return mixed if weights.total is None else (mixed / weights.total).astype(dtype)
 
 
 def products(equation: str, q: Array, k: Array, bias: jax.Array | None) -> jax.Array:
