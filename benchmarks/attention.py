@@ -166,7 +166,7 @@ def main() -> None:
                     f"{ratio:>6.1f}x {memory:>17} {row['largest_relative_difference']:>11.1e}",
                     flush=True,
                 )
-    timing.save(timing.report("attention", rows, **sizes), args.output)
+    timing.save(timing.report("benchmarks.attention", rows, **sizes), args.output)
 
 
 if __name__ == "__main__":

@@ -135,26 +135,37 @@ def test_the_documents_quote_movielens_1m():
             assert f"{rows[name][metric]:.4f}".removeprefix("0") in recipe
 
 
-def test_the_documents_quote_planted_returns():
-    rows = {row["name"]: row for row in load("experiments_planted/sasrec/gap.json")["rows"]}
-    page = (ROOT / "docs" / "experiments.md").read_text()
+@pytest.mark.parametrize("backbone", ["sasrec", "hstu"])
+def test_the_documents_quote_planted_returns(backbone):
+    result = load(f"experiments_planted/{backbone}/gap.json")
+    rows = {row["name"]: row for row in result["rows"]}
+    page, readme = (ROOT / "docs" / "experiments.md").read_text(), README.read_text()
+    recipe = (ROOT / "configs" / "experiments_planted.py").read_text()
     for name, row in rows.items():
         cells = [name, *(with_interval(row, m, 4) for m in ("recall@10", "ndcg@10", "mrr"))]
         cells.append(f"{row['flops_of_full']:.1%}" if "flops_of_full" in row else "")
         assert f"| {' | '.join(cells)} |\n" in page
     shown = {"full": "full history of 127", "recent": "recent window of 31"}
     for name in ("full", "compressed", "recent"):
-        cells = [shown.get(name, name)]
+        cells = [backbone, shown.get(name, name)]
         cells += [with_interval(rows[name + part], "ndcg@10", 4) for part in ("", ", returns")]
         cells.append(f"{rows[name]['flops_of_full']:.1%}")
-        assert f"| {' | '.join(cells)} |\n" in README.read_text()
-        recipe = (ROOT / "configs" / "experiments_planted.py").read_text()
-        assert f"{rows[name]['ndcg@10']:.4f} ({name})".removeprefix("0") in recipe
-    for name in ("compressed", "compressed, returns"):
-        mean, low, high = (rows[name][f"ndcg@10_closed{end}"] for end in ("", "_low", "_high"))
-        assert f"{mean:.0%} [{low:.0%}, {high:.0%}]" in page
+        assert f"| {' | '.join(cells)} |\n" in readme
+        assert f"{rows[name]['ndcg@10']:.4f} ({name})".removeprefix("0") in recipe.replace(
+            "\n", " "
+        )
+    for name, targets in (("compressed", "all"), ("compressed, returns", "returns")):
+        closed = [share(rows[name], metric) for metric in ("recall@10", "ndcg@10", "mrr")]
+        assert f"| {backbone} | {targets} | {' | '.join(closed)} |\n" in page
         assert with_interval(rows[name], "ndcg@10_gap", 4) in page
+    assert share(rows["compressed"], "ndcg@10") in readme
     assert all(not row.get("still_rising") for row in rows.values())
+
+
+def share(row, metric):
+    """The share of the gap that is closed, with its interval."""
+    mean, low, high = (row[f"{metric}_closed{end}"] for end in ("", "_low", "_high"))
+    return f"{mean:.0%} [{low:.0%}, {high:.0%}]"
 
 
 def test_the_page_on_the_service_quotes_its_latency():
