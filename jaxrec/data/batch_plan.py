@@ -115,8 +115,9 @@ class BatchPlan:
                 (int(cut.segments[batch].max()), int(cut.recent[batch].max())) for batch in rows
             )
             made = _Pool(cut, sizes, rows, [bucket.size_of(*most) for most in longest])
-            for old in [old for old in self._pools if old[0] == index and old[1] < number - 1]:
-                self._pools.pop(old, None)  # another thread may have been faster
+            for old in list(self._pools):  # other threads read and write it, too
+                if old[0] == index and old[1] < number - 1:
+                    self._pools.pop(old, None)
             self._pools[key] = made
         return self._pools[key]
 
