@@ -297,11 +297,10 @@ class _Run:
         value = metric_of(values, metric)
         better = self.validation.record(self.step, value)
         self.log.write_validation(self.step, values)
-        best = f"best {self.validation.best} at {self.validation.best_step}"
-        self.log.progress.say(
-            f"step {self.step}  validation {metric} {value:.5f}  "
-            f"({'the best so far' if better else best})"
-        )
+        best = self.validation.best
+        known = "none yet" if best is None else f"{best:.5f} at {self.validation.best_step}"
+        known = "the best so far" if better else f"best: {known}"
+        self.log.progress.say(f"step {self.step}  validation {metric} {value:.5f}  ({known})")
         for hook in self.hooks:
             hook.after_validation(self.step, values)
         return better
