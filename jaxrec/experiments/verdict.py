@@ -103,12 +103,15 @@ def verdict(rows: Sequence[Json], metric: str = METRIC, suffix: str = "") -> Ver
         )
         reasons.append(Reason(text, f"{text} (raise train.steps)"))
     if not gap.low > 0:
-        if not reasons and gap.low <= 0 <= gap.high and gap.width <= FLAT * full.mean:
-            text = "History does not help here: recent alone is as good"
+        flat = gap.low <= 0 <= gap.high and gap.width <= FLAT * full.mean
+        if not reasons and (flat or gap.high < 0):
+            text = f"History does not help here: recent alone is {'as good' if flat else 'better'}"
             return Verdict(f"{text} (full - recent {title} {gap})", False, text)
-        # of models that have not learned yet nobody knows how large the gap will be
-        seen = not reasons and gap.mean > 0 and gap.high > 0
-        few = f": {users} to see one of this size" if seen else ""
+        few = ""
+        # of models that have not learned yet nobody knows how large it will be
+        if not reasons and gap.high > 0:
+            size = "to see one of this size" if gap.mean > 0 else "to tell whether it is"
+            few = f": {users} {size}"
         short = f"full{suffix} is not above recent{suffix}"
         reasons.append(Reason(short + few, f"{short} (gap in {title} {gap}){few}"))
     elif not reasons and not closed.width <= WIDEST:

@@ -33,7 +33,10 @@ def test_a_share_is_told_where_everything_holds():
             {"full": 0.115, "error": 0.02, "compressed": 0.11},
             r"full is not above recent \(gap in NDCG@10 0\.0150 \[-0\.0050, 0\.0350\]\)",
         ),
-        ({"full": 0.08, "compressed": 0.09}, r"full is not above recent \(gap in NDCG@10 -0\.0200"),
+        (
+            {"recent": 0.3, "full": 0.28, "compressed": 0.29, "error": 0.03},
+            r"full is not above recent \(gap in NDCG@10 -0\.0200 .*: 10 users are too few to tell",
+        ),
         (
             {"full": 0.12, "compressed": 0.11, "error": 0.006},
             r"the interval of the share is wider than 50 points \(NDCG@10 50\.0 % \[20\.0, 80\.0\]",
@@ -63,11 +66,15 @@ def test_a_title_has_the_reasons_without_figures():
     assert wide.title == "Cannot tell: 10 users are too few"
 
 
-def test_a_narrow_gap_around_nothing_says_that_history_does_not_help():
+def test_a_narrow_gap_around_or_below_nothing_says_that_history_does_not_help():
     found = verdict.verdict(made_up.gap_rows(full=0.101, compressed=0.1, error=0.002))
     assert not found.told
     assert found.sentence.startswith(
         "History does not help here: recent alone is as good (full - recent NDCG@10 0.0010 [-0.0010"
+    )
+    worse = sentence(full=0.08, compressed=0.09)
+    assert worse.startswith(
+        "History does not help here: recent alone is better (full - recent NDCG@10 -0.0200 [-0.0220"
     )
     # but not of models that learned less than popularity knows
     assert sentence(recent=0.04, full=0.041, compressed=0.04).startswith("Cannot tell")
