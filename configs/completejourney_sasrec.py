@@ -3,8 +3,10 @@
 Data, layout and argument: as `completejourney_hstu.py`. `--config.model.sasrec.block=classic` is
 the post-norm block of the paper.
 Hardware: 2 CPU cores; the cost was not recorded.
-Quality: not measured at this size. At the size of `ablations_quick.py` NDCG@10 is 0.996
-[0.981, 1.012] of HSTU's (`results/ablations/completejourney/ablations.md`).
+Quality: without counters, with model.item_bias=True and model.token_input=pooled, NDCG@10 .0547
+(recent), .0532 (compressed), .0514 (full) (results/savings/completejourney). With counters, at the
+size of `ablations_quick.py`, it is 0.996 [0.981, 1.012] of HSTU's
+(`results/ablations/completejourney/ablations.md`).
 Commands:
 
     python train.py --config=configs/completejourney_sasrec.py --workdir=runs/cj_sasrec

@@ -193,7 +193,10 @@ def grid(rows: Sequence[Json]) -> doc.Grid:
 
 def experiment(value: Json, folder: str) -> list[Block]:
     """Question, method, plots, table, reading and commands of one experiment."""
-    captions = [f"{p['title']}: {p['y_label']} against {p['x_label']}" for p in value["plots"]]
+    captions = [
+        f"{p['title']}: {p['y_label']} against {p['x_label']}" if p["x_label"] else p["title"]
+        for p in value["plots"]
+    ]
     file = f"{folder}/{value['experiment']}.json"
     return [
         doc.Heading(value["title"]),
