@@ -108,3 +108,26 @@ def test_positions_per_event():
         cells += [""] * (4 - len(cells))  # full history has no states
         line = f"| {name} | {' | '.join(cells)} |".replace("|  |", "| |")
         assert line in text, line
+
+
+def test_what_trained_models_cost():
+    """Rows of docs/benchmark.md."""
+    text = (ROOT / "docs" / "benchmark.md").read_text()
+    names = {
+        "completejourney": "The Complete Journey, 500 events",
+        "ml_latest_small": "MovieLens latest-small, 375 events",
+    }
+    for folder, name in names.items():
+        rows = {
+            row["part"]: row
+            for row in record(f"savings/{folder}/cost")["rows"]
+            if row["name"] == "compressed"
+        }
+        cells = [name, f"{rows['request of 16 users']['flops_of_full']:.1%}"]
+        for part in ("request of 1 user", "request of 16 users", "training step"):
+            share = (rows[part][f"ms_of_full{end}"] for end in ("", "_low", "_high"))
+            cells.append("{:.1%} [{:.1%}, {:.1%}]".format(*share))
+        assert f"| {' | '.join(cells)} |" in text, name
+        assert rows["request of 16 users"]["ms_of_full"] <= 1.1 * float(
+            rows["request of 16 users"]["flops_of_full"]
+        )
