@@ -160,6 +160,18 @@ def test_the_documents_quote_planted_returns(backbone):
     assert all(not row.get("still_rising") for row in rows.values())
 
 
+def test_the_documents_quote_full_history_after_more_steps():
+    result = load("experiments_planted/sasrec_longer.json")
+    pages = [README.read_text(), (ROOT / "docs" / "experiments.md").read_text()]
+    ratios = {
+        name: "{mean:.3f} [{low:.3f}, {high:.3f}]".format(**metric["ratio"])
+        for name, metric in result["metrics"].items()
+    }
+    assert all(ratios["ndcg@10"] in page for page in pages)
+    assert all(ratio in pages[1] for ratio in ratios.values())
+    assert f"{result['users']:,} users with targets" in pages[1]
+
+
 @pytest.mark.parametrize(
     ("name", "folder"),
     [
