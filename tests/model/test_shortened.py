@@ -67,7 +67,8 @@ def prepared(name, mode, positions, loss):
 )
 def test_shorter_rows_change_no_loss_and_no_gradient(case, data):
     config, params, gradient = prepared(*case)
-    size = data.draw(st.sampled_from(buckets.capacities(config, 6)[:-1]))
+    # fewer segments and a shorter recent window; every size is a compilation
+    size = data.draw(st.sampled_from(buckets.capacities(config, 6)[:3:2]))
     train_end = np.asarray(data.draw(st.lists(st.integers(2, EVENTS), min_size=60, max_size=60)))
     random = np.random.default_rng(data.draw(st.integers(0, 1 << 30)))
     uniform, user = random.random((60, windows.NUM_DRAWS)), np.arange(60)
