@@ -169,8 +169,8 @@ class _Run:
     """The mutable part of `fit`: the state on the devices, and how far the run has come.
 
     step: updates done. saved: step of the latest checkpoint. vote: tells all of several processes
-    about SIGTERM at the same step; None in a run of one. compiled: (item slots, segments) of
-    batches that a step has run on. finished: whether nothing is left to train.
+    about SIGTERM at the same step; None in a run of one. compiled: (rows, item slots + 1,
+    segments) of batches that a step has run on. finished: whether nothing is left to train.
     """
 
     config: Config
@@ -188,7 +188,7 @@ class _Run:
     def __post_init__(self) -> None:
         self.step = self.saved = int(self.state.step)
         self.vote = distributed.Vote(self.mesh) if jax.process_count() > 1 else None
-        self.compiled: set[tuple[int, int]] = set()
+        self.compiled: set[tuple[int, ...]] = set()
         self.finished = False
 
     def close(self) -> None:
@@ -221,8 +221,8 @@ class _Run:
         start = time.monotonic()
         batch = next(source)
         self.log.window.waited(time.monotonic() - start)
-        rows = batch.items.shape[1] - 1, batch.lengths.shape[1]
-        compiles, first = rows not in self.compiled, not self.compiled
+        shape = *batch.items.shape, batch.lengths.shape[1]
+        compiles, first = shape not in self.compiled, not self.compiled
         if first:  # a minute of silence otherwise
             self.log.progress.say("compiling the training step ...")
         if compiles and not first:  # steps still under way are no part of the pause
@@ -235,12 +235,13 @@ class _Run:
         self.state, metrics = self.train_step(self.state, placed, self.task.sampling)
         if compiles:  # the first step on batches of a size is slow: no part of a rate
             jax.block_until_ready(metrics)
-            self.compiled.add(rows)
+            self.compiled.add(shape)
             seconds = time.monotonic() - start
             self.log.window.paused(seconds)
             if first:
                 self.log.progress.start(self.step + 1)
-            which = "first step" if first else f"first step on rows of {rows[0]} item slots"
+            size = f"{shape[0]} rows of {shape[1] - 1} item slots"
+            which = "first step" if first else f"first step on {size}"
             self.log.progress.say(f"{which} (compilation) took {seconds:.1f} s")
         self.step += 1
         self.log.add(self.step, metrics, batch, self.state.params)
