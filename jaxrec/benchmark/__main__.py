@@ -14,7 +14,7 @@ import sys
 
 from jaxrec.benchmark import grid, grid_config, grid_report, timing
 from jaxrec.errors import ConfigError
-from jaxrec.runtime import workdir
+from jaxrec.runtime import huge_pages, workdir
 
 
 def main() -> None:
@@ -50,4 +50,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    huge_pages.start_again()
     main()

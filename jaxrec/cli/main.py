@@ -6,7 +6,6 @@ Modules are imported when their command is called, and import jax behind `--help
 """
 
 import importlib
-import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -85,4 +84,4 @@ def dispatch(argv: Sequence[str]) -> int:
 
 def run(argv: Sequence[str] | None = None) -> int:
     """The console script `jaxrec`; returns its exit status. argv: default `sys.argv[1:]`."""
-    return exit_status("jaxrec", dispatch, sys.argv[1:] if argv is None else argv)
+    return exit_status("jaxrec", dispatch, argv)

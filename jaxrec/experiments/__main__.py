@@ -15,6 +15,7 @@ from jaxrec.errors import ConfigError, JaxrecError
 from jaxrec.experiments import page, plots, registry, result_table, settings, verify
 from jaxrec.experiments.output import check_output
 from jaxrec.experiments.runs import Lab
+from jaxrec.runtime import huge_pages
 from jaxrec.runtime.preemption import Preempted, Preemption
 from jaxrec.types import Json
 
@@ -133,4 +134,5 @@ def program() -> int:
 
 
 if __name__ == "__main__":
+    huge_pages.start_again()
     sys.exit(program())

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NoReturn
 
 from jaxrec.errors import ConfigError, JaxrecError
+from jaxrec.runtime import huge_pages
 
 INTERRUPTED = 128 + signal.SIGINT  # exit status after Ctrl-C, as shells have it
 
@@ -65,10 +66,13 @@ def exit_status(
 ) -> int:
     """What `main(argv)` returns; a mistake of the user becomes one line on standard error.
 
-    program: begins that line. argv: default `sys.argv[1:]`. Status: 1 after `Failure`; 2 after
+    program: begins that line. argv: default `sys.argv[1:]`, for a program of its own, which gets
+    huge pages (see `huge_pages`). Status: 1 after `Failure`; 2 after
     JaxrecError, OSError and for a package that is not installed; 130 after Ctrl-C; 0 where whoever
     reads the output went away. Anything else that is raised is a bug and keeps its traceback.
     """
+    if argv is None:
+        huge_pages.start_again()
     try:
         return main(sys.argv[1:] if argv is None else argv)
     except Failure as failure:
