@@ -1,8 +1,9 @@
 """What a table of `gap` allows to say: one sentence, from its intervals alone.
 
 A share of a gap is a ratio of differences. It is said only where the models learned something
-(they are above popularity) and to the end (validation no longer grew), full history adds something
-(the gap's interval is above 0) and the interval of the share is narrow enough.
+(they are above popularity) and to the end (validation no longer grew, and full history is not below
+compressed), full history adds something (the gap's interval is above 0) and the interval of the
+share is narrow enough.
 """
 
 from collections.abc import Collection, Sequence
@@ -117,6 +118,13 @@ def verdict(rows: Sequence[Json], metric: str = METRIC, suffix: str = "") -> Ver
     elif not reasons and not closed.width <= WIDEST:
         text = f"the interval of the share is wider than {100 * WIDEST:.0f} points"
         reasons.append(Reason(users, f"{text} ({title} {share(closed)}): {users}"))
+    elif not reasons and closed.low > 1:
+        text = f"full{suffix} has not learned what it could"
+        figures = (
+            f"{text}: compressed{suffix}, which is shown no more, closes {share(closed)} of the gap in "
+            f"{title} (raise train.steps)"
+        )
+        reasons.append(Reason(text, figures))
     if reasons:
         return Verdict(
             f"Cannot tell, because {' and '.join(reason.figures for reason in reasons)}",

@@ -41,6 +41,10 @@ def test_a_share_is_told_where_everything_holds():
             {"full": 0.12, "compressed": 0.11, "error": 0.006},
             r"the interval of the share is wider than 50 points \(NDCG@10 50\.0 % \[20\.0, 80\.0\]",
         ),
+        (
+            {"full": 0.15, "compressed": 0.16},
+            r"full has not learned what it could: compressed, which is shown no more, closes 120\.0 %",
+        ),
     ],
 )
 def test_what_cannot_be_told_says_why(values, reason):
