@@ -2,8 +2,8 @@
 
     python -m benchmarks.training_speed --revision=758e47b --output=results/training_speed.json
 
-Every turn starts each program anew, on its own run, and reads the rates that it logged. What is
-before the first steps (data, compilation) does not count.
+Every turn starts each program anew, on its own run, and reads the rates and losses that it logged.
+What is before the first steps (data, compilation) does not count.
 """
 
 import argparse
@@ -40,8 +40,8 @@ def checkout(revision: str, folder: pathlib.Path) -> None:
 
 def train(
     checkout: pathlib.Path, workdir: pathlib.Path, args: argparse.Namespace, tunables: str
-) -> list[float]:
-    """Seconds of a step, one for every `LOG_EVERY` steps of a new run behind the first ones."""
+) -> tuple[float, list[float]]:
+    """(median seconds of a step behind the first ones, losses) of a new run."""
     shutil.rmtree(workdir / "checkpoints", ignore_errors=True)
     (workdir / METRICS).unlink(missing_ok=True)
     command = [
@@ -62,8 +62,9 @@ def train(
     if done.returncode:
         raise ConfigError(f"{' '.join(command)}: {done.stderr.strip()[-500:]}")
     lines = [json.loads(line) for line in (workdir / METRICS).read_text().splitlines()]
-    rates = [line["steps_per_s"] for line in lines if "steps_per_s" in line]
-    return [1 / rate for rate in rates[1:]]
+    steps = [line for line in lines if "steps_per_s" in line]
+    seconds = statistics.median(1 / line["steps_per_s"] for line in steps[1:])
+    return seconds, [line["train/loss"] for line in steps]
 
 
 def main() -> None:
@@ -84,21 +85,25 @@ def main() -> None:
             checkout(args.revision, folder / "earlier")
             programs[args.revision] = (folder / "earlier", without)
         samples: dict[str, list[float]] = {name: [] for name in programs}
+        losses = {}
         for turn in range(args.repeats):
             for number, (name, (place, tunables)) in enumerate(programs.items()):
                 run = folder / f"run{number}"
-                samples[name].append(statistics.median(train(place, run, args, tunables)))
+                seconds, losses[name] = train(place, run, args, tunables)
+                samples[name].append(seconds)
                 print(f"{turn + 1}: {name}: {samples[name][-1] * 1e3:.0f} ms", flush=True)
     rows: list[Json] = []
     for name, values in samples.items():
-        faster = dict(
-            zip(
-                ("median", "low", "high"), timing.times_faster(values, samples["here"]), strict=True
-            )
-        )
+        median, low, high = timing.times_faster(values, samples["here"])
+        faster = {"median": median, "low": low, "high": high}
         rows.append({"name": name, **timing.summary(values), "here_is_times_faster": faster})
-        print(f"{name}: {rows[-1]['median_s'] * 1e3:.0f} ms a step, here {faster['median']:.2f} x")
-    facts = {"config": args.config, "huge_pages": huge_pages.useful()}
+        print(f"{name}: {rows[-1]['median_s'] * 1e3:.0f} ms a step, here {median:.2f} x")
+    facts = {
+        "config": args.config,
+        "huge_pages": huge_pages.useful(),
+        "same_losses": losses["here"] == losses["here, small pages"],
+    }
+    print(f"the same losses with and without huge pages: {facts['same_losses']}")
     timing.save(timing.report("benchmarks.training_speed", rows, **facts), args.output)
 
 

@@ -120,11 +120,8 @@ def verdict(rows: Sequence[Json], metric: str = METRIC, suffix: str = "") -> Ver
         reasons.append(Reason(users, f"{text} ({title} {share(closed)}): {users}"))
     elif not reasons and closed.low > 1:
         text = f"full{suffix} has not learned what it could"
-        figures = (
-            f"{text}: compressed{suffix}, which is shown no more, closes {share(closed)} of the gap in "
-            f"{title} (raise train.steps)"
-        )
-        reasons.append(Reason(text, figures))
+        more = f"compressed{suffix}, which is shown no more, closes {share(closed)} of the gap"
+        reasons.append(Reason(text, f"{text}: {more} in {title} (raise train.steps)"))
     if reasons:
         return Verdict(
             f"Cannot tell, because {' and '.join(reason.figures for reason in reasons)}",
