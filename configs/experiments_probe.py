@@ -23,8 +23,6 @@ def get_config(backbone: str = "hstu") -> ExperimentsConfig:
     config = experiments_quick.get_config()
     config.model.backbone = recipe_argument(backbone, ARGUMENTS)
     config.model.token_input = "pooled"
-    if backbone == "hstu":
-        config.model.layers = 4  # about as many weights as two blocks of SASRec
     # times of generated data carry no information
     config.model.hstu.time_bias = False
     config.experiments.seeds = (0, 1, 2)
