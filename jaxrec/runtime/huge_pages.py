@@ -17,6 +17,7 @@ from collections.abc import Mapping
 VARIABLE = "GLIBC_TUNABLES"
 TUNABLE = "glibc.malloc.hugetlb"
 SINCE = (2, 35)  # glibc that has it
+DEVICES = (("dev",), ("proc",))
 ENABLED = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
@@ -47,7 +48,10 @@ def start_again() -> None:
     GLIBC_TUNABLES has the tunable already (`glibc.malloc.hugetlb=0` switches huge pages off) or
     where the program is no file that can be started again.
     """
-    if asked_for(os.environ) or not useful() or not pathlib.Path(sys.argv[0]).is_file():
+    program = pathlib.Path(sys.argv[0])
+    # a program that is read from a pipe or a terminal cannot be read twice
+    can_start = sys.executable and program.is_file() and program.parts[1:2] not in DEVICES
+    if asked_for(os.environ) or not can_start or not useful():
         return
     given = os.environ.get(VARIABLE)
     os.environ[VARIABLE] = f"{given}:{TUNABLE}=1" if given else f"{TUNABLE}=1"

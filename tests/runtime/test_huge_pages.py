@@ -21,18 +21,22 @@ print(sys.argv[1:], os.environ.get("GLIBC_TUNABLES"))
 """
 
 
-def started(tmp_path, *arguments, useful=True, given=None, stdin=None):
-    """Lines of a program that starts again where huge pages are `useful`."""
+def started(tmp_path, *arguments, useful=True, given=None, program=None):
+    """Lines of a program that starts again where huge pages are `useful`.
+
+    program: what Python is told to run, with the file as its input; default: the file.
+    """
     path = tmp_path / "program.py"
     path.write_text(PROGRAM.format(useful=useful))
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     environment.pop(VARIABLE, None)
     if given is not None:
         environment[VARIABLE] = given
-    command = [sys.executable, "-W", "ignore", "-" if stdin else str(path), *arguments]
-    done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, check=True, input=stdin
-    )
+    command = [sys.executable, "-W", "ignore", program or str(path), *arguments]
+    with path.open() as file:
+        done = subprocess.run(
+            command, env=environment, stdin=file, capture_output=True, text=True, check=True
+        )
     return done.stdout.splitlines()
 
 
@@ -52,9 +56,9 @@ def test_nothing_happens_where_it_is_decided(tmp_path):
     assert started(tmp_path, useful=False)[1] == "[] None"
 
 
-def test_a_program_that_is_no_file_is_left_alone(tmp_path):
-    stdin = PROGRAM.format(useful=True)
-    assert started(tmp_path, stdin=stdin)[1] == "[] None"
+@pytest.mark.parametrize("program", ["-", "/dev/stdin"])
+def test_a_program_that_cannot_be_read_again_is_left_alone(program, tmp_path):
+    assert started(tmp_path, program=program)[1] == "[] None"
 
 
 @pytest.mark.parametrize(
