@@ -8,10 +8,7 @@ data with planted returns (data.dataset=planted) a part of its own holds the ret
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from jaxrec.config import Config
-from jaxrec.errors import DataError
 from jaxrec.evaluation.ranks import Ranks
 from jaxrec.experiments import measures, plateau, verdict
 from jaxrec.experiments.quality import full_of, price, recent_of
@@ -72,20 +69,7 @@ class _Part:
     def ranks(self, mode: str) -> list[Ranks]:
         """Ranks by seed of the run of a mode."""
         by_seed = measures.by_seed(self.lab, self.runs[mode])
-        return [self._planted(ranks) for ranks in by_seed] if self.returns else by_seed
-
-    def _planted(self, ranks: Ranks) -> Ranks:
-        """Those of targets that are planted returns."""
-        session = self.lab.session(self._base)
-        where = zip(ranks.user.tolist(), ranks.position.tolist(), strict=True)
-        kept = np.array([session.returning(user)[position] for user, position in where], bool)
-        if not kept.any():
-            raise DataError(
-                f"none of {len(kept):,} targets is a planted return: raise data.planted.rate, or "
-                "experiments.last and data.holdout"
-            )
-        user, position, item, rank = (column[kept] for column in ranks[:4])
-        return Ranks(user, position, item, rank, None)
+        return measures.returns(self.lab, by_seed) if self.returns else by_seed
 
     def model(self, mode: str) -> Cell:
         """The row of a trained run."""

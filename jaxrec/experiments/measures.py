@@ -2,7 +2,10 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from jaxrec.config import Config
+from jaxrec.errors import DataError
 from jaxrec.evaluation.ranks import Ranks
 from jaxrec.experiments import statistics
 from jaxrec.experiments.result_table import Values, spread
@@ -26,6 +29,29 @@ def by_seed(lab: Lab, config: Config, row: str = "") -> list[Ranks]:
     """
     row = row or config.layout.mode
     return [lab.ranks(with_values(config, seed=seed), row) for seed in lab.seeds]
+
+
+WITH_RETURNS = ("planted", "synthetic")  # data.dataset in which returns are known
+
+
+def returns(lab: Lab, by_seed: Sequence[Ranks]) -> list[Ranks]:
+    """Those of ranks by seed whose targets are planted returns (`WITH_RETURNS`).
+
+    Raises DataError where none is.
+    """
+    session = lab.untrained(lab.base)
+    kept = []
+    for ranks in by_seed:
+        where = zip(ranks.user.tolist(), ranks.position.tolist(), strict=True)
+        planted = np.array([session.returning(user)[position] for user, position in where], bool)
+        if not planted.any():
+            raise DataError(
+                f"none of {len(planted):,} targets is a planted return: raise data.planted.rate, "
+                "or experiments.last and data.holdout"
+            )
+        user, position, item, rank = (column[planted] for column in ranks[:4])
+        kept.append(Ranks(user, position, item, rank, None))
+    return kept
 
 
 def columns(

@@ -2,7 +2,17 @@
 
 from collections.abc import Callable
 
-from jaxrec.experiments import ablations, experts, gap, probe, quality, staleness, stored, timed
+from jaxrec.experiments import (
+    ablations,
+    experts,
+    gap,
+    probe,
+    quality,
+    staleness,
+    state_size,
+    stored,
+    timed,
+)
 from jaxrec.experiments.result_table import Experiment
 from jaxrec.experiments.runs import Lab
 from jaxrec.types import Json
@@ -20,14 +30,17 @@ EXPERIMENTS: dict[str, Callable[[Lab], Experiment]] = {
     "experts": experts.experts,
     "probe": probe.probe,
     "ablations": ablations.ablations,
+    state_size.NAME: state_size.sizes,
 }
-# what `all` makes; `ablations` has recipes of its own
-ALL = tuple(name for name in EXPERIMENTS if name != "ablations")
+# what `all` makes; `ablations` has recipes of its own, and `bytes` needs a gap
+ALL = tuple(name for name in EXPERIMENTS if name not in ("ablations", state_size.NAME))
+
+FROM_STATES = ("staleness", "forms", state_size.NAME)  # they ask for the newest events alone
 
 
 def filters_seen(chosen: bool, experiment: Experiment) -> bool:
     """Whether the ranks of an experiment honour `eval.filter_seen`."""
-    return chosen and experiment.name not in ("staleness", "forms")  # they rank states directly
+    return chosen and experiment.name not in FROM_STATES  # they rank states directly
 
 
 def protocol(lab: Lab, experiment: Experiment) -> Json:
@@ -37,7 +50,7 @@ def protocol(lab: Lab, experiment: Experiment) -> Json:
     users = f"{settings.users} at most" if settings.users else "all"
     min_events = 0 if experiment.name == "probe" else settings.min_events
     targets = run.data.holdout
-    if experiment.name in ("staleness", "forms"):
+    if experiment.name in FROM_STATES:
         targets = settings.last
     seen = "filtered" if filters_seen(run.eval.filter_seen, experiment) else "not filtered"
     facts = {

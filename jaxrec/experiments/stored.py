@@ -1,4 +1,4 @@
-"""What a stored state costs and holds: the experiment `forms`, and helpers of `staleness`."""
+"""What a stored state costs and holds: `forms`, and ranks from stored states for others."""
 
 from collections.abc import Sequence
 
@@ -6,10 +6,11 @@ import jax
 import numpy as np
 
 from jaxrec.benchmark import state_encodings
+from jaxrec.config import Config
 from jaxrec.evaluation.ranks import Ranks
 from jaxrec.experiments.measures import QUALITY, K, columns
 from jaxrec.experiments.result_table import Cell, Experiment, Line, Values
-from jaxrec.experiments.runs import Lab, with_values
+from jaxrec.experiments.runs import Lab, name_of, with_values
 from jaxrec.serving import Recommender, state_rows
 from jaxrec.serving.state_rows import Events
 from jaxrec.session import Session
@@ -46,26 +47,29 @@ def share_that_differs(ranks: Sequence[Ranks], others: Sequence[Ranks]) -> float
     return differ / sum(len(seed.rank) for seed in ranks)
 
 
-class _Study:
-    """Makes the rows of `forms` from a run per kind of state and seed."""
+class StoredRanks:
+    """Ranks from states that were stored in an encoding and read back.
+
+    Targets are the newest `experiments.last` events of the evaluated users, each asked of a state
+    that has all events before it.
+    """
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
-        self.runs = {state: with_values(lab.base, model__state=state) for state in STATES}
-        self._loaded: dict[tuple[str, int], Recommender] = {}
+        self._loaded: dict[str, Recommender] = {}
 
-    def recommender(self, state: str, seed: int) -> Recommender:
+    def recommender(self, config: Config) -> Recommender:
         """The recommender of a run, which is trained first where it is missing."""
-        if (state, seed) not in self._loaded:
-            config = with_values(self.runs[state], seed=seed)
+        name = name_of(config)
+        if name not in self._loaded:
             self.lab.session(config)
             folder = self.lab.place(config)
-            self._loaded[state, seed] = Recommender.load(folder, devices=jax.local_devices()[:1])
-        return self._loaded[state, seed]
+            self._loaded[name] = Recommender.load(folder, devices=jax.local_devices()[:1])
+        return self._loaded[name]
 
-    def evaluated(self, state: str, seed: int) -> dict[str, np.ndarray]:
+    def evaluated(self, config: Config) -> dict[str, np.ndarray]:
         """Targets, and ranks by encoding, of a run."""
-        config, last = with_values(self.runs[state], seed=seed), self.lab.config.experiments.last
+        last = self.lab.config.experiments.last
 
         def make() -> dict[str, np.ndarray]:
             session = self.lab.session(config)
@@ -76,15 +80,35 @@ class _Study:
                 for items, times in histories
                 for n in range(last)
             ]
-            ranks = state_encodings.ranks(self.recommender(state, seed), requests)
+            ranks = state_encodings.ranks(self.recommender(config), requests)
             return ranks | targets(users, histories, last)
 
         return self.lab.kept(config, f"forms {last}", make)
 
+    def by_seed(self, config: Config, encoding: str) -> list[Ranks]:
+        """Ranks by seed of the run of a setting; config: of any seed."""
+        runs = (self.evaluated(with_values(config, seed=seed)) for seed in self.lab.seeds)
+        return [as_ranks(arrays, arrays[encoding]) for arrays in runs]
+
+    def row_bytes(self, config: Config, encoding: str) -> tuple[int, int]:
+        """Bytes of a user's row in a store: (all of them, those of the tokens' vectors)."""
+        model = self.recommender(with_values(config, seed=self.lab.seeds[0])).model
+        spec = state_rows.row_spec(model, encoding, 0)
+        vectors = [field for field in spec.fields if field.name in state_rows.TOKEN_COLUMNS]
+        return spec.row_bytes, sum(field.nbytes for field in vectors)
+
+
+class _Study:
+    """Makes the rows of `forms` from a run per kind of state and seed."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.stored = StoredRanks(lab)
+        self.samples = lab.config.experiments.bootstrap
+        self.runs = {state: with_values(lab.base, model__state=state) for state in STATES}
+
     def ranks(self, state: str, encoding: str) -> list[Ranks]:
         """Ranks by seed from states that were stored in an encoding."""
-        by_seed = [self.evaluated(state, seed) for seed in self.lab.seeds]
-        return [as_ranks(arrays, arrays[encoding]) for arrays in by_seed]
+        return self.stored.by_seed(self.runs[state], encoding)
 
     def cell(self, state: str, encoding: str) -> Cell:
         """Bytes and quality of one encoding, relative to keys and values in float32."""
@@ -92,17 +116,14 @@ class _Study:
 
         def make() -> Values:
             ranks, reference = self.ranks(state, encoding), self.ranks("kv", ENCODINGS[0])
-            model = self.recommender(state, self.lab.seeds[0]).model
-            spec = state_rows.row_spec(model, encoding, 0)
-            vectors = [field for field in spec.fields if field.name in state_rows.TOKEN_COLUMNS]
-            samples = self.lab.config.experiments.bootstrap
+            row, vectors = self.stored.row_bytes(self.runs[state], encoding)
             return {
                 "name": name,
                 "series": STATES[state],
                 "form": encoding,
-                "row_bytes": spec.row_bytes,
-                "vector_bytes": sum(field.nbytes for field in vectors),
-                **columns(ranks, samples, reference, "float32"),
+                "row_bytes": row,
+                "vector_bytes": vectors,
+                **columns(ranks, self.samples, reference, "float32"),
                 "ranks_that_differ": share_that_differs(ranks, self.ranks(state, ENCODINGS[0])),
             }
 

@@ -1,0 +1,29 @@
+"""Generated returns by backbone, for every experiment: the data and models of `experiments_probe`.
+
+Data: generated (`jaxrec.data.datasets.synthetic`): 3,000 users of 90 events in the mean, returns at
+least 24 everyday events after a favourite was last seen.
+Layout: 4 x (12 items + 4 tokens) + a recent window of up to 12; width 32, 2 layers.
+Argument: `sasrec` (default), `hstu` or `llama`.
+Hardware and cost: one CPU core, two minutes a run.
+Quality: `results/experiments_returns`.
+Command:
+
+    python -m jaxrec.experiments bytes --config=configs/experiments_returns.py:sasrec \
+        --output=results/experiments_returns/sasrec
+"""
+
+import dataclasses
+
+from configs import experiments_probe
+from jaxrec.config import recipe_argument
+from jaxrec.experiments import probe
+from jaxrec.experiments.settings import ExperimentsConfig
+
+
+def get_config(backbone: str = "sasrec") -> ExperimentsConfig:
+    config = experiments_probe.get_config(recipe_argument(backbone, experiments_probe.ARGUMENTS))
+    holdout = config.experiments.probe.holdout
+    settings = dataclasses.replace(
+        config.experiments, min_events=0, last=holdout, tokens=(1, 2, 4, 8)
+    )
+    return ExperimentsConfig(**vars(probe.run_of(config)), experiments=settings)
