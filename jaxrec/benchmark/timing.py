@@ -11,7 +11,7 @@ from pathlib import Path
 
 import jax
 
-from jaxrec.runtime import workdir
+from jaxrec.runtime import huge_pages, workdir
 from jaxrec.types import Json
 
 
@@ -109,6 +109,7 @@ def report(program: str, rows: Sequence[Json] | Json, *, kind: str = "", **facts
         "machine": {
             "devices": [str(d.device_kind) for d in jax.devices()],
             "cpu_count": _cpus(),
+            "huge_pages": huge_pages.switched_on(os.environ),
             "python": platform.python_version(),
             "jax": jax.__version__,
         },

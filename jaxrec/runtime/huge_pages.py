@@ -26,6 +26,11 @@ def asked_for(environ: Mapping[str, str]) -> bool:
     return TUNABLE in environ.get(VARIABLE, "")
 
 
+def switched_on(environ: Mapping[str, str]) -> bool:
+    """Whether malloc asks for huge pages in a program with this environment."""
+    return asked_for(environ) and f"{TUNABLE}=0" not in environ[VARIABLE]
+
+
 def useful(enabled: pathlib.Path = ENABLED) -> bool:
     """Whether asking makes a difference: a system that leaves it to programs, and a glibc that can.
 

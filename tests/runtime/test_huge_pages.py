@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from jaxrec.runtime import huge_pages
-from jaxrec.runtime.huge_pages import TUNABLE, VARIABLE, asked_for, useful
+from jaxrec.runtime.huge_pages import TUNABLE, VARIABLE, asked_for, switched_on, useful
 
 ROOT = pathlib.Path(__file__).parents[2]
 PROGRAM = """
@@ -84,7 +84,17 @@ def test_other_systems_have_no_such_file(tmp_path):
     assert not useful(tmp_path / "enabled")
 
 
-def test_who_decided(monkeypatch):
-    assert not asked_for({})
-    assert not asked_for({VARIABLE: "glibc.malloc.arena_max=1"})
-    assert asked_for({VARIABLE: f"glibc.malloc.arena_max=1:{TUNABLE}=2"})
+@pytest.mark.parametrize(
+    ("tunables", "decided", "on"),
+    [
+        (None, False, False),
+        ("glibc.malloc.arena_max=1", False, False),
+        (f"glibc.malloc.arena_max=1:{TUNABLE}=2", True, True),
+        (f"{TUNABLE}=1", True, True),
+        (f"{TUNABLE}=0", True, False),
+    ],
+)
+def test_who_decided(tunables, decided, on):
+    environ = {} if tunables is None else {VARIABLE: tunables}
+    assert asked_for(environ) is decided
+    assert switched_on(environ) is on
