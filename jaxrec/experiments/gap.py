@@ -6,6 +6,7 @@ tokens. With `experiments.counters` a second part of the table holds the same wi
 data with planted returns (data.dataset=planted) a part of its own holds the returns alone.
 """
 
+import math
 from collections.abc import Sequence
 
 from jaxrec.config import Config
@@ -54,11 +55,18 @@ def modes_of(base: Config) -> dict[str, Config]:
 class _Part:
     """Makes the rows of one part from runs with recent, compressed and full history.
 
-    suffix: of the names of its rows. returns: only targets that are planted returns count.
+    suffix: of the names of its rows. returns: only planted returns count as targets, whose item
+    was last seen (low <= events < high) ago.
     """
 
     def __init__(
-        self, lab: Lab, name: str, base: Config, suffix: str = "", *, returns: bool = False
+        self,
+        lab: Lab,
+        name: str,
+        base: Config,
+        suffix: str = "",
+        *,
+        returns: tuple[float, float] | None = None,
     ) -> None:
         self.lab, self.name, self.suffix, self.returns = lab, name, suffix, returns
         self.samples = lab.config.experiments.bootstrap
@@ -69,7 +77,9 @@ class _Part:
     def ranks(self, mode: str) -> list[Ranks]:
         """Ranks by seed of the run of a mode."""
         by_seed = measures.by_seed(self.lab, self.runs[mode])
-        return measures.returns(self.lab, by_seed) if self.returns else by_seed
+        return (
+            by_seed if self.returns is None else measures.returns(self.lab, by_seed, *self.returns)
+        )
 
     def model(self, mode: str) -> Cell:
         """The row of a trained run."""
@@ -136,8 +146,9 @@ def gap(lab: Lab) -> Experiment:
         cells.append(second.rule("counters alone", RULES[FREQUENCY]))
         cells += [second.model(mode) for mode in second.runs]
     if lab.base.data.dataset == "planted":  # generated data have the experiment `probe`
-        third = _Part(lab, RETURNS, base_of(lab), ", returns", returns=True)
-        cells += [third.model(mode) for mode in third.runs]
+        for name, suffix, distances in _returns(lab.base):
+            third = _Part(lab, name, base_of(lab), suffix, returns=distances)
+            cells += [third.model(mode) for mode in third.runs]
     layout = lab.base.layout
     return Experiment(
         "gap",
@@ -152,6 +163,20 @@ def gap(lab: Lab) -> Experiment:
         cells,
         [_bars(name) for name in (f"ndcg@{measures.K}", measures.QUALITY)],
     )
+
+
+def _returns(base: Config) -> list[tuple[str, str, tuple[float, float]]]:
+    """(part, suffix of its rows, events since the item was last seen) of planted returns.
+
+    All of them, those that are due for less than a segment, and the others: a token's age is that
+    of its segment, so it tells little about what has just become due.
+    """
+    due, middle = base.data.planted.gap, base.data.planted.gap + base.layout.segment_size
+    return [
+        (RETURNS, ", returns", (1, math.inf)),
+        (f"{RETURNS} after {due} to {middle - 1} events", f", after {due}", (1, middle)),
+        (f"{RETURNS} after {middle} events and more", f", after {middle}", (middle, math.inf)),
+    ]
 
 
 def _bars(metric: str) -> Line:

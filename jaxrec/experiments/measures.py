@@ -1,5 +1,6 @@
 """Columns of quality from ranks by seed: levels, ratios, and the share of a gap that is closed."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,6 +11,7 @@ from jaxrec.evaluation.ranks import Ranks
 from jaxrec.experiments import statistics
 from jaxrec.experiments.result_table import Values, spread
 from jaxrec.experiments.runs import Lab, with_values
+from jaxrec.session import Session
 
 METRICS = ("recall", "ndcg")  # that ratios are of, at K
 K = 10
@@ -34,22 +36,42 @@ def by_seed(lab: Lab, config: Config, row: str = "") -> list[Ranks]:
 WITH_RETURNS = ("planted", "synthetic")  # data.dataset in which returns are known
 
 
-def returns(lab: Lab, by_seed: Sequence[Ranks]) -> list[Ranks]:
+def distance_of_returns(session: Session, ranks: Ranks) -> np.ndarray:
+    """How many events ago each target, a planted return, was last seen, int [P]; else 0."""
+    distance = np.zeros(len(ranks.rank), np.int64)
+    users, first = np.unique(ranks.user, return_index=True)
+    for user, begin in zip(users.tolist(), first.tolist(), strict=True):
+        returning, items = session.returning(user), session.history(user)
+        for row in range(begin, len(ranks.user)):
+            if ranks.user[row] != user:
+                break
+            position = int(ranks.position[row])
+            if returning[position]:
+                seen = np.flatnonzero(items[:position] == ranks.item[row])
+                distance[row] = position - seen[-1] if len(seen) else 0
+    return distance
+
+
+def returns(
+    lab: Lab, by_seed: Sequence[Ranks], low: float = 1, high: float = math.inf
+) -> list[Ranks]:
     """Those of ranks by seed whose targets are planted returns (`WITH_RETURNS`).
 
-    Raises DataError where none is.
+    low, high: low <= events since the item was last seen < high. Raises DataError where there is
+    none.
     """
     session = lab.untrained(lab.base)
     kept = []
     for ranks in by_seed:
-        where = zip(ranks.user.tolist(), ranks.position.tolist(), strict=True)
-        planted = np.array([session.returning(user)[position] for user, position in where], bool)
-        if not planted.any():
+        distance = distance_of_returns(session, ranks)
+        inside = (distance > 0) & (distance >= low) & (distance < high)
+        if not inside.any():
+            which = "a planted return" if low <= 1 else f"a return after {low:g} events and more"
             raise DataError(
-                f"none of {len(planted):,} targets is a planted return: raise data.planted.rate, "
-                "or experiments.last and data.holdout"
+                f"none of {len(distance):,} targets is {which}: raise data.planted.rate, or "
+                "experiments.last and data.holdout"
             )
-        user, position, item, rank = (column[planted] for column in ranks[:4])
+        user, position, item, rank = (column[inside] for column in ranks[:4])
         kept.append(Ranks(user, position, item, rank, None))
     return kept
 

@@ -15,7 +15,6 @@ from jaxrec.experiments.quality import full_of, price, recent_of
 from jaxrec.experiments.result_table import Cell, Experiment, Line, Values, spread
 from jaxrec.experiments.runs import Lab, with_values
 from jaxrec.experiments.settings import ExperimentsConfig
-from jaxrec.session import Session
 
 SERIES = {
     "full": "full history",
@@ -72,22 +71,6 @@ def _label(low: float, high: float) -> str:
     return f"{low:g} and more" if high == math.inf else f"{low:g} to {high - 1:g}"
 
 
-def planted(session: Session, ranks: Ranks) -> np.ndarray:
-    """How many events ago each target, a planted return, was last seen, int [P]; else 0."""
-    distance = np.zeros(len(ranks.rank), np.int64)
-    users, first = np.unique(ranks.user, return_index=True)
-    for user, begin in zip(users.tolist(), first.tolist(), strict=True):
-        returning, items = session.returning(user), session.history(user)
-        for row in range(begin, len(ranks.user)):
-            if ranks.user[row] != user:
-                break
-            position = int(ranks.position[row])
-            if returning[position]:
-                seen = np.flatnonzero(items[:position] == ranks.item[row])
-                distance[row] = position - seen[-1] if len(seen) else 0
-    return distance
-
-
 class _Study:
     """Makes the rows of `probe` from runs with full, compressed and recent history."""
 
@@ -109,7 +92,7 @@ class _Study:
         ranks = self.lab.ranks(config, config.layout.mode)
 
         def make() -> dict[str, np.ndarray]:
-            return {"distance": planted(self.lab.session(config), ranks)}
+            return {"distance": measures.distance_of_returns(self.lab.session(config), ranks)}
 
         distance = self.lab.kept(config, "distance of planted returns", make)["distance"]
         return ranks, distance

@@ -126,9 +126,19 @@ def test_planted_returns_have_a_part_of_their_own(tmp_path):
     config.data.dataset, config.data.path = "planted", str(file)
     config.data.planted = PlantedConfig(durable=0.5, rate=0.9, returns=1.0, gap=12, reach=40)
     some = Lab(settings.validate(config), tmp_path, [].append)
-    made = {name: cell.make() for name, cell in cells(some).items() if "returns" in name}
-    assert list(made) == ["recent, returns", "compressed, returns", "full, returns"]
-    assert {row["part"] for row in made.values()} == {"planted returns"}
+    made = {name: cell.make() for name, cell in cells(some).items() if ", " in name}
+    suffixes = ("returns", "after 12", "after 18")  # the gap, and a segment later
+    assert list(made) == [
+        f"{mode}, {suffix}" for suffix in suffixes for mode in ("recent", "compressed", "full")
+    ]
+    assert list(dict.fromkeys(row["part"] for row in made.values())) == [
+        "planted returns",
+        "planted returns after 12 to 17 events",
+        "planted returns after 18 events and more",
+    ]
+    parts = [made[f"full, {suffix}"]["targets"] for suffix in suffixes]
+    assert parts[0] == parts[1] + parts[2]
+    assert all(parts)
     # the returns among the targets: fewer, and the last event of a pair
     every = some.ranks(gap.base_of(some), "compressed")
     assert 0 < made["compressed, returns"]["targets"] < len(every.rank)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxrec.evaluation.ranks import Ranks
-from jaxrec.experiments import probe
+from jaxrec.experiments import measures, probe
 from jaxrec.experiments.runs import Lab
 from tests.experiments import tiny
 
@@ -27,7 +27,7 @@ def test_distance_is_to_the_last_time_the_item_was_seen():
     user, position = np.asarray([3, 3, 8, 8]), np.asarray([3, 4, 2, 3])
     item = np.asarray([histories[u][p] for u, p in zip(user, position, strict=True)])
     ranks = Ranks(user, position, item, np.zeros(4, int), None)
-    assert probe.planted(session, ranks).tolist() == [0, 2, 2, 0]
+    assert measures.distance_of_returns(session, ranks).tolist() == [0, 2, 2, 0]
 
 
 def test_rows_of_a_run(tmp_path):
