@@ -6,9 +6,9 @@ last had 32 to 96 events ago comes back after an occasion. Times are not used.
 Layout: compressed 6 x (16 + 4 tokens) + a recent window of 16 to 31, which no return reaches; full
 history of 127; recent 31.
 Argument: BACKBONE, `sasrec` (default) or `hstu`.
-Hardware and cost: one CPU core, 40 minutes a run beside other work.
-Quality: one seed, NDCG@10: SASRec .2539 (recent), .2723 (compressed), .2653 (full); HSTU .2524
-(recent), .2663 (compressed), .2690 (full) (results/experiments_planted).
+Hardware and cost: one CPU core, 20 to 30 minutes a run beside other work.
+Quality: one seed, NDCG@10: SASRec .2582 (recent), .2793 (compressed), .2734 (full); HSTU
+.2574 (recent), .2742 (compressed), .2920 (full) (results/experiments_planted).
 Command:
 
     python -m jaxrec.experiments gap --config=configs/experiments_planted.py:sasrec \
