@@ -125,4 +125,5 @@ def _line(column: str, label: str) -> Line:
         x_label="bytes per user",
         y_label=label,
         log=True,
+        zero=True,
     )

@@ -110,6 +110,19 @@ def test_positions_per_event():
         assert line in text, line
 
 
+def test_the_speed_of_training():
+    """Rows of docs/scale.md."""
+    text = (ROOT / "docs" / "scale.md").read_text()
+    result = record("training_speed")
+    assert result["same_losses"]
+    names = {"here": "now", "here, small pages": "now, without huge pages"}
+    for row in result["rows"]:
+        ms = [f"{row[key] * 1e3:.0f}" for key in ("median_s", "min_s", "max_s")]
+        faster = "{median:.2f} [{low:.2f}, {high:.2f}]".format(**row["here_is_times_faster"])
+        cells = [names.get(row["name"], f"`{row['name']}`"), "{} [{}, {}]".format(*ms), faster]
+        assert f"| {' | '.join(cells)} |" in text, row["name"]
+
+
 def test_what_trained_models_cost():
     """Rows of docs/benchmark.md."""
     text = (ROOT / "docs" / "benchmark.md").read_text()
