@@ -163,6 +163,29 @@ def test_the_documents_quote_planted_returns(backbone):
     assert all(not row.get("still_rising") for row in rows.values())
 
 
+def test_the_documents_quote_the_bytes_of_states():
+    result = load("experiments_returns/sasrec/bytes.json")
+    rows = {row["name"]: row for row in result["rows"]}
+    page, readme = (ROOT / "docs" / "experiments.md").read_text(), README.read_text()
+
+    def closed(row, metric):
+        ends = (row[f"{metric}_closed{end}"] for end in ("", "_low", "_high"))
+        return "{:.1%} [{:.1%}, {:.1%}]".format(*ends)
+
+    for name, row in rows.items():
+        if "tokens" not in row:
+            continue
+        cells = [name, f"{row['row_bytes']:,}"]
+        cells += [closed(row, metric) for metric in ("recall@10", "ndcg@10", "mrr")]
+        cells.append(f"{row['flops_of_full']:.1%}")
+        assert f"| {' | '.join(cells)} |\n" in page
+    assert f"{rows['full']['targets']:,} returns" in page
+    small = rows["1 token, int8"]
+    assert f"a user's row is then {small['row_bytes']} bytes" in page
+    assert f"row of {small['row_bytes']} bytes, still closes {closed(small, 'ndcg@10')}" in readme
+    assert small["row_bytes"] > rows["full"]["row_bytes"]  # "more than the raw ids"
+
+
 def test_what_the_documents_say_of_planted_returns():
     """The sentences beside the tables."""
     sasrec, hstu = (
