@@ -111,6 +111,7 @@ def test_any_layout_equals_masked_attention(segments, cached, max_segments, kind
 @example([(0, 1)], [], 1, "softmax", False, True, 0)
 @example([(0, 1)], [], 1, "softmax", True, False, 1)
 @example([(0, 1)], [], 1, "softmax", False, False, 50)
+@example([(0, 2)], [], 1, "softmax", True, True, 0)
 def test_many_layouts_equal_masked_attention(
     segments, cached, max_segments, kind, with_bias, narrow, seed
 ):

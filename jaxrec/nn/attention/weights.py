@@ -81,12 +81,16 @@ def mix(equation: str, weights: Weights, values: Sequence[Array]) -> jax.Array:
     equation: from [B, N, Q, K] and values to [B, N, Q, H].
     """
     dtype = values[0].dtype
+    groups, total = weights
+    if total is not None and dtype.itemsize < total.dtype.itemsize:
+        # Sums of rounded numbers and their total have gradients that do not cancel as they should.
+        groups, total = [weight / total for weight in groups], None
     parts = [
         jnp.einsum(equation, weight.astype(dtype), value)
-        for weight, value in zip(weights.groups, values, strict=True)
+        for weight, value in zip(groups, values, strict=True)
     ]
     mixed = sum(parts[1:], start=parts[0])
-    return mixed if weights.total is None else (mixed / weights.total).astype(dtype)
+    return mixed if total is None else (mixed / total).astype(dtype)
 
 
 def products(equation: str, q: Array, k: Array, bias: jax.Array | None) -> jax.Array:
