@@ -5,7 +5,7 @@ least 24 everyday events after a favourite was last seen.
 Layout: 4 x (12 items + 4 tokens) + a recent window of up to 12; width 32, 2 layers.
 Argument: `sasrec` (default), `hstu` or `llama`.
 Hardware and cost: one CPU core, two minutes a run.
-Quality: `results/experiments_returns`.
+Quality: `results/experiments_returns/sasrec`; the others were not measured.
 Command:
 
     python -m jaxrec.experiments bytes --config=configs/experiments_returns.py:sasrec \

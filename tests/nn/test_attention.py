@@ -211,3 +211,20 @@ def test_a_cache_of_another_size():
             p["valid"][:, behind_cache],
             kind="softmax",
         )
+
+
+@pytest.mark.parametrize("backend", ["dense", "blocked"])
+def test_gradients_of_logits_cancel_in_bfloat16(backend):
+    """Softmax depends on differences of logits, so their gradients add up to zero."""
+    layout = SegmentLayout(((2, 0),))
+    p = problem(layout, 0, True)
+    p["valid"][:] = True
+    p = {name: jnp.asarray(x, jnp.bfloat16 if name in "qkv" else None) for name, x in p.items()}
+
+    def total(distance):
+        out = attend(layout, {**p, "distance": distance}, "softmax", backend)
+        return jnp.sum(out.astype(jnp.float32) * np.arange(1, 1 + out.size).reshape(out.shape))
+
+    gradient = np.asarray(jax.jit(jax.grad(total))(p["distance"]))
+    assert np.abs(gradient).max() > 0
+    assert np.abs(gradient.sum(0)).max() <= 1e-4 * np.abs(gradient).max()
