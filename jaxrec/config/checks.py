@@ -320,11 +320,12 @@ def _check_data(config: Config) -> None:
         if not all(isinstance(text, str) and text for text in lookup(config, key)):
             raise _refusal(config, key, "texts that are not empty are needed")
     planted = data.planted
-    if data.dataset == "planted" and planted.reach < planted.gap:
+    if data.dataset == "planted" and planted.reach < planted.gap + planted.spread:
         raise _refusal(
             config,
             "data.planted.reach",
-            f"a return is from data.planted.gap={planted.gap} events on; it must not be below that",
+            f"items are due after up to data.planted.gap={planted.gap} + "
+            f"data.planted.spread={planted.spread} events; it must not be below that",
         )
     if data.append and data.dataset in _WITHOUT_LATER_EVENTS:
         raise _refusal(config, "data.append", f"data.dataset={data.dataset} has no later events")

@@ -49,6 +49,11 @@ class PlantedConfig(Group):
         0.8, "Probability that an occasion is followed by a return.", low=0, high=1
     )
     gap: int = option(32, "Least events between an item and its return.", low=1)
+    spread: int = option(
+        32,
+        "An item is due again after a delay drawn evenly from gap to gap + spread events.",
+        low=0,
+    )
     reach: int = option(96, "Most events between an item and its return.", low=1)
 
 

@@ -29,7 +29,7 @@ def table(rng=0):
 
 
 def configured(path, **values):
-    settings = PlantedConfig(**{"durable": 0.3, "gap": 6, "reach": 30, "rate": 0.5} | values)
+    settings = PlantedConfig(**{"durable": 0.3, "gap": 6, "spread": 8, "reach": 30, "rate": 0.5} | values)
     return DataConfig(
         dataset="planted", path=str(path), planted=settings, min_item_events=1, min_user_events=1
     )
@@ -62,13 +62,17 @@ def test_the_table_is_whole_and_in_order(file):
 
 @given(
     gap=st.integers(1, 12),
+    spread=st.integers(0, 12),
     more=st.integers(0, 30),
     returns=st.sampled_from([0.0, 0.5, 1.0]),
     seed=st.integers(0, 100),
 )
-def test_returns(gap, more, returns, seed):
+def test_returns(gap, spread, more, returns, seed):
     users, items = table(seed).sort("user_id", maintain_order=True)[["user_id", "item_id"]]
-    config = PlantedConfig(durable=0.3, rate=0.5, returns=returns, gap=gap, reach=gap + more)
+    reach = gap + spread + more
+    config = PlantedConfig(
+        durable=0.3, rate=0.5, returns=returns, gap=gap, spread=spread, reach=reach
+    )
     source, place, returning = planted.plant(users.to_numpy(), items.to_numpy(), config, seed)
     whose = users.to_numpy()[place]
     item = np.where(source < 0, -1, items.to_numpy()[source])
@@ -79,7 +83,7 @@ def test_returns(gap, more, returns, seed):
         own, comes_back = item[whose == user], returning[whose == user]
         for position in np.flatnonzero(comes_back):
             seen = np.flatnonzero(own[:position] == own[position])
-            assert gap <= position - seen[-1] <= gap + more
+            assert gap <= position - seen[-1] <= reach
             assert own[position - 1] == -1
         occasions = np.flatnonzero(own == -1)
         if returns == 1:
@@ -89,6 +93,32 @@ def test_returns(gap, more, returns, seed):
         assert not returning.any()
     assert len(durable) < ITEMS / 2  # a share of the items
     assert len(source) - (source < 0).sum() - returning.sum() == len(users)
+
+
+def distances(spread):
+    """Events between every return and the item before it, in long histories of few items."""
+    items = np.random.default_rng(0).integers(0, 300, 40_000)
+    config = PlantedConfig(durable=0.03, rate=0.5, gap=20, spread=spread, reach=100)
+    source, _, returning = planted.plant(np.zeros(len(items), np.int64), items, config, 0)
+    item = np.where(source < 0, -1, items[source]).tolist()
+    last, found = {}, []
+    for position, (one, comes_back) in enumerate(zip(item, returning.tolist(), strict=True)):
+        if comes_back:
+            found.append(position - last[one])
+        last[one] = position
+    return np.array(found)
+
+
+def test_spread_draws_a_delay_for_every_item():
+    sharp, soft = distances(0), distances(40)
+    assert min(sharp.min(), soft.min()) >= 20
+    assert len(soft) > 2000
+    # with few items due at a time, most return soon after they are due
+    assert (sharp < 30).mean() > 0.5
+    assert (soft < 30).mean() < 0.25
+    # and about as many in each quarter of the spread
+    quarters = np.histogram(soft, [20, 30, 40, 50, 60])[0]
+    assert quarters.max() < 2 * quarters.min()
 
 
 def test_ids_of_text(tmp_path):
@@ -114,7 +144,7 @@ def test_prepared(file, tmp_path):
 
 def test_what_cannot_be_planted(file, tmp_path):
     config = Config(data=configured(file, reach=5))
-    with pytest.raises(ConfigError, match=r"data\.planted\.reach=5.*gap=6"):
+    with pytest.raises(ConfigError, match=r"data\.planted\.reach=5.*gap=6 .*spread=8"):
         validate(config)
     floats = tmp_path / "floats.parquet"
     table().with_columns(pl.col("item_id") + 0.5).write_parquet(floats)

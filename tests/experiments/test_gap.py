@@ -124,7 +124,9 @@ def test_planted_returns_have_a_part_of_their_own(tmp_path):
     file.write_text("user_id,item_id,timestamp\n" + "".join(lines))
     config = tiny.config(seeds=(0,))
     config.data.dataset, config.data.path = "planted", str(file)
-    config.data.planted = PlantedConfig(durable=0.5, rate=0.9, returns=1.0, gap=12, reach=40)
+    config.data.planted = PlantedConfig(
+        durable=0.5, rate=0.9, returns=1.0, gap=12, spread=6, reach=40
+    )
     some = Lab(settings.validate(config), tmp_path, [].append)
     made = {name: cell.make() for name, cell in cells(some).items() if ", " in name}
     suffixes = ("returns", "after 12", "after 18")  # the gap, and a segment later

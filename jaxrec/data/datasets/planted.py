@@ -3,13 +3,16 @@
 A table of events (read as data.dataset=table) keeps all its events, in their order. Some of its
 items are *durable*: each with probability `planted.durable`. After an event, with probability
 `planted.rate`, an *occasion* is inserted, an item that the table does not have. With probability
-`planted.returns` a return follows it: one of the durable items that this user last had `gap` to
-`reach` events ago, all of them as likely. An occasion needs such an item. Both carry the time of
-the event before them; `returning` marks the returns.
+`planted.returns` a return follows it: one of the durable items of this user that are due, all of
+them as likely. Whenever the user has such an item, it is due again after a delay of its own, drawn
+evenly from `gap` to `gap + spread` events, until `reach` events have passed. An occasion needs an
+item that is due. Both carry the time of the event before them; `returning` marks the returns.
 
 What can be predicted: real events as ever; a return by who remembers which durable items the
 user had `gap` and more events ago. A model that sees fewer than `gap` events can only know which
-items are durable, and which of them people of this taste choose.
+items are durable, and which of them people of this taste choose. Without `spread` most returns
+come as soon as they may, and a model that counts exactly to `gap` is far ahead of one that knows
+about when.
 """
 
 from collections.abc import Iterator
@@ -30,7 +33,7 @@ from jaxrec.types import Json
 if TYPE_CHECKING:
     import polars as pl
 
-VERSION = 1
+VERSION = 2
 OCCASION = "occasion"  # raw id of the item that announces a return, where ids are text
 
 
@@ -79,29 +82,34 @@ def _history(
     source: list[int] = []
     place: list[int] = []
     returning: list[bool] = []
-    last: dict[int, tuple[int, int]] = {}  # durable item -> where it was seen last, its row
+    # durable item -> the first and the last position of a return, and a row of it
+    last: dict[int, tuple[int, int, int]] = {}
 
     def add(row: int, here: int, returns: bool = False) -> None:
         source.append(row)
         place.append(here)
         returning.append(returns)
 
+    def see(item: int, row: int) -> None:
+        seen = len(source) - 1
+        delay = config.gap + int(rng.integers(config.spread + 1))
+        last[item] = seen + delay, seen + config.reach, row
+
     for here, (item, announced) in enumerate(zip(items.tolist(), after.tolist(), strict=True)):
         add(here, here)
         if durable[item]:
-            last[item] = len(source) - 1, here
+            see(item, here)
         position = len(source) + 1  # of a return behind an occasion
         due = announced and [
-            chosen
-            for chosen, (seen, _) in last.items()
-            if config.gap <= position - seen <= config.reach
+            chosen for chosen, (first_at, end, _) in last.items() if first_at <= position <= end
         ]
         if due:
             add(-1, here)
             if rng.random() < config.returns:
                 chosen = due[rng.integers(len(due))]
-                add(last[chosen][1], here, returns=True)
-                last[chosen] = len(source) - 1, last[chosen][1]
+                row = last[chosen][2]
+                add(row, here, returns=True)
+                see(chosen, row)
     rows = np.array(source, np.int64)
     rows = np.where(rows < 0, -1, rows + first)
     return rows, np.array(place, np.int64) + first, np.array(returning, bool)
