@@ -255,7 +255,12 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--items", type=int, default=10**8 - 1, help="catalog; with padding, mesh.model divides it"
     )
-    parser.add_argument("--batch", type=int, default=0, help="another train.batch_size")
+    parser.add_argument(
+        "--batch",
+        type=int,
+        default=0,
+        help="another train.batch_size, and eval.batch_size in proportion",
+    )
     parser.add_argument(
         "--mesh", type=int, nargs=3, metavar=("DATA", "FSDP", "MODEL"), help="another mesh"
     )
@@ -271,7 +276,8 @@ def main() -> None:
         chip, devices = devices_of(args.topology)
         config = config_file.load(args.config)
         if args.batch:
-            config.train.batch_size = config.eval.batch_size = args.batch
+            config.eval.batch_size = config.eval.batch_size * args.batch // config.train.batch_size
+            config.train.batch_size = args.batch
         if args.mesh:
             config.mesh = MeshConfig(*args.mesh)
         mesh = mesh_lib.make_mesh(config.mesh, devices)
