@@ -53,7 +53,7 @@ def get_config(path: str = "events.parquet") -> Config:
     config.train.batch_size = 256
     config.train.learning_rate = 1e-4
     config.train.schedule = "cosine"
-    config.eval.batch_size = 256
+    config.eval.batch_size = 1024  # users share a pass over the weights and the table
     config.mesh.fsdp = 16
     config.mesh.model = 16
     return config
