@@ -33,6 +33,9 @@ class SASRecConfig(Group):
     ffn_width: int = option(
         0, "Width of the feed-forward network; 0: width (classic) or 2 x width (modern).", low=0
     )
+    position_bias: bool = option(
+        False, "Relative position bias of the attention logits, as HSTU has it."
+    )
     time_bias: bool = option(
         False, "Bias by log-bucketed time difference, added to the attention logits."
     )

@@ -54,7 +54,7 @@ class SASRecBlock(Block):
             valid,
             kind="softmax",
             scale=self.head_width**-0.5,
-            bias=self.bias(False, config.sasrec.time_bias, times, past),
+            bias=self.bias(config.sasrec.position_bias, config.sasrec.time_bias, times, past),
             cached=self.cached(past, keys_values),
             backend=config.attention,
         )

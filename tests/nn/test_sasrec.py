@@ -24,6 +24,11 @@ def test_full_history(block):
     parity.check(config(block), layout)
 
 
+@pytest.mark.parametrize("layout", [parity.STREAM, parity.OVERFLOW])
+def test_position_bias(layout):
+    parity.check(config("modern", position_bias=True), layout)
+
+
 def test_time_bias_and_width_of_the_feed_forward_network():
     parity.check(config("modern", time_bias=True, ffn_width=5), parity.OVERFLOW)
 

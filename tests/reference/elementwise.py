@@ -25,7 +25,7 @@ def elementwise_flops(
     else:
         # mask, maximum, difference, sum, division; two norms with parameters, ReLU or SwiGLU, gates
         per_pair, per_position = 5, 53 if config.sasrec.block == "modern" else 24
-        distance, time = False, config.sasrec.time_bias
+        distance, time = config.sasrec.position_bias, config.sasrec.time_bias
     per_pair = config.heads * (per_pair + distance + time) + 1 + TIME_BUCKET_FLOPS * time
     per_layer = layout.pairs(pairs) * per_pair + layout.length * config.width * per_position
     return config.layers * per_layer
