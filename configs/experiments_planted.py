@@ -40,10 +40,11 @@ def get_config(backbone: str = "sasrec") -> ExperimentsConfig:
     config.loss.kind = "sampled_softmax"
     config.loss.negatives = 512
     config.train.length_buckets = 4
-    config.train.steps = 6000
+    config.train.steps = 4000
     if backbone == "hstu":
         config.model.layers = 4  # 82,000 weights; two blocks of SASRec have 98,000
-        config.train.steps = 4000
+    else:
+        config.model.sasrec.position_bias = True
     config.train.validation_users = 1000
     config.experiments = ExperimentsSettings(seeds=(0, 1, 2), users=2000, min_events=128, last=20)
     return config
