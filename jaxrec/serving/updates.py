@@ -13,7 +13,9 @@ from jaxrec.state_store.row_format import Columns
 from jaxrec.state_store.store import UserStateStore
 from jaxrec.types import UserId
 
-CALL = 16  # rows that a call to the model may compute in vain before two calls are better
+# What computing takes beside the rows of its turns, in turns of one row: as much again for every
+# turn (measured on a CPU), and a few for every call.
+TURN, CALL = 1, 8
 
 
 class AppendResult(NamedTuple):
@@ -128,11 +130,13 @@ def of_similar_work(segments: np.ndarray, sizes: Sequence[int]) -> Iterator[np.n
     """Rows whose `segments` [B] are not 0, in parts of which each computes few in vain.
 
     A call to the model has one of `sizes` rows and takes as many turns as the longest of them
-    needs. Each part is the one with the most needed turns per computed one.
+    needs. Each part is the one with the most needed turns for its cost.
 
-    >>> work = np.array([1, 90, 0, 1, 1, 100])
+    >>> work = np.array([1, 90, 0, 1, 1, 100, 99, 99])
     >>> [part.tolist() for part in of_similar_work(work, (1, 4, 16))]
-    [[0, 3, 4], [1, 5]]
+    [[0, 3, 4], [1, 6, 7, 5]]
+    >>> [part.tolist() for part in of_similar_work(work[:6], (1, 4, 16))]
+    [[0, 3, 4], [1], [5]]
     """
     order = np.argsort(segments, kind="stable")
     order = order[np.searchsorted(segments[order], 1) :]
@@ -140,7 +144,8 @@ def of_similar_work(segments: np.ndarray, sizes: Sequence[int]) -> Iterator[np.n
         needed = segments[order]
         rows = np.asarray([buckets.size_of(count + 1, sizes) for count in range(len(order))])
         # of the part that ends with each row
-        count = int(np.argmax(np.cumsum(needed) / (needed * (rows + CALL)))) + 1
+        cost = needed * (rows + TURN) + CALL
+        count = int(np.argmax(np.cumsum(needed) / cost)) + 1
         yield order[:count]
         order = order[count:]
 
