@@ -29,7 +29,9 @@ def table(rng=0):
 
 
 def configured(path, **values):
-    settings = PlantedConfig(**{"durable": 0.3, "gap": 6, "spread": 8, "reach": 30, "rate": 0.5} | values)
+    settings = PlantedConfig(
+        **{"durable": 0.3, "gap": 6, "spread": 8, "reach": 30, "rate": 0.5} | values
+    )
     return DataConfig(
         dataset="planted", path=str(path), planted=settings, min_item_events=1, min_user_events=1
     )
