@@ -1,14 +1,14 @@
 """Returns planted into the histories of MovieLens-1M, where a long history must help.
 
 Data: `interactions.parquet` in $JAXREC_ML_1M (the order of the common SASRec file) with planted
-returns (`jaxrec.data.datasets.planted`): a twentieth of the films is durable; one that the user
-last had 32 to 96 events ago comes back after an occasion. Times are not used.
+returns (`jaxrec.data.datasets.planted`): a twentieth of the films is durable; such a film comes due 32 to
+64 events after the user last had it and comes back after an occasion. Times are not used.
 Layout: compressed 6 x (16 + 4 tokens) + a recent window of 16 to 31, which no return reaches; full
 history of 127; recent 31.
 Argument: BACKBONE, `sasrec` (default) or `hstu`.
 Hardware and cost: one CPU core, 20 to 30 minutes a run beside other work.
-Quality: one seed, NDCG@10: SASRec .2582 (recent), .2793 (compressed), .2734 (full); HSTU
-.2574 (recent), .2742 (compressed), .2920 (full) (results/experiments_planted).
+Quality: one seed, NDCG@10: SASRec .2391 (recent), .2534 (compressed), .2496 (full); HSTU
+.2391 (recent), .2485 (compressed), .2466 (full) (results/experiments_planted).
 Command:
 
     python -m jaxrec.experiments gap --config=configs/experiments_planted.py:sasrec \
