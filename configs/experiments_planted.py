@@ -1,8 +1,8 @@
 """Returns planted into the histories of MovieLens-1M, where a long history must help.
 
 Data: `interactions.parquet` in $JAXREC_ML_1M (the order of the common SASRec file) with planted
-returns (`jaxrec.data.datasets.planted`): a twentieth of the films is durable; such a film comes due 32 to
-64 events after the user last had it and comes back after an occasion. Times are not used.
+returns (`jaxrec.data.datasets.planted`): a twentieth of the films is durable; such a film comes
+due 32 to 64 events after the user last had it, and returns after an occasion. Times are not used.
 Layout: compressed 6 x (16 + 4 tokens) + a recent window of 16 to 31, which no return reaches; full
 history of 127; recent 31.
 Argument: BACKBONE, `sasrec` (default) or `hstu`.
