@@ -1,5 +1,6 @@
 """Plots of an experiment's table, drawn by matplotlib (`pip install jaxrec[plot]`)."""
 
+import collections
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -92,9 +93,16 @@ def _bars(axes: "Axes", plot: Json, rows: Rows) -> None:
     x, y = plot["x"], plot["y"]
     series = _series(plot, rows)
     labels = list(dict.fromkeys(str(r[x]) for r in rows))
-    width = 0.8 / max(1, len(series))
+    # bars of a label stand side by side around it; a label need not have one of every series
+    beside = collections.Counter(str(r[x]) for points in series.values() for r in points)
+    width = 0.8 / max(beside.values(), default=1)
+    drawn: collections.Counter[str] = collections.Counter()
     for number, (name, points) in enumerate(series.items()):
-        place = [labels.index(str(r[x])) + (number - (len(series) - 1) / 2) * width for r in points]
+        place = []
+        for label in (str(r[x]) for r in points):
+            offset = drawn[label] - (beside[label] - 1) / 2
+            place.append(labels.index(label) + offset * width)
+            drawn[label] += 1
         axes.bar(
             place,
             [r[y] for r in points],

@@ -61,6 +61,14 @@ def test_bars_stand_beside_each_other():
     assert axes.get_ylim()[0] == 0
 
 
+def test_a_bar_without_another_beside_it_stands_at_its_label():
+    points = [*rows("one", [("early", 0.3), ("late", 0.1)]), *rows("two", [("never", 0.2)])]
+    axes = plots.draw(plot(kind="bar"), points).axes[0]
+    middles = [bar.get_x() + bar.get_width() / 2 for bar in axes.patches]
+    assert middles == pytest.approx([0, 1, 2])
+    assert {round(bar.get_width(), 3) for bar in axes.patches} == {0.736}
+
+
 def test_heat_has_a_row_for_every_series():
     points = [
         {"component": c, "x": x, "y": c + x / 10, "part": "factors"} for c in (1, 2) for x in (1, 2)
