@@ -99,10 +99,9 @@ def _bars(axes: "Axes", plot: Json, rows: Rows) -> None:
     drawn: collections.Counter[str] = collections.Counter()
     for number, (name, points) in enumerate(series.items()):
         place = []
-        for label in (str(r[x]) for r in points):
-            offset = drawn[label] - (beside[label] - 1) / 2
-            place.append(labels.index(label) + offset * width)
-            drawn[label] += 1
+        for at in (str(r[x]) for r in points):
+            place.append(labels.index(at) + (drawn[at] - (beside[at] - 1) / 2) * width)
+            drawn[at] += 1
         axes.bar(
             place,
             [r[y] for r in points],
