@@ -168,8 +168,8 @@ def gap(lab: Lab) -> Experiment:
 def _returns(base: Config) -> list[tuple[str, str, tuple[float, float]]]:
     """(part, suffix of its rows, events since the item was last seen) of planted returns.
 
-    All of them, those that are due for less than a segment, and the others: a token's age is that
-    of its segment, so it tells little about what has just become due.
+    All of them, those from `gap` on within a segment's length, and the others: a token's age is
+    that of its segment, so it tells little about what can only just be due.
     """
     due, middle = base.data.planted.gap, base.data.planted.gap + base.layout.segment_size
     return [
