@@ -204,6 +204,12 @@ def test_what_the_documents_say_of_planted_returns():
         assert 0.97 < hstu[mode]["ndcg@10"] / sasrec[mode]["ndcg@10"] < 1
     less = 1 - hstu["compressed"]["ndcg@10"] / sasrec["compressed"]["ndcg@10"]
     assert f"({less:.1%} less)" in page
+    longer = load("experiments_planted/hstu_longer.json")
+    ratio = longer["metrics"]["ndcg@10"]["ratio"]
+    times = f"{ratio['mean']:.3f} [{ratio['low']:.3f}, {ratio['high']:.3f}] times as good as"
+    assert times in " ".join(readme.split())
+    assert times in " ".join(page.split())
+    assert f"all {longer['users']:,} users" in page
     for rows in (sasrec, hstu):  # "far more than the window tells"
         assert rows["compressed, returns"]["ndcg@10_low"] > rows["recent, returns"]["ndcg@10_high"]
         without = rows["compressed without its tokens"]
