@@ -120,6 +120,22 @@ def test_the_readme_quotes_the_probe(backbone):
         assert f"| {' | '.join(cells)} |\n" in README.read_text()
 
 
+def test_the_documents_quote_four_layers():
+    rows = load("probe/hstu_4_layers/probe.json")["rows"]
+    summary = {row["name"]: row for row in rows if row["part"] == "all returns"}
+    page, readme = (ROOT / "docs" / "experiments.md").read_text(), README.read_text()
+    for name, row in summary.items():
+        cells = ["hstu, 4 layers", name, with_interval(row, "recall@10", 3)]
+        cells += [with_interval(row, "mrr", 3), with_interval(row, "mrr_of_full", 3)]
+        cells += [f"{row['flops_of_full']:.1%}", f"{row['state_bytes']:,}"]
+        assert f"| {' | '.join(cells)} |\n" in page
+    row = summary["compressed"]
+    assert f"finds {row['recall@10_of_full']:.3f} of what full" in page
+    assert f"its MRR is {row['mrr_of_full']:.3f} of full" in page
+    assert f"With four layers it is {row['mrr_of_full']:.2f}" in readme
+    assert row["mrr_of_full_high"] < 1  # "and the interval does not"
+
+
 def test_the_documents_quote_movielens_1m():
     rows = {row["name"]: row for row in load("experiments_ml1m/sasrec/gap.json")["rows"]}
     page = (ROOT / "docs" / "experiments.md").read_text()
