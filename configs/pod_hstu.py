@@ -43,6 +43,6 @@ def get_config(path: str = "events.parquet") -> Config:
     config.train.batch_size = 512
     config.train.table_update = "adagrad"
     config.train.compilation_cache = ""
-    config.eval.batch_size = 1024  # as many users share a pass over the table
+    config.eval.batch_size = 1024  # users share a pass over the table
     config.mesh.model = 16
     return config

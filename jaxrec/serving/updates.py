@@ -13,8 +13,8 @@ from jaxrec.state_store.row_format import Columns
 from jaxrec.state_store.store import UserStateStore
 from jaxrec.types import UserId
 
-# What computing takes beside the rows of its turns, in turns of one row: as much again for every
-# turn (measured on a CPU), and a few for every call.
+# What computing costs beside its rows, in turns of one row: one for every turn (timed by hand on a
+# CPU; on an accelerator it may be more) and a few for every call.
 TURN, CALL = 1, 8
 
 
