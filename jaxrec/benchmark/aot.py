@@ -276,8 +276,13 @@ def main() -> None:
         chip, devices = devices_of(args.topology)
         config = config_file.load(args.config)
         if args.batch:
-            config.eval.batch_size = config.eval.batch_size * args.batch // config.train.batch_size
-            config.train.batch_size = args.batch
+            users, rest = divmod(config.eval.batch_size * args.batch, config.train.batch_size)
+            if rest or args.batch < 0:
+                raise ConfigError(
+                    f"--batch={args.batch}: eval.batch_size={config.eval.batch_size} per "
+                    f"train.batch_size={config.train.batch_size} is no whole number of users"
+                )
+            config.eval.batch_size, config.train.batch_size = users, args.batch
         if args.mesh:
             config.mesh = MeshConfig(*args.mesh)
         mesh = mesh_lib.make_mesh(config.mesh, devices)

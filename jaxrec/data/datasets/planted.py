@@ -11,8 +11,7 @@ item that is due. Both carry the time of the event before them; `returning` mark
 What can be predicted: real events as ever; a return by who remembers which durable items the
 user had `gap` and more events ago. A model that sees fewer than `gap` events can only know which
 items are durable, and which of them people of this taste choose. Without `spread` most returns
-come as soon as they may, and a model that counts exactly to `gap` is far ahead of one that knows
-about when.
+come as soon as they may, which favours a model that counts exactly to `gap`.
 """
 
 from collections.abc import Iterator
