@@ -125,6 +125,23 @@ def test_a_recipe_that_is_not_there(tmp_path):
         config_file.load(str(tmp_path / "nothing.py"))
 
 
+def test_a_batch_that_leaves_no_whole_number_of_users(tmp_path, monkeypatch, capsys):
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(
+        RECIPE.replace(
+            "config.train.batch_size = config", "config.train.batch_size = 32\n    config"
+        )
+    )
+    monkeypatch.setattr(aot, "devices_of", lambda topology: ("v5e", jax.devices()))
+    monkeypatch.setattr(
+        "sys.argv", ["aot", "--topology=v5e:4x4", "--batch=1", f"--config={recipe}"]
+    )
+    with pytest.raises(SystemExit) as ended:
+        aot.main()
+    said = f"{ended.value.code} {capsys.readouterr().err}"
+    assert "--batch=1: eval.batch_size=16 per train.batch_size=32 is no whole number" in said
+
+
 PLAN = {
     "dot_flops": 1.5 * 197e12,
     "memory_traffic": 819e9,
