@@ -86,6 +86,15 @@ def _check_layout(config: Config) -> None:
             "layout.recent_min",
             f"with layout.segment_size={layout.segment_size} the recent window would be empty",
         )
+    if (layout.window or layout.prefix) and layout.mode != "full":
+        key = "layout.window" if layout.window else "layout.prefix"
+        raise _refusal(
+            config, key, f"layout.mode={layout.mode!r} has none; needed is layout.mode=full"
+        )
+    if layout.prefix and not layout.window:
+        raise _refusal(
+            config, "layout.prefix", "without layout.window every position sees everything"
+        )
     model = config.model
     same = model.token_input == "learned" and model.state == "kv" and layout.positions == "segment"
     if layout.mode == "compressed" and model.layers == 1 and same:

@@ -185,6 +185,13 @@ class LayoutConfig(Group):
         "Position of an item: offset inside its segment, or index in the whole layout.",
         choices=("segment", "absolute"),
     )
+    window: int = option(
+        0,
+        "Semi-local attention, a baseline for mode=full: a position sees this many newest "
+        "positions and the first layout.prefix; 0: all.",
+        low=0,
+    )
+    prefix: int = option(0, "First positions that all see (layout.window).", low=0)
 
     @property
     def recent(self) -> int:

@@ -180,8 +180,9 @@ class ModelConfig(Group):
     token_input: str = option(
         "learned",
         "What a compressed token starts from: a learned vector; pooled: with a learned softmax "
-        "average of its segment's items.",
-        choices=("learned", "pooled"),
+        "average of its segment's items; mean: with their plain mean, and it reads nothing more, "
+        "a baseline.",
+        choices=("learned", "pooled", "mean"),
     )
     repeat_half_lives: tuple[float, ...] = option(
         (),

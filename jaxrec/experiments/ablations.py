@@ -100,12 +100,12 @@ def _cell(lab: Lab, name: str, config: Config, base: Config) -> Cell:
             columns |= spread(f"{metric}_of_base", statistics.ratio(table, of_base, samples))
         return columns | {"users": int(table.shape[1])}
 
-    return Cell(name, make, lambda: measures.by_seed(lab, config))
+    return Cell(name, make, lambda: quality.ranks_of(lab, config))
 
 
 def values(lab: Lab, config: Config, metric: str) -> np.ndarray:
     """Metric [seeds, users] of a setting."""
-    return statistics.values(measures.by_seed(lab, config), metric, measures.K)
+    return statistics.values(quality.ranks_of(lab, config), metric, measures.K)
 
 
 def _differences(config: Config, base: Config) -> str:

@@ -3,7 +3,7 @@
 All models are trained for what they are shown: the recent window alone, compressed history and
 full history, without counters of the user's own items, which would carry raw ids past the
 tokens. With `experiments.counters` a second part of the table holds the same with counters. Of
-data with planted returns (data.dataset=planted) a part of its own holds the returns alone.
+data with planted returns a part of its own holds the returns alone.
 """
 
 import math
@@ -15,6 +15,7 @@ from jaxrec.experiments import measures, plateau, verdict
 from jaxrec.experiments.quality import full_of, price, recent_of
 from jaxrec.experiments.result_table import Cell, Experiment, Line, Values
 from jaxrec.experiments.runs import Lab, with_values
+from jaxrec.experiments.settings import ExperimentsConfig
 
 TOKENS = "tokens alone"  # parts of the table
 COUNTERS = "with counters"
@@ -47,6 +48,33 @@ COUNTED = (
 )
 
 
+def baselines_of(lab: Lab, base: Config) -> dict[str, Config]:
+    """The runs of `experiments.baselines`, from the compressed one.
+
+    mean-pooled: a token is the mean of its segment's items and reads nothing; one is enough.
+    semi-local: full history, of which a position sees as many others as there are items in the
+    recent window and tokens before it.
+    """
+    layout = base.layout
+    known = {
+        "mean-pooled": with_values(base, layout__tokens=1, model__token_input="mean"),
+        "semi-local": with_values(
+            full_of(base),
+            layout__window=layout.recent,
+            layout__prefix=layout.max_segments * layout.tokens,
+        ),
+    }
+    return {name: known[name] for name in lab.config.experiments.baselines}
+
+
+BASELINES = {
+    "mean-pooled": " `mean-pooled` is compressed history whose one token a segment is the mean of "
+    "its items, and reads nothing.",
+    "semi-local": " `semi-local` is full history, of which a position sees as many others as there "
+    "are items in the recent window and tokens before it; older events reach it in later layers.",
+}
+
+
 def modes_of(base: Config) -> dict[str, Config]:
     """The runs that are compared, by layout.mode, from the compressed one."""
     return {"recent": recent_of(base), "compressed": base, "full": full_of(base)}
@@ -73,10 +101,15 @@ class _Part:
         self.runs = modes_of(base)
         if not suffix:  # runs that were given have no counters
             self.runs |= lab.given
+        self.baselines = baselines_of(lab, base)
+
+    def run(self, mode: str) -> Config:
+        """The run of a mode, or of a baseline."""
+        return self.runs[mode] if mode in self.runs else self.baselines[mode]
 
     def ranks(self, mode: str) -> list[Ranks]:
         """Ranks by seed of the run of a mode."""
-        by_seed = measures.by_seed(self.lab, self.runs[mode])
+        by_seed = measures.by_seed(self.lab, self.run(mode))
         return (
             by_seed if self.returns is None else measures.returns(self.lab, by_seed, *self.returns)
         )
@@ -86,9 +119,10 @@ class _Part:
         name = mode + self.suffix
 
         def make() -> Values:
-            row = self._row(name, self.ranks(mode)) | price(self.runs[mode], mode, self._base)
+            run = self.run(mode)
+            row = self._row(name, self.ranks(mode)) | price(run, run.layout.mode, self._base)
             row["still_rising"] = self._still_rising(mode)
-            if mode == "compressed":
+            if mode == "compressed" or mode in self.baselines:
                 ends = self.ranks("recent"), self.ranks("full")
                 row |= measures.closed(self.ranks(mode), *ends, self.samples)
             return row
@@ -97,7 +131,7 @@ class _Part:
 
     def _still_rising(self, mode: str) -> int:
         """How many of the seeds' trainings ended before their plateau."""
-        configs = [with_values(self.runs[mode], seed=seed) for seed in self.lab.seeds]
+        configs = [with_values(self.run(mode), seed=seed) for seed in self.lab.seeds]
         return sum(plateau.unfinished(self.lab.place(config), config) for config in configs)
 
     def without_tokens(self) -> Cell:
@@ -139,16 +173,16 @@ def gap(lab: Lab) -> Experiment:
         first.model("recent"),
         first.without_tokens(),
         first.model("compressed"),
+        *(first.model(name) for name in first.baselines),
         first.model("full"),
     ]
     if (counted := counted_of(lab)) is not None:
         second = _Part(lab, COUNTERS, counted, " + counters")
         cells.append(second.rule("counters alone", RULES[FREQUENCY]))
         cells += [second.model(mode) for mode in second.runs]
-    if lab.base.data.dataset == "planted":  # generated data have the experiment `probe`
-        for name, suffix, distances in _returns(lab.base):
-            third = _Part(lab, name, base_of(lab), suffix, returns=distances)
-            cells += [third.model(mode) for mode in third.runs]
+    for name, suffix, distances in _returns(lab.config):
+        third = _Part(lab, name, base_of(lab), suffix, returns=distances)
+        cells += [third.model(mode) for mode in (*third.runs, *third.baselines)]
     layout = lab.base.layout
     return Experiment(
         "gap",
@@ -158,20 +192,28 @@ def gap(lab: Lab) -> Experiment:
         f"trained on {layout.history} events, `compressed` one whose older events are compressed; "
         f"`{WITHOUT}` is that same model shown only its recent window. No score of theirs counts "
         "what the user had. `closed` is (compressed - recent) / (full - recent), all three on the "
-        "same draws of seeds and users." + (COUNTED if counted is not None else ""),
+        "same draws of seeds and users."
+        + (COUNTED if counted is not None else "")
+        + "".join(BASELINES[name] for name in lab.config.experiments.baselines),
         verdict.reading,
         cells,
         [_bars(name) for name in (f"ndcg@{measures.K}", measures.QUALITY)],
     )
 
 
-def _returns(base: Config) -> list[tuple[str, str, tuple[float, float]]]:
+def _returns(config: ExperimentsConfig) -> list[tuple[str, str, tuple[float, float]]]:
     """(part, suffix of its rows, events since the item was last seen) of planted returns.
 
-    All of them, those from `gap` on within a segment's length, and the others: a token's age is
-    that of its segment, so it tells little about what can only just be due.
+    All of them; in real histories also those from `gap` on within a segment's length, and the
+    others: a token's age is that of its segment, so it tells little about what can only just be
+    due. (Of generated histories `probe` tells more.) Nothing where there are none.
     """
-    due, middle = base.data.planted.gap, base.data.planted.gap + base.layout.segment_size
+    if not measures.count_returns(config):
+        return []
+    if config.data.dataset != "planted":
+        return [(RETURNS, ", returns", (1, math.inf))]
+    due = config.data.planted.gap
+    middle = due + config.layout.segment_size
     return [
         (RETURNS, ", returns", (1, math.inf)),
         (f"{RETURNS} after {due} to {middle - 1} events", f", after {due}", (1, middle)),

@@ -11,6 +11,7 @@ from jaxrec.evaluation.ranks import Ranks
 from jaxrec.experiments import statistics
 from jaxrec.experiments.result_table import Values, spread
 from jaxrec.experiments.runs import Lab, with_values
+from jaxrec.experiments.settings import ExperimentsConfig
 from jaxrec.session import Session
 
 METRICS = ("recall", "ndcg")  # that ratios are of, at K
@@ -60,7 +61,7 @@ def returns(
     low, high: low <= events since the item was last seen < high. Raises DataError where there is
     none.
     """
-    session = lab.untrained(lab.base)
+    session = lab.data
     kept = []
     for ranks in by_seed:
         distance = distance_of_returns(session, ranks)
@@ -74,6 +75,19 @@ def returns(
         user, position, item, rank = (column[inside] for column in ranks[:4])
         kept.append(Ranks(user, position, item, rank, None))
     return kept
+
+
+def counted(lab: Lab, by_seed: Sequence[Ranks]) -> list[Ranks]:
+    """The ranks that count: with `experiments.returns` planted returns, where data have some.
+
+    Raises DataError where none of the targets is one.
+    """
+    return returns(lab, by_seed) if count_returns(lab.config) else list(by_seed)
+
+
+def count_returns(config: ExperimentsConfig) -> bool:
+    """Whether planted returns alone are targets."""
+    return config.experiments.returns and config.data.dataset in WITH_RETURNS
 
 
 def columns(

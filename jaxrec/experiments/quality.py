@@ -4,11 +4,18 @@ import dataclasses
 from collections.abc import Sequence
 
 from jaxrec.config import Config
-from jaxrec.experiments.measures import QUALITY, K, by_seed, closed, columns
+from jaxrec.evaluation.ranks import Ranks
+from jaxrec.experiments import measures
+from jaxrec.experiments.measures import QUALITY, K, closed, columns
 from jaxrec.experiments.result_table import Cell, Experiment, Line, Values
 from jaxrec.experiments.runs import Lab, with_values
 from jaxrec.layout import SegmentLayout
 from jaxrec.model import cost
+
+
+def ranks_of(lab: Lab, config: Config, row: str = "") -> list[Ranks]:
+    """Ranks by seed of the targets that count; arguments as of `measures.by_seed`."""
+    return measures.counted(lab, measures.by_seed(lab, config, row))
 
 
 def measured(lab: Lab, config: Config, row: str, against: Config | None = None) -> Values:
@@ -16,8 +23,8 @@ def measured(lab: Lab, config: Config, row: str, against: Config | None = None) 
 
     config: of any seed; row: see `Lab.ranks`.
     """
-    full = None if against is None else by_seed(lab, against)
-    return columns(by_seed(lab, config, row), lab.config.experiments.bootstrap, full)
+    full = None if against is None else ranks_of(lab, against)
+    return columns(ranks_of(lab, config, row), lab.config.experiments.bootstrap, full)
 
 
 def price(config: Config, row: str, against: Config | None = None) -> Values:
@@ -81,11 +88,11 @@ def _cell(
         values = {"name": name, **facts, **price(config, row, against)}
         values |= measured(lab, config, row, against)
         if recent is not None and against is not None:
-            ends = by_seed(lab, recent), by_seed(lab, against)
-            values |= closed(by_seed(lab, config), *ends, lab.config.experiments.bootstrap)
+            ends = ranks_of(lab, recent), ranks_of(lab, against)
+            values |= closed(ranks_of(lab, config), *ends, lab.config.experiments.bootstrap)
         return values
 
-    return Cell(name, make, lambda: by_seed(lab, config))
+    return Cell(name, make, lambda: ranks_of(lab, config))
 
 
 def full_of(config: Config) -> Config:

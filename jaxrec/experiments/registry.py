@@ -6,12 +6,14 @@ from jaxrec.experiments import (
     ablations,
     experts,
     gap,
+    measures,
     probe,
     quality,
     staleness,
     state_size,
     stored,
     timed,
+    training_length,
 )
 from jaxrec.experiments.result_table import Experiment
 from jaxrec.experiments.runs import Lab
@@ -31,11 +33,15 @@ EXPERIMENTS: dict[str, Callable[[Lab], Experiment]] = {
     "probe": probe.probe,
     "ablations": ablations.ablations,
     state_size.NAME: state_size.sizes,
+    training_length.NAME: training_length.steps,
 }
-# what `all` makes; `ablations` has recipes of its own, and `bytes` needs a gap
-ALL = tuple(name for name in EXPERIMENTS if name not in ("ablations", state_size.NAME))
+# `ablations` has recipes of its own, `bytes` needs a gap, `steps` takes long
+ALONE = ("ablations", state_size.NAME, training_length.NAME)
+ALL = tuple(name for name in EXPERIMENTS if name not in ALONE)  # what `all` makes
 
 FROM_STATES = ("staleness", "forms", state_size.NAME)  # they ask for the newest events alone
+
+EVERY_TARGET = ("gap",)  # planted returns have rows of their own
 
 
 def filters_seen(chosen: bool, experiment: Experiment) -> bool:
@@ -53,11 +59,13 @@ def protocol(lab: Lab, experiment: Experiment) -> Json:
     if experiment.name in FROM_STATES:
         targets = settings.last
     seen = "filtered" if filters_seen(run.eval.filter_seen, experiment) else "not filtered"
+    count = measures.count_returns(config) and experiment.name not in EVERY_TARGET
+    which = "planted returns among the " if count or experiment.name == "probe" else ""
     facts = {
         "dataset": run.data.dataset + (f" {run.data.variant}" if run.data.variant else ""),
         "split": f"{run.eval.split}, last {run.data.holdout} events of a user, each predicted "
         "from all events before it",
-        "targets": f"last {targets} events of a user",
+        "targets": f"{which}last {targets} events of a user",
         "ranking": f"full catalog, seen items {seen}, ties count against the model",
         "users": f"{users} of those with {min_events} events and more, the same for "
         "every row; a user's metric is the mean over its targets",

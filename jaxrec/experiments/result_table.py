@@ -29,8 +29,8 @@ TABLE: Mapping[str, type[object]] = {
     "command": str,
 }
 INTERVALS = "95 % intervals"
-# columns that are shares of full history, or of what it adds, end so
-SHARES = ("_of_full", "_closed", "_without_gap")
+# columns that are shares, of full history, of what it adds, or of a shorter training, end so
+SHARES = ("_of_full", "_of_fewer", "_closed", "_without_gap")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -126,6 +126,11 @@ class Lab:
         self._share_compiled(config)
         return Session(self._with_data(config), self.place(config))
 
+    @functools.cached_property
+    def data(self) -> Session:
+        """The base run for its data alone."""
+        return self.untrained(self.base)
+
     def session(self, config: Config) -> Session:
         """Data, model and checkpoints of a run, which is trained first where it is missing."""
         name = name_of(config)

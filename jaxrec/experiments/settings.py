@@ -21,6 +21,8 @@ from jaxrec.types import Json
 
 # keys of folders: they differ between machines, so records leave them out
 PLACES = ("data.cache_dir", "train.compilation_cache")
+FRACTIONS = ("longer", "steps")  # lists of numbers that need not be whole
+BASELINES = ("mean-pooled", "semi-local")  # rows of `gap`
 FILES = ("path", "items_path")  # keys of data.*
 
 
@@ -69,10 +71,15 @@ class ExperimentsSettings:
     ages: tuple[int, ...] = (0, 1, 2, 5, 10, 20, 50, 100)  # events that a state is behind
     last: int = 5  # newest events per user that staleness and forms ask for
     longer: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0)  # served segments / trained ones
+    steps: tuple[float, ...] = (0.25, 0.5, 1.0)  # trainings of `steps` / train.steps
     components: int = 6  # of the factorisation of attention
     # half-lives, in events and in seconds, of the counters of the second part of `gap`; empty: none
     counters: tuple[float, ...] = ()
     counter_times: tuple[float, ...] = ()
+    # of data with planted returns these alone are targets (`gap` has rows of both): most other
+    # targets say little about old events
+    returns: bool = True
+    baselines: tuple[str, ...] = ()  # of `gap`: mean-pooled, semi-local
     # rows of `ablations`, "NAME: KEY=VALUE; KEY=VALUE"; the first is the base of the others
     ablations: tuple[str, ...] = ()
     probe: ProbeConfig = dataclasses.field(default_factory=ProbeConfig)
@@ -98,9 +105,16 @@ def validate(config: object) -> ExperimentsConfig:
     least = {"users": 0, "min_events": 0, "bootstrap": 1, "last": 1, "components": 1}
     for key, low in least.items():
         _at_least(f"experiments.{key}", getattr(chosen, key), low)
-    lows = {"seeds": 0, "lengths": 1, "tokens": 1, "segments": 1, "ages": 0, "longer": 0.01}
+    lows: dict[str, float] = {"seeds": 0, "lengths": 1, "tokens": 1, "segments": 1, "ages": 0}
+    lows |= dict.fromkeys(FRACTIONS, 0.01)
     for key, bound in lows.items():
-        _numbers(f"experiments.{key}", getattr(chosen, key), bound, key == "longer")
+        _numbers(f"experiments.{key}", getattr(chosen, key), bound, key in FRACTIONS)
+    unknown = [name for name in chosen.baselines if name not in BASELINES]
+    if unknown:
+        raise ConfigError(
+            f"experiments.baselines={chosen.baselines!r}: {unknown[0]!r} is none; allowed are "
+            f"{', '.join(BASELINES)}"
+        )
     _numbers("experiments.probe.edges", chosen.probe.edges, 1, False)
     for key in ("holdout", "segment_size", "max_segments", "tokens", "batch_size", "steps"):
         _at_least(f"experiments.probe.{key}", getattr(chosen.probe, key), 1)

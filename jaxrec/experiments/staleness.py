@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxrec import ranking
 from jaxrec.evaluation.ranks import Ranks
-from jaxrec.experiments import stored
+from jaxrec.experiments import measures, stored
 from jaxrec.experiments.quality import QUALITY, K, columns
 from jaxrec.experiments.result_table import Cell, Experiment, Line, Values
 from jaxrec.experiments.runs import Lab, with_values
@@ -149,11 +149,12 @@ def _cell(lab: Lab, series: str, column: int) -> Cell:
 
     def make() -> Values:
         ranks, fresh = _ranks(lab, series, column), _ranks(lab, EXTENDED, 0)
+        counted = measures.counted(lab, ranks), measures.counted(lab, fresh)
         return {
             "name": f"{series}, {age}",
             "series": series,
             "age": age,
-            **columns(ranks, settings.bootstrap, fresh, f"age_{youngest}"),
+            **columns(counted[0], settings.bootstrap, counted[1], f"age_{youngest}"),
             "ranks_that_differ": stored.share_that_differs(ranks, fresh),
         }
 

@@ -39,13 +39,11 @@ class _Study:
         self.lab, self.base = lab, base_of(lab)
         self.stored = StoredRanks(lab)
         self.runs = modes_of(self.base)
-        self.returns = self.base.data.dataset in measures.WITH_RETURNS
 
     def chosen(self, by_seed: Sequence[Ranks]) -> list[Ranks]:
         """Ranks of the targets that count."""
         last = self.lab.config.experiments.last
-        kept = [newest(ranks, last) for ranks in by_seed]
-        return measures.returns(self.lab, kept) if self.returns else kept
+        return measures.counted(self.lab, [newest(ranks, last) for ranks in by_seed])
 
     def raw(self, mode: str) -> list[Ranks]:
         """Ranks by seed of a run that reads raw events."""
@@ -89,7 +87,7 @@ class _Study:
 def sizes(lab: Lab) -> Experiment:
     """Quality and the share of the gap closed, by tokens and by the encoding of stored states."""
     study = _Study(lab)
-    which = "planted returns among the " if study.returns else ""
+    which = "planted returns among the " if measures.count_returns(lab.config) else ""
     return Experiment(
         NAME,
         "What a byte of a state buys",

@@ -8,6 +8,7 @@ import numpy as np
 from jaxrec.benchmark import state_encodings
 from jaxrec.config import Config
 from jaxrec.evaluation.ranks import Ranks
+from jaxrec.experiments import measures
 from jaxrec.experiments.measures import QUALITY, K, columns
 from jaxrec.experiments.result_table import Cell, Experiment, Line, Values
 from jaxrec.experiments.runs import Lab, name_of, with_values
@@ -117,13 +118,15 @@ class _Study:
         def make() -> Values:
             ranks, reference = self.ranks(state, encoding), self.ranks("kv", ENCODINGS[0])
             row, vectors = self.stored.row_bytes(self.runs[state], encoding)
+            lab = self.stored.lab
+            counted = measures.counted(lab, ranks), measures.counted(lab, reference)
             return {
                 "name": name,
                 "series": STATES[state],
                 "form": encoding,
                 "row_bytes": row,
                 "vector_bytes": vectors,
-                **columns(ranks, self.samples, reference, "float32"),
+                **columns(counted[0], self.samples, counted[1], "float32"),
                 "ranks_that_differ": share_that_differs(ranks, self.ranks(state, ENCODINGS[0])),
             }
 

@@ -111,6 +111,7 @@ class SegmentLayout(Geometry):
         """The layout of a run: `compressed` a stream, `full` / `recent` one plain segment.
 
         `full` covers as many events as `compressed` does, `recent` as many as its recent window.
+        With a `window` attention over full history is semi-local.
         """
         positions = cast(Positions, config.positions)
         if config.mode == "compressed":
@@ -123,6 +124,8 @@ class SegmentLayout(Geometry):
             )
         if config.mode not in ("full", "recent"):
             raise ValueError(f"layout.mode={config.mode!r}: allowed are compressed, full, recent")
+        if config.window:
+            return cls.semi_local(config.history, config.window, config.prefix)
         return cls.full(config.history if config.mode == "full" else config.recent, positions)
 
     @classmethod

@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxrec.config import ModelConfig
 from jaxrec.layout import SegmentLayout
-from jaxrec.model.token_inputs import PooledItems
+from jaxrec.model.token_inputs import PooledItems, mean_items
 from jaxrec.model.token_memory import push_segment
 from jaxrec.nn.depth import WeightPlacement
 from jaxrec.nn.hstu import HSTUBlock
@@ -64,8 +64,10 @@ class Compressor(nn.Module):
             )
         if self.base.fixed and self.config.state == "embedding":
             raise ValueError("model.state='embedding' needs a stream of equal segments")
-        if self.base.fixed and self.config.token_input == "pooled":
-            raise ValueError("model.token_input='pooled' needs a stream of equal segments")
+        if self.base.fixed and self.config.token_input != "learned":
+            raise ValueError(
+                f"model.token_input={self.config.token_input!r} needs a stream of equal segments"
+            )
         # a stream reuses its k vectors behind every segment, a fixed layout has its own for each
         self.num_vectors = (
             self.base.num_tokens if self.base.fixed else max(k for _, k in self.base.segments)
@@ -201,12 +203,14 @@ class Compressor(nn.Module):
         if layout.fixed:
             index = np.arange(layout.num_tokens)
         tokens = jnp.broadcast_to(self.tokens[index], (users, layout.num_tokens, width))
-        if self.config.token_input == "pooled":
-            size, _ = self.base.segments[0]
+        if self.config.token_input != "learned":
+            size, count = self.base.segments[0]
             segments = sum(1 for _, k in layout.segments if k)
             items = jnp.reshape(x[:, : segments * size], (users, segments, size, width))
-            pooled = self.pooled(items, jnp.asarray(lengths)[:, :segments])
-            tokens = tokens + pooled.reshape(tokens.shape)
+            average = self.pooled if self.config.token_input == "pooled" else mean_items
+            start = average(items, jnp.asarray(lengths)[:, :segments])
+            start = jnp.broadcast_to(start, (users, segments, count, width))
+            tokens = tokens + start.reshape(tokens.shape)
         place = np.zeros(layout.length, np.int64)
         place[layout.item_positions] = np.arange(layout.num_items)
         place[layout.token_positions] = slots + np.arange(layout.num_tokens)

@@ -4,6 +4,9 @@ A learned vector alone is the same for every user: in the first layer such token
 question of every segment, and only the second layer can ask one that depends on the answer. With
 `model.token_input=pooled` a token starts from its segment: a learned softmax average of the items
 (pooling by multi-head attention with learned queries, arXiv 1810.00825 eq. 6) is added.
+
+`model.token_input=mean` is the baseline of a token that does not read: the plain mean is added, and
+attention brings it nothing.
 """
 
 import flax.linen as nn
@@ -13,6 +16,17 @@ import jax.numpy as jnp
 from jaxrec.nn.attention.weights import HIDDEN
 from jaxrec.nn.hstu import layer_norm
 from jaxrec.types import Array
+
+
+def mean_items(items: Array, lengths: Array) -> jax.Array:
+    """[B, S, n, D] item vectors, lengths [B, S] -> [B, S, 1, D] means, LayerNorm without affine.
+
+    The mean of a segment without items is 0.
+    """
+    size = items.shape[2]
+    exists = jnp.arange(size)[None, None] < lengths[..., None]
+    total = jnp.sum(jnp.where(exists[..., None], items, 0.0), axis=2, keepdims=True)
+    return layer_norm(total / jnp.maximum(lengths, 1)[..., None, None])
 
 
 class PooledItems(nn.Module):

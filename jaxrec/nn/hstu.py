@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrec.nn.attention import attend
-from jaxrec.nn.stack import Block, KeysValues
+from jaxrec.nn.stack import Block, KeysValues, read_by
 from jaxrec.types import Times, TokenState
 
 
@@ -69,6 +69,7 @@ class HSTUBlock(Block):
             cached=self.cached(past, keys_values),
             backend=config.attention,
         )
-        mixed = u * layer_norm(mixed.reshape(u.shape))
+        mixed = read_by(config, self.layout, mixed.reshape(u.shape))
+        mixed = u * layer_norm(mixed)
         out = nn.Dense(config.width, dtype=x.dtype, name="out")(self.drop(mixed))
         return x + out, self.of_tokens(k, v)

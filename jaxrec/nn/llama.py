@@ -24,7 +24,7 @@ from jax.typing import DTypeLike
 from jaxrec.config import LlamaConfig, ModelConfig
 from jaxrec.layout import SegmentLayout
 from jaxrec.nn.attention import Bias, Cached, attend
-from jaxrec.nn.stack import Block, KeysValues
+from jaxrec.nn.stack import Block, KeysValues, read_by
 from jaxrec.types import KV, Array, Params, Times, TokenOutputs, TokenState
 
 ADAPTERS = ("lora_a", "lora_b")  # names of an adapter's matrices
@@ -190,7 +190,8 @@ def decoder_layer(
         cached=cached,
         backend=config.attention,
     )
-    x = x + drop(_project(config, "out", mixed.reshape(*x.shape[:2], -1), config.width))
+    mixed = read_by(config, layout, mixed.reshape(*x.shape[:2], -1))
+    x = x + drop(_project(config, "out", mixed, config.width))
     return x + drop(_feed_forward(config, x)), k, v
 
 

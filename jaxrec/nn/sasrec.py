@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 
 from jaxrec.nn.attention import attend
-from jaxrec.nn.stack import Block, KeysValues
+from jaxrec.nn.stack import Block, KeysValues, read_by
 from jaxrec.types import Times, TokenState
 
 
@@ -58,7 +58,8 @@ class SASRecBlock(Block):
             cached=self.cached(past, keys_values),
             backend=config.attention,
         )
-        mixed = self.drop(dense("out", mixed.reshape(x.shape)))
+        mixed = read_by(config, self.layout, mixed.reshape(x.shape))
+        mixed = self.drop(dense("out", mixed))
         if modern:
             x = x + nn.sigmoid(dense("attention_gate", x)) * mixed
             inner = norm("ffn_norm", x)

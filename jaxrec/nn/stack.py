@@ -105,6 +105,14 @@ def keeps_inputs(config: ModelConfig, base: SegmentLayout) -> bool:
     return config.token_input != "learned" or base.positions != "segment"
 
 
+def read_by(config: ModelConfig, layout: SegmentLayout, mixed: jax.Array) -> jax.Array:
+    """What positions [B, T, ...] take from attention: nothing where tokens are plain means."""
+    if config.token_input != "mean" or not layout.num_tokens:
+        return mixed
+    reads = ~layout.is_token.reshape(1, -1, *(1,) * (mixed.ndim - 2))
+    return jnp.where(reads, mixed, 0)
+
+
 class Stack(nn.Module):
     """`config.layers` blocks under `nn.scan`, optionally rematerialised."""
 

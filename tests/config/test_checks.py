@@ -122,6 +122,18 @@ def test_tokens_of_one_layer_carry_nothing_unless_they_start_from_the_segment():
     configs.validate(config)
 
 
+def test_semi_local_attention_is_of_full_history():
+    config = Config()
+    config.layout.window = 8
+    with pytest.raises(ConfigError, match=r"layout\.window=8: layout\.mode='compressed' has none"):
+        configs.validate(config)
+    config.layout.mode = "full"
+    configs.validate(config)
+    config.layout.window, config.layout.prefix = 0, 3
+    with pytest.raises(ConfigError, match=r"layout\.prefix=3: without layout\.window"):
+        configs.validate(config)
+
+
 # -- derived sizes ----------------------------------------------------------------------------
 
 

@@ -40,6 +40,37 @@ def test_first_part_is_without_counters(tmp_path):
     assert made.model.repeat_half_lives == (2.0, 9.0)
 
 
+def test_baselines_cost_what_compressed_costs(tmp_path):
+    some = lab(tmp_path, baselines=("mean-pooled", "semi-local"))
+    made = cells(some)
+    assert list(made)[4:] == ["compressed", "mean-pooled", "semi-local", "full"]
+    rows = {name: made[name].make() for name in ("compressed", "mean-pooled", "semi-local")}
+    pooled, local = (gap.baselines_of(some, gap.base_of(some))[n] for n in list(rows)[1:])
+    assert (pooled.model.token_input, pooled.layout.tokens) == ("mean", 1)
+    assert rows["mean-pooled"]["flops_of_full"] < rows["compressed"]["flops_of_full"]
+    # a request of semi-local attention reads the raw history: as many pairs, all positions
+    assert (local.layout.mode, local.layout.window, local.layout.prefix) == ("full", 6, 4)
+    assert rows["compressed"]["flops_of_full"] < rows["semi-local"]["flops_of_full"] < 1
+    for row in rows.values():
+        assert "ndcg@10_closed" in row
+    assert "`mean-pooled` is" in gap.gap(some).method
+    config = tiny.config(seeds=(0,))
+    config.experiments.baselines = ("mean-pooled", "mean")
+    with pytest.raises(ConfigError, match=r"'mean' is none; allowed are mean-pooled, semi-local"):
+        settings.validate(config)
+
+
+def test_generated_returns_have_a_part(tmp_path):
+    config = tiny.config(seeds=(0,), returns=True)
+    config.data.holdout = 6
+    config.data.synthetic.returns = 0.9
+    some = Lab(settings.validate(config), tmp_path, [].append)
+    made = cells(some)
+    assert list(made)[-3:] == ["recent, returns", "compressed, returns", "full, returns"]
+    row = made["compressed, returns"].make()
+    assert 0 < row["targets"] < made["compressed"].make()["targets"]
+
+
 def test_seen_items_filtered_leave_no_personal_rule(tmp_path):
     config = tiny.config(seeds=(0,))
     config.eval.filter_seen = True
@@ -122,7 +153,7 @@ def test_planted_returns_have_a_part_of_their_own(tmp_path):
     rows = zip(np.repeat(range(users), events), rng.integers(0, 40, users * events), strict=True)
     lines = [f"{user},{item},{row}\n" for row, (user, item) in enumerate(rows)]
     file.write_text("user_id,item_id,timestamp\n" + "".join(lines))
-    config = tiny.config(seeds=(0,))
+    config = tiny.config(seeds=(0,), returns=True)
     config.data.dataset, config.data.path = "planted", str(file)
     config.data.planted = PlantedConfig(
         durable=0.5, rate=0.9, returns=1.0, gap=12, spread=6, reach=40

@@ -13,7 +13,7 @@ from tests.experiments import tiny
 
 
 def config():
-    made = tiny.config(seeds=(0,))
+    made = tiny.config(seeds=(0,), returns=True)
     made.data.holdout = made.experiments.last = 4
     made.data.synthetic.returns = 0.9
     return made
@@ -68,9 +68,8 @@ def test_rows(tmp_path):
 
 def test_data_without_returns_count_every_target(tmp_path):
     made = config()
-    lab = Lab(settings.validate(made), tmp_path, [].append)
-    study = state_size._Study(lab)
-    study.returns = False
+    made.experiments.returns = False
+    study = state_size._Study(Lab(settings.validate(made), tmp_path, [].append))
     assert len(study.raw("recent")[0].rank) == 4 * 10
 
 

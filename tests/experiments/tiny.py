@@ -46,7 +46,9 @@ def config(**experiments):
         ages=(0, 1, 8),
         last=2,
         longer=(0.5, 1.0, 2.0),
+        steps=(0.5, 1.0),
         components=2,
+        returns=False,  # so few targets have none, or one
         probe=probe,
     )
     made.experiments = dataclasses.replace(chosen, **experiments)

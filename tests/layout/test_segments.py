@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jaxrec.config import LayoutConfig
 from jaxrec.layout import SegmentLayout
 from tests.layout.strategies import fast, insertions, layouts, streams
 from tests.reference import layout as reference
@@ -175,72 +176,6 @@ def test_fixed_layout_is_left_padded_and_its_tokens_always_exist(case, data):
     assert valid.tolist() == reference.valid(layout.segments, lengths[0], fixed=True)
 
 
-# -- the reference's insertions -----------------------------------------------------------------
-
-
-def inserted(length, method):
-    """(kind, number) of every position: items of the history with tokens put between them."""
-    row, token, done = [], 0, 0
-    for offset, k in method:
-        row += [("item", i) for i in range(done, offset)]
-        row += [("token", token + i) for i in range(k)]
-        done, token = offset, token + k
-    return row + [("item", i) for i in range(done, length)]
-
-
-@fast
-@given(insertions())
-def test_insertions_put_tokens_at_their_offsets(case):
-    length, method = case
-    layout = SegmentLayout.insertions(length, method)
-    row = inserted(length, method)
-    assert layout.length == len(row)
-    assert layout.is_token.tolist() == [kind == "token" for kind, _ in row]
-    assert layout.fixed
-    assert layout.num_positions == layout.length
-    assert layout.position_ids(np.ones((2, layout.num_segments), int)).tolist() == list(
-        range(len(row))
-    )
-    assert layout.normalizer == len(row)
-
-
-@fast
-@given(insertions())
-def test_insertions_hide_items_before_the_last_cut(case):
-    """Causal; an item is hidden from everything at or behind the next segment's start."""
-    length, method = case
-    layout = SegmentLayout.insertions(length, method)
-    row = inserted(length, method)
-    # a segment is what stands before the end of one insertion
-    ends, done = [], 0
-    for index, (offset, _) in enumerate(method):
-        done = offset + sum(k for _, k in method[: index + 1])
-        ends.append(done)
-
-    def cuts(position):
-        return sum(end <= position for end in ends)
-
-    for i in range(len(row)):
-        for j in range(len(row)):
-            expected = j <= i and (row[j][0] == "token" or cuts(i) == cuts(j))
-            assert layout.visible[i, j] == expected, (i, j)
-
-
-@pytest.mark.parametrize("method", [[(5, 1), (3, 1)], [(9, 1)], [(-1, 1)]])
-def test_impossible_insertions_are_refused(method):
-    with pytest.raises(ValueError, match="insert_method offset"):
-        SegmentLayout.insertions(8, method)
-
-
-@pytest.mark.parametrize(
-    ("segments", "message"),
-    [((), "empty"), (((3, -1), (2, 0)), "negative"), (((0, 0), (2, 0)), "empty segment")],
-)
-def test_impossible_segments_are_refused(segments, message):
-    with pytest.raises(ValueError, match=message):
-        SegmentLayout(segments)
-
-
 # -- positions --------------------------------------------------------------------------------
 
 
@@ -382,59 +317,25 @@ def test_lists_become_tuples():
     assert hash(SegmentLayout([[2, 1], [3, 0]])) == hash(SegmentLayout(((2, 1), (3, 0))))
 
 
-# -- shorter forms ----------------------------------------------------------------------------
-
-
-@fast
-@given(streams, st.data())
-def test_a_shorter_stream_is_the_end_of_the_longer_one(layout, data):
-    n, recent = layout.segments[0][0], layout.segments[-1][0]
-    count = data.draw(st.integers(0, layout.num_segments - 1))
-    left = data.draw(st.integers(1, recent))
-    short = layout.shortened(count * n + left, count + 1)
-    first = layout.num_segments - 1 - count
-    assert short.segments == (*layout.segments[first:-1], (left, 0))
-    assert short.normalizer == layout.normalizer
-    assert short.max_segments == layout.max_segments
-    stop = layout.length - (recent - left)
-    part = slice(stop - short.length, stop)
-    np.testing.assert_array_equal(short.visible, layout.visible[part, part])
-    # a user without the oldest segments is at the same positions in both
-    lengths = np.zeros((1, layout.num_segments), np.int64)
-    lengths[0, first:] = [size for size, _ in short.segments]
-    rows = [
-        np.broadcast_to(form.position_ids(values), (1, form.length))[0]
-        for form, values in ((layout, lengths), (short, lengths[:, -1 - count :]))
-    ]
-    if layout.positions == "segment" or layout.num_segments - 1 <= layout.max_segments:
-        np.testing.assert_array_equal(rows[0][part], rows[1])
-
-
-def test_a_shorter_plain_segment_is_the_beginning_of_the_longer_one():
-    for layout in (SegmentLayout.full(9, "absolute"), SegmentLayout.semi_local(9, 3, 1)):
-        short = layout.shortened(4, 1)
-        assert short.segments == ((4, 0),)
-        assert (short.normalizer, short.view) == (9, layout.view)
-        np.testing.assert_array_equal(short.visible, layout.visible[:4, :4])
-        assert layout.shortened(9, 1) is layout
-
-
 @pytest.mark.parametrize(
-    ("layout", "slots", "segments"),
-    [
-        (SegmentLayout.stream(3, 2, 2), 10, 3),  # longer
-        (SegmentLayout.stream(3, 2, 2), 11, 4),  # more segments
-        (SegmentLayout.stream(3, 2, 2), 4, 1),  # more than the recent window
-        (SegmentLayout.stream(3, 2, 2), 3, 2),  # no recent window
-        (SegmentLayout.stream(3, 2, 2), 3, 0),
-        (SegmentLayout.stream(3, 2, 2).request(), 2, 1),
-        (SegmentLayout.full(5), 6, 1),
-        (SegmentLayout.full(5), 0, 1),
-        (SegmentLayout.full(5), 4, 2),
-        (SegmentLayout.insertions(6, [(3, 1)]), 3, 1),
-    ],
+    ("segments", "message"),
+    [((), "empty"), (((3, -1), (2, 0)), "negative"), (((0, 0), (2, 0)), "empty segment")],
 )
-def test_batches_without_a_layout_are_refused(layout, slots, segments):
-    message = f"a batch of {slots} item slots in {segments} segments has no layout"
+def test_impossible_segments_are_refused(segments, message):
     with pytest.raises(ValueError, match=message):
-        layout.shortened(slots, segments)
+        SegmentLayout(segments)
+
+
+# -- from a configuration ----------------------------------------------------------------------
+
+
+def test_modes_of_a_configuration():
+    config = LayoutConfig(segment_size=4, tokens=2, max_segments=3, recent_min=2)
+    assert SegmentLayout.from_config(config) == SegmentLayout.stream(4, 2, 3, recent_min=2)
+    full = dataclasses.replace(config, mode="full")
+    assert SegmentLayout.from_config(full) == SegmentLayout.full(17)
+    assert SegmentLayout.from_config(dataclasses.replace(full, mode="recent")).num_items == 5
+    local = dataclasses.replace(full, window=5, prefix=6)
+    assert SegmentLayout.from_config(local) == SegmentLayout.semi_local(17, 5, 6)
+    with pytest.raises(ValueError, match=r"layout\.mode='other'"):
+        SegmentLayout.from_config(dataclasses.replace(config, mode="other"))

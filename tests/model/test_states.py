@@ -58,6 +58,11 @@ MODELS = {
         token_input="pooled",
         llama=LlamaConfig(kv_heads=1, head_width=6),
     ),
+    "hstu-mean": ModelConfig(
+        backbone="hstu", width=8, heads=2, layers=3, token_input="mean", request_time=True
+    ),
+    "sasrec-mean": ModelConfig(backbone="sasrec", width=8, heads=2, layers=2, token_input="mean"),
+    "llama-mean": ModelConfig(backbone="llama", width=8, heads=2, layers=2, token_input="mean"),
     "pooled-embedding": ModelConfig(
         backbone="hstu", width=8, heads=2, layers=2, token_input="pooled", state="embedding"
     ),

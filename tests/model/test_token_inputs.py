@@ -11,7 +11,7 @@ from jaxrec.config import LossConfig, ModelConfig
 from jaxrec.layout import SegmentLayout
 from jaxrec.model import recommender, states
 from jaxrec.model.compressor import ENCODERS, position_times
-from jaxrec.model.token_inputs import PooledItems
+from jaxrec.model.token_inputs import PooledItems, mean_items
 from tests.nn import parity
 
 LAYOUT = SegmentLayout.stream(4, 3, 2, recent_min=2)
@@ -83,15 +83,48 @@ def test_what_no_state_keeps_is_made_again(backbone):
 def test_inputs_are_kept_where_they_differ():
     for config, layout in (
         (dataclasses.replace(PLAIN, token_input="pooled"), LAYOUT),
+        (dataclasses.replace(PLAIN, token_input="mean"), LAYOUT),
         (PLAIN, SegmentLayout.stream(4, 3, 2, recent_min=2, positions="absolute")),
     ):
         model = recommender.build(config, LossConfig(), layout, parity.ITEMS)
         assert states.empty(model, 5).tokens.inputs.shape == (5, 6, config.width)
 
 
-def test_pooled_tokens_need_a_stream():
-    config = dataclasses.replace(PLAIN, token_input="pooled")
+def test_mean_items_are_means_of_the_segment():
+    rng = np.random.default_rng(0)
+    items, lengths = rng.standard_normal((2, 3, 4, 8)), np.asarray([[4, 2, 0], [1, 4, 3]])
+    value = mean_items(items.astype(np.float32), lengths)
+    assert value.shape == (2, 3, 1, 8)
+    for user, segment in np.ndindex(2, 3):
+        count = lengths[user, segment]
+        truth = layer_norm(items[user, segment, :count].mean(0)) if count else np.zeros(8)
+        np.testing.assert_allclose(value[user, segment, 0], truth, atol=2e-5)
+
+
+@pytest.mark.parametrize("backbone", ["hstu", "sasrec", "llama"])
+@pytest.mark.parametrize("token_input", ["learned", "pooled", "mean"])
+def test_only_a_mean_is_blind_to_order(backbone, token_input):
+    """A plain mean reads nothing: in any order of a segment's items its K/V are the same."""
+    config = dataclasses.replace(PLAIN, backbone=backbone, token_input=token_input, layers=3)
+    model = recommender.build(config, LossConfig(), LAYOUT, parity.ITEMS)
+    params = jax.tree.map(jnp.asarray, parity.random_params(model))
+    items = np.asarray([[1, 2, 3, 4, 5, 6, 7, 8]], np.int32)
+    times = np.zeros_like(items)
+    made = [
+        states.compress(model, params, order, times, np.asarray([8])).tokens
+        for order in (items, items[:, [3, 0, 1, 2, 6, 7, 5, 4]])
+    ]
+    same = all(
+        np.allclose(ours, theirs, atol=1e-6)
+        for ours, theirs in zip((made[0].k, made[0].v), (made[1].k, made[1].v), strict=True)
+    )
+    assert same == (token_input == "mean")
+
+
+@pytest.mark.parametrize("token_input", ["pooled", "mean"])
+def test_tokens_that_start_from_items_need_a_stream(token_input):
+    config = dataclasses.replace(PLAIN, token_input=token_input)
     layout = SegmentLayout.insertions(6, [(4, 2)])
     model = recommender.build(config, LossConfig(), layout, parity.ITEMS)
-    with pytest.raises(ValueError, match="token_input='pooled' needs a stream"):
+    with pytest.raises(ValueError, match=f"token_input='{token_input}' needs a stream"):
         model.init(jax.random.key(0))
