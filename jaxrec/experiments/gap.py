@@ -109,7 +109,10 @@ class _Part:
 
     def ranks(self, mode: str) -> list[Ranks]:
         """Ranks by seed of the run of a mode."""
-        by_seed = measures.by_seed(self.lab, self.run(mode))
+        return self._targets(measures.by_seed(self.lab, self.run(mode)))
+
+    def _targets(self, by_seed: list[Ranks]) -> list[Ranks]:
+        """The targets of this part."""
         return (
             by_seed if self.returns is None else measures.returns(self.lab, by_seed, *self.returns)
         )
@@ -150,7 +153,8 @@ class _Part:
 
         def ranks() -> list[Ranks]:
             config = with_values(self._base, seed=self.lab.seeds[0])
-            return [self.lab.rule_ranks(config, rule)] * len(self.lab.seeds)
+            (once,) = self._targets([self.lab.rule_ranks(config, rule)])
+            return [once] * len(self.lab.seeds)
 
         return Cell(name, lambda: self._row(name, ranks()), ranks)
 
@@ -182,6 +186,7 @@ def gap(lab: Lab) -> Experiment:
         cells += [second.model(mode) for mode in second.runs]
     for name, suffix, distances in _returns(lab.config):
         third = _Part(lab, name, base_of(lab), suffix, returns=distances)
+        cells.append(third.rule(f"popularity{suffix}", RULES["popularity"]))
         cells += [third.model(mode) for mode in (*third.runs, *third.baselines)]
     layout = lab.base.layout
     return Experiment(

@@ -73,11 +73,13 @@ def share(value: Estimate) -> str:
 def verdict(rows: Sequence[Json], metric: str = METRIC, suffix: str = "") -> Verdict:
     """What the rows of `gap` say about compressed tokens.
 
-    suffix: of the rows' names in the part with counters. Raises KeyError without the rows
-    popularity, recent, compressed and full.
+    suffix: of the rows' names in a part. Raises KeyError without the rows popularity, recent,
+    compressed and full.
     """
     by_name = {row["name"]: row for row in rows}
-    popularity = Estimate.of(by_name["popularity"], metric)
+    # a part whose targets are others has its own
+    rule = by_name.get(f"popularity{suffix}", by_name["popularity"])
+    popularity = Estimate.of(rule, metric)
     recent, full = (Estimate.of(by_name[name + suffix], metric) for name in ("recent", "full"))
     row = by_name["compressed" + suffix]
     gap, closed = Estimate.of(row, f"{metric}_gap"), Estimate.of(row, f"{metric}_closed")
@@ -88,7 +90,7 @@ def verdict(rows: Sequence[Json], metric: str = METRIC, suffix: str = "") -> Ver
     reasons = []
     if low:
         figures = (
-            f"{name}{suffix} is not above popularity ({title} {level} against {popularity})"
+            f"{name}{suffix} is not above {rule['name']} ({title} {level} against {popularity})"
             for name, level in low.items()
         )
         short = f"{listed(list(low))} {_be(low, 'is', 'are')} not above popularity"
@@ -166,6 +168,9 @@ def reading(rows: Sequence[Json]) -> str:
         f"Shown only its window the compressed model has {METRICS[METRIC]} {without} instead of "
         f"{own}; {told}."
     )
+    if "compressed, returns" in by_name:
+        answer = lower(verdict(rows, METRIC, ", returns").sentence)
+        sentences.append(f"Of planted returns alone, by {METRICS[METRIC]}: {answer}.")
     if "compressed + counters" in by_name:
         sentences.append(_with_counters(rows))
     sentences.append("`gap` is full - recent, `without gap` the share of resamples that have none.")

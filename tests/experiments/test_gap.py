@@ -66,7 +66,8 @@ def test_generated_returns_have_a_part(tmp_path):
     config.data.synthetic.returns = 0.9
     some = Lab(settings.validate(config), tmp_path, [].append)
     made = cells(some)
-    assert list(made)[-3:] == ["recent, returns", "compressed, returns", "full, returns"]
+    assert list(made)[-4:] == [f"{n}, returns" for n in ("popularity", *gap.modes_of(some.base))]
+    assert made["popularity, returns"].make()["targets"] == made["full, returns"].make()["targets"]
     row = made["compressed, returns"].make()
     assert 0 < row["targets"] < made["compressed"].make()["targets"]
 
@@ -162,7 +163,9 @@ def test_planted_returns_have_a_part_of_their_own(tmp_path):
     made = {name: cell.make() for name, cell in cells(some).items() if ", " in name}
     suffixes = ("returns", "after 12", "after 18")  # the gap, and a segment later
     assert list(made) == [
-        f"{mode}, {suffix}" for suffix in suffixes for mode in ("recent", "compressed", "full")
+        f"{name}, {suffix}"
+        for suffix in suffixes
+        for name in ("popularity", "recent", "compressed", "full")
     ]
     assert list(dict.fromkeys(row["part"] for row in made.values())) == [
         "planted returns",

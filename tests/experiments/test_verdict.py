@@ -115,3 +115,17 @@ def test_the_reading_follows_the_data():
     assert "that it reads its tokens does not show" in text
     assert "compressed has NDCG@10 0.1000 [0.0980, 0.1020], level with recent + counters" in text
     assert "counters alone" not in text  # the rows do not have it
+
+
+def test_returns_are_compared_with_popularity_on_returns():
+    rows = made_up.gap_rows()
+    returns = made_up.gap_rows(recent=0.045, suffix=", returns")
+    text = verdict.reading(rows + returns)
+    # 0.05 on all targets: of them recent would be below
+    assert (
+        "Of planted returns alone, by NDCG@10: cannot tell, because recent, returns is not" in text
+    )
+    known = next(row for row in rows if row["name"] == "popularity")
+    low = {key: value / 10 if isinstance(value, float) else value for key, value in known.items()}
+    text = verdict.reading([*rows, low | {"name": "popularity, returns"}, *returns])
+    assert "Of planted returns alone, by NDCG@10: tokens close 9" in text
