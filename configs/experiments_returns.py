@@ -24,6 +24,12 @@ def get_config(backbone: str = "sasrec") -> ExperimentsConfig:
     config = experiments_probe.get_config(recipe_argument(backbone, experiments_probe.ARGUMENTS))
     holdout = config.experiments.probe.holdout
     settings = dataclasses.replace(
-        config.experiments, min_events=0, last=holdout, tokens=(1, 2, 4, 8)
+        config.experiments,
+        min_events=0,
+        last=holdout,
+        tokens=(1, 2, 4, 8),
+        lengths=(1, 2, 4),
+        segments=(2, 4, 8),  # of one the recent window would hold what returns
+        baselines=("mean-pooled",),
     )
     return ExperimentsConfig(**vars(probe.run_of(config)), experiments=settings)
