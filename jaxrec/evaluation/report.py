@@ -208,12 +208,19 @@ def protocol(config: Config, num_items: int, *, users: int, targets: int) -> Jso
 
 
 def _sequence(config: Config) -> str:
-    """What the model reads of a history."""
+    """What the model reads of a history.
+
+    >>> config = Config()
+    >>> config.layout.mode, config.layout.window, config.layout.prefix = "full", 64, 8
+    >>> _sequence(config)
+    '500 events, each sees the 64 newest and the first 8'
+    """
     layout = config.layout
     if layout.mode == "recent":
         return f"{layout.recent} events"
     if layout.mode != "compressed":
-        return f"{layout.history} events"
+        local = f", each sees the {layout.window} newest and the first {layout.prefix}"
+        return f"{layout.history} events" + (local if layout.window else "")
     return (
         f"{layout.history} events: {layout.max_segments} x ({layout.segment_size} + "
         f"{layout.tokens} tokens) + recent up to {layout.recent}"
