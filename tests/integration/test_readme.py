@@ -226,6 +226,14 @@ def test_what_the_documents_say_of_planted_returns():
     assert times in " ".join(readme.split())
     assert times in " ".join(page.split())
     assert f"all {longer['users']:,} users" in page
+    twice = load("experiments_planted/hstu_8000_steps.json")
+    assert twice["users"] == longer["users"]
+    ratio = twice["metrics"]["ndcg@10"]["ratio"]
+    times = f"{ratio['mean']:.3f} [{ratio['low']:.3f}, {ratio['high']:.3f}] times as good as"
+    assert times in " ".join(readme.split())
+    assert times in " ".join(page.split())
+    grown = twice["metrics"]["ndcg@10"]["b"]["mean"] / longer["metrics"]["ndcg@10"]["b"]["mean"]
+    assert f"Compressed has gained {grown - 1:.1%}" in page
     for rows in (sasrec, hstu):  # "far more than the window tells"
         assert rows["compressed, returns"]["ndcg@10_low"] > rows["recent, returns"]["ndcg@10_high"]
         without = rows["compressed without its tokens"]
