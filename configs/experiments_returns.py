@@ -32,4 +32,7 @@ def get_config(backbone: str = "sasrec") -> ExperimentsConfig:
         segments=(2, 4, 8),  # of one the recent window would hold what returns
         baselines=("mean-pooled",),
     )
-    return ExperimentsConfig(**vars(probe.run_of(config)), experiments=settings)
+    returns = ExperimentsConfig(**vars(probe.run_of(config)), experiments=settings)
+    # validations show whether a training reached its plateau
+    returns.train.eval_every = returns.train.checkpoint_every = returns.train.steps // 8
+    return returns

@@ -179,6 +179,27 @@ def test_the_documents_quote_planted_returns(backbone):
     assert all(not row.get("still_rising") for row in rows.values())
 
 
+def lines_of_returns(backbone):
+    """Rows of docs/experiments.md from the gap of generated returns."""
+    rows = {row["name"]: row for row in load(f"experiments_returns/{backbone}_gap/gap.json")["rows"]}
+    for name, row in rows.items():
+        if not name.endswith(", returns"):
+            continue
+        shown = name.removesuffix(", returns")
+        cells = [backbone, shown, *(with_interval(row, m, 3) for m in ("recall@10", "ndcg@10"))]
+        closed = "ndcg@10_closed" in row
+        cells += [share(row, metric) if closed else "" for metric in ("recall@10", "ndcg@10", "mrr")]
+        cells.append(f"{rows[name]['flops_of_full']:.1%}" if "flops_of_full" in row else "")
+        yield "| " + " | ".join(cells) + " |"
+
+
+@pytest.mark.parametrize("backbone", ["sasrec", "hstu", "llama"])
+def test_the_documents_quote_generated_returns(backbone):
+    page = (ROOT / "docs" / "experiments.md").read_text()
+    for line in lines_of_returns(backbone):
+        assert f"{line}\n" in page
+
+
 def test_the_documents_quote_the_bytes_of_states():
     result = load("experiments_returns/sasrec/bytes.json")
     rows = {row["name"]: row for row in result["rows"]}
