@@ -80,13 +80,15 @@ def test_seen_items_cannot_be_left_out(tmp_path):
         state_size.sizes(Lab(made, tmp_path, [].append))
 
 
-def test_the_recipe_of_generated_returns_has_the_runs_of_the_probe():
+def test_the_recipe_of_generated_returns_has_the_data_and_models_of_the_probe():
     from configs import experiments_probe, experiments_returns
     from jaxrec.experiments import probe
-    from jaxrec.experiments.runs import name_of, plain
+    from jaxrec.experiments.runs import name_of
 
     for backbone in experiments_probe.ARGUMENTS:
         made = settings.validate(experiments_returns.get_config(backbone))
         run = probe.run_of(experiments_probe.get_config(backbone))
-        assert name_of(plain(made)) == name_of(run)
+        assert made.train.eval_every * 8 == run.train.eval_every  # alone: plateaus are seen
+        rarely = with_values(made, train__eval_every=run.train.steps)
+        assert name_of(with_values(rarely, train__checkpoint_every=run.train.steps)) == name_of(run)
         assert made.experiments.last == made.data.holdout
