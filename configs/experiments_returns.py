@@ -4,12 +4,13 @@ Data: generated (`jaxrec.data.datasets.synthetic`): 3,000 users of 90 events in 
 least 24 everyday events after a favourite was last seen.
 Layout: 4 x (12 items + 4 tokens) + a recent window of up to 12; width 32, 2 layers.
 Argument: `sasrec` (default), `hstu` or `llama`.
-Hardware and cost: one CPU core, two minutes a run.
-Quality: `results/experiments_returns/sasrec`; the others were not measured.
+Hardware and cost: one CPU core, two to four minutes a run.
+Quality: tokens close .98 (sasrec) and .97 (hstu) of the gap by NDCG@10 of the returns
+(`results/experiments_returns`).
 Command:
 
-    python -m jaxrec.experiments bytes --config=configs/experiments_returns.py:sasrec \
-        --output=results/experiments_returns/sasrec
+    python -m jaxrec.experiments gap --config=configs/experiments_returns.py:sasrec \
+        --config.experiments.seeds=0,1 --output=results/experiments_returns/sasrec_gap
 """
 
 import dataclasses

@@ -198,6 +198,21 @@ def test_the_documents_quote_generated_returns(backbone):
     page = (ROOT / "docs" / "experiments.md").read_text()
     for line in lines_of_returns(backbone):
         assert f"{line}\n" in page
+    rows = {r["name"]: r for r in load(f"experiments_returns/{backbone}_gap/gap.json")["rows"]}
+    name = {"sasrec": "SASRec", "hstu": "HSTU", "llama": "Llama"}[backbone]
+    kept = rows["compressed, returns"]
+    for text in (page, README.read_text()):
+        assert f"{share(kept, 'ndcg@10')} ({name})" in " ".join(text.split())
+    assert f"{kept['targets']:,} returns" in page
+    assert verdict.verdict(list(rows.values()), suffix=", returns").told
+    if backbone == "llama":
+        return
+    pooled = rows["mean-pooled, returns"]
+    for text in (page, README.read_text()):
+        assert f"{share(pooled, 'ndcg@10')} ({name})" in " ".join(text.split())
+    assert kept["ndcg@10_low"] > pooled["ndcg@10_high"]  # "the intervals are apart"
+    if backbone == "sasrec":
+        assert not verdict.verdict(list(rows.values())).told  # of all targets
 
 
 def test_the_documents_quote_the_bytes_of_states():
