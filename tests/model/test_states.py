@@ -171,6 +171,12 @@ KEYS = [
     ("sasrec-modern", 5, 3, 1, 2, "absolute"),
     ("llama", 4, 2, 2, 1, "segment"),
     ("sasrec-classic", 3, 1, 3, 0, "absolute"),
+    ("hstu-pooled", 4, 2, 2, 1, "segment"),
+    ("sasrec-pooled", 3, 1, 3, 0, "absolute"),
+    ("llama-pooled", 4, 2, 2, 1, "segment"),
+    ("pooled-embedding", 3, 2, 2, 0, "segment"),
+    ("hstu-mean", 3, 1, 3, 0, "segment"),
+    ("llama-mean", 4, 2, 2, 1, "segment"),
     ("hstu-embedding", 4, 2, 2, 1, "segment"),
     ("sasrec-embedding", 3, 1, 3, 0, "segment"),
     ("classic-embedding", 5, 3, 1, 2, "absolute"),
@@ -185,6 +191,7 @@ OTHER_LAYOUTS = [
     ("llama", 3, 1, 3, 0, "segment"),
     ("sasrec-classic", 4, 2, 2, 1, "segment"),
     ("hstu-embedding", 3, 1, 3, 0, "absolute"),
+    ("sasrec-mean", 4, 2, 2, 1, "absolute"),
 ]
 
 
