@@ -205,14 +205,17 @@ def test_the_documents_quote_generated_returns(backbone):
         assert f"{share(kept, 'ndcg@10')} ({name})" in " ".join(text.split())
     assert f"{kept['targets']:,} returns" in page
     assert verdict.verdict(list(rows.values()), suffix=", returns").told
+    recipe = (ROOT / "configs" / "experiments_returns.py").read_text()
+    assert f"{kept['ndcg@10_closed']:.2f}".removeprefix("0") + f" ({backbone})" in recipe
+    assert 0.205 < kept["flops_of_full"] < 0.225  # "21 to 22 %"
+    if backbone != "hstu":  # "no share of all targets"
+        assert not verdict.verdict(list(rows.values())).told
     if backbone == "llama":
         return
     pooled = rows["mean-pooled, returns"]
     for text in (page, README.read_text()):
         assert f"{share(pooled, 'ndcg@10')} ({name})" in " ".join(text.split())
     assert kept["ndcg@10_low"] > pooled["ndcg@10_high"]  # "the intervals are apart"
-    if backbone == "sasrec":
-        assert not verdict.verdict(list(rows.values())).told  # of all targets
 
 
 def test_the_documents_quote_the_bytes_of_states():
