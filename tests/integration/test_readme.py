@@ -1,6 +1,7 @@
 """The documents: short sentences, commands and paths that exist, numbers of results/."""
 
 import importlib.util
+import itertools
 import json
 import pathlib
 import re
@@ -216,6 +217,32 @@ def test_the_documents_quote_generated_returns(backbone):
     for text in (page, README.read_text()):
         assert f"{share(pooled, 'ndcg@10')} ({name})" in " ".join(text.split())
     assert kept["ndcg@10_low"] > pooled["ndcg@10_high"]  # "the intervals are apart"
+
+
+def lines_of_lengths():
+    """Rows of docs/experiments.md from the lengths of generated histories."""
+    for row in load("experiments_returns/sasrec_experiments/length.json")["rows"]:
+        cells = [row["name"], with_interval(row, "recall@10", 3), with_interval(row, "ndcg@10", 3)]
+        cells.append(f"{row['flops_of_full']:.1%}")
+        yield "| " + " | ".join(cells) + " |"
+
+
+def test_the_documents_quote_lengths():
+    page = (ROOT / "docs" / "experiments.md").read_text()
+    for line in lines_of_lengths():
+        assert f"{line}\n" in page
+    rows = load("experiments_returns/sasrec_experiments/length.json")["rows"]
+    for series in ("compressed", "full"):  # "rises with every segment"
+        levels = [row for row in rows if row["series"] == series]
+        assert len(levels) == 3
+        for less, more in itertools.pairwise(levels):
+            assert less["recall@10_high"] < more["recall@10_low"]
+    served = {
+        row["name"]: row
+        for row in load("experiments_returns/sasrec_experiments/longer.json")["rows"]
+    }
+    assert f"{with_interval(served['served 8'], 'recall@10', 3)} with 8 segments" in page
+    assert f"{with_interval(served['served 4'], 'recall@10', 3)} with the 4" in page
 
 
 def test_the_documents_quote_the_bytes_of_states():
