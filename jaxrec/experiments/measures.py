@@ -70,7 +70,8 @@ def returns(
             which = "a planted return" if low <= 1 else f"a return after {low:g} events and more"
             raise DataError(
                 f"none of {len(distance):,} targets is {which}: raise data.planted.rate, or "
-                "experiments.last and data.holdout"
+                "experiments.last and data.holdout, or count every target "
+                "(experiments.returns=False)"
             )
         user, position, item, rank = (column[inside] for column in ranks[:4])
         kept.append(Ranks(user, position, item, rank, None))

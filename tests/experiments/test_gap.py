@@ -40,7 +40,7 @@ def test_first_part_is_without_counters(tmp_path):
     assert made.model.repeat_half_lives == (2.0, 9.0)
 
 
-def test_baselines_cost_what_compressed_costs(tmp_path):
+def test_baselines_are_trained_rows_with_their_cost(tmp_path):
     some = lab(tmp_path, baselines=("mean-pooled", "semi-local"))
     made = cells(some)
     assert list(made)[4:] == ["compressed", "mean-pooled", "semi-local", "full"]

@@ -206,6 +206,7 @@ def test_the_documents_quote_generated_returns(backbone):
         assert f"{share(kept, 'ndcg@10')} ({name})" in " ".join(text.split())
     assert f"{kept['targets']:,} returns" in page
     assert verdict.verdict(list(rows.values()), suffix=", returns").told
+    assert not any(row.get("still_rising") for row in rows.values())  # "in every run"
     recipe = (ROOT / "configs" / "experiments_returns.py").read_text()
     assert f"{kept['ndcg@10_closed']:.2f}".removeprefix("0") + f" ({backbone})" in recipe
     assert 0.205 < kept["flops_of_full"] < 0.225  # "21 to 22 %"
@@ -235,6 +236,8 @@ def test_the_documents_quote_lengths():
     for series in ("compressed", "full"):  # "rises with every segment"
         levels = [row for row in rows if row["series"] == series]
         assert len(levels) == 3
+        # "a history of 24 finds no more than the window"
+        assert levels[0]["recall@10_low"] < rows[0]["recall@10_high"]
         for less, more in itertools.pairwise(levels):
             assert less["recall@10_high"] < more["recall@10_low"]
     served = {
