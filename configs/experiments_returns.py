@@ -3,7 +3,8 @@
 Data: generated (`jaxrec.data.datasets.synthetic`): 3,000 users of 90 events in the mean, returns at
 least 24 everyday events after a favourite was last seen.
 Layout: 4 x (12 items + 4 tokens) + a recent window of up to 12; width 32, 2 layers.
-Argument: `sasrec` (default), `hstu` or `llama`.
+Argument: `sasrec` (default), `hstu` or `llama`; with `_many` (`sasrec_many`), users have 200 events
+in the mean and eight favourites instead of two, and segments 16 items.
 Hardware and cost: one CPU core, two to four minutes a run.
 Quality: tokens close .98 (sasrec), .97 (hstu) and 1.00 (llama) of the gap by NDCG@10 of the returns
 (`results/experiments_returns`).
@@ -20,9 +21,21 @@ from jaxrec.config import recipe_argument
 from jaxrec.experiments import probe
 from jaxrec.experiments.settings import ExperimentsConfig
 
+MANY = "many"
+ARGUMENTS = (
+    *experiments_probe.ARGUMENTS,
+    *(f"{backbone}_{MANY}" for backbone in experiments_probe.ARGUMENTS),
+)
 
-def get_config(backbone: str = "sasrec") -> ExperimentsConfig:
-    config = experiments_probe.get_config(recipe_argument(backbone, experiments_probe.ARGUMENTS))
+
+def get_config(argument: str = "sasrec") -> ExperimentsConfig:
+    backbone, _, many = recipe_argument(argument, ARGUMENTS).partition("_")
+    config = experiments_probe.get_config(backbone)
+    if many:  # what returns was last seen some 30 to 77 events ago, in the median 48
+        probe_settings = config.experiments.probe
+        probe_settings.data.favourites = 8
+        probe_settings.data.events = 200
+        probe_settings.segment_size = 16
     holdout = config.experiments.probe.holdout
     settings = dataclasses.replace(
         config.experiments,

@@ -30,6 +30,11 @@ class SyntheticConfig(Group):
         0.5, "Probability that a late event returns to an early preference.", low=0, high=1
     )
     gap: int = option(300, "Events between an early preference and its return.", low=0)
+    favourites: int = option(
+        0,
+        "Items of a user that return, at most `interests`; 0: one for 12 events of gap, at most 8.",
+        low=0,
+    )
 
 
 @dataclasses.dataclass

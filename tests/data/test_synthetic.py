@@ -67,6 +67,37 @@ def test_the_window_tells_nothing_the_early_history_nearly_all(table):
     assert np.sort(share)[-10:].sum() < 0.3
 
 
+@pytest.mark.parametrize("favourites", [1, 5, 12])
+def test_as_many_favourites_as_asked_for(favourites):
+    config = SyntheticConfig(
+        users=100, items=121, events=800, interests=12, returns=0.9, gap=24, favourites=favourites
+    )
+    table = synthetic.generate(config, seed=0)
+    for items, _, returning in by_user(table):
+        assert len(np.unique(items[returning])) == favourites
+        assert len(np.unique(items[items < synthetic.durable_items(config)[-1] + 1])) == (
+            favourites + 1  # the occasion
+        )
+        for place in np.flatnonzero(returning):
+            earlier = np.flatnonzero(items[:place] == items[place])
+            assert place - earlier[-1] > config.gap
+
+
+def test_favourites_without_a_number_depend_on_the_gap():
+    for gap, number in ((0, 1), (24, 2), (50, 4), (300, synthetic.FAVOURITES)):
+        config = SyntheticConfig(users=50, items=200, interests=20, gap=gap)
+        chosen = synthetic._favourites(config, 50, np.random.default_rng(0))
+        assert chosen.shape == (50, number)
+
+
+def test_more_favourites_than_interests_are_refused():
+    for favourites, items in ((21, 200), (5, 10)):
+        config = SyntheticConfig(items=items, interests=20, favourites=favourites)
+        most = {200: 20, 10: 4}[items]
+        with pytest.raises(DataError, match=rf"favourites={favourites}: at most {most}, "):
+            synthetic.generate(config, 0)
+
+
 def test_favourites_come_from_distinct_interests():
     rng = np.random.default_rng(0)
     chosen = synthetic._favourites(CONFIG, 500, rng)

@@ -92,3 +92,7 @@ def test_the_recipe_of_generated_returns_has_the_data_and_models_of_the_probe():
         rarely = with_values(made, train__eval_every=run.train.steps)
         assert name_of(with_values(rarely, train__checkpoint_every=run.train.steps)) == name_of(run)
         assert made.experiments.last == made.data.holdout
+        many = settings.validate(experiments_returns.get_config(f"{backbone}_many"))
+        assert many.data.synthetic.favourites == 8
+        assert many.layout.recent <= many.data.synthetic.gap
+        assert many.model.backbone == backbone

@@ -16,7 +16,7 @@ What can be predicted: everyday events from the event before; a return from noth
 within the last `gap` events: the recent window tells at most which favourites are not due, and
 favourites are independent of each other, so a model that sees only the window can do no better
 than a uniform guess among the durable items (Recall@10 about 10 / durable items). One that
-remembers the early favourites has few candidates left (at most FAVOURITES). The distance of a
+remembers the early favourites has few candidates left (the other favourites). The distance of a
 return from the last appearance is `gap` to 4/3 `gap` everyday events and what was planted between
 them (together up to about 1.5 `gap`): a layout whose segments cover that much can know it.
 
@@ -37,7 +37,7 @@ from jaxrec.types import Json
 
 VERSION = 1
 OCCASION = 1  # raw id of the item that announces a return
-FAVOURITES = 8  # most favourites per user
+FAVOURITES = 8  # most favourites per user, where `favourites` is not set
 REPEATS = 3  # early appearances of a favourite
 SESSION = 8  # mean events of a session
 STEP = 0.9  # probability that a session goes on to the next item of its group
@@ -89,6 +89,12 @@ def _check(config: SyntheticConfig) -> None:
             f"data.synthetic.items={config.items}: at least 4 are needed, the occasion, a durable "
             "item and two everyday ones"
         )
+    groups = min(config.interests, len(durable_items(config)))
+    if config.favourites > groups:
+        raise DataError(
+            f"data.synthetic.favourites={config.favourites}: at most {groups}, as many interests "
+            "as have durable items (half of data.synthetic.items)"
+        )
 
 
 def _chunks(config: SyntheticConfig, seed: int) -> Iterator[tuple[np.ndarray, ...]]:
@@ -131,7 +137,8 @@ def _favourites(config: SyntheticConfig, users: int, rng: np.random.Generator) -
     durable = durable_items(config)
     interests = min(config.interests, len(durable))
     # returns come at a rate of F per `gap` events: few favourites when the gap is small
-    number = int(np.clip(config.gap // 12, 1, min(FAVOURITES, interests)))
+    few = int(np.clip(config.gap // 12, 1, min(FAVOURITES, interests)))
+    number = config.favourites or few
     chosen = np.argsort(rng.random((users, interests)), axis=1)[:, :number]
     sizes = (len(durable) - chosen - 1) // interests + 1  # items of each chosen interest
     return durable[chosen + interests * (rng.random(chosen.shape) * sizes).astype(np.int64)]
