@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 from jaxrec.config import Config
 from jaxrec.evaluation.ranks import Ranks
-from jaxrec.experiments import measures, plateau, verdict
+from jaxrec.experiments import baselines, measures, plateau, verdict
+from jaxrec.experiments.baselines import BASELINES
 from jaxrec.experiments.quality import full_of, price, recent_of
 from jaxrec.experiments.result_table import Cell, Experiment, Line, Values
 from jaxrec.experiments.runs import Lab, with_values
@@ -48,33 +49,6 @@ COUNTED = (
 )
 
 
-def baselines_of(lab: Lab, base: Config) -> dict[str, Config]:
-    """The runs of `experiments.baselines`, from the compressed one.
-
-    mean-pooled: a token is the mean of its segment's items and reads nothing; one is enough.
-    semi-local: full history, of which a position sees as many others as there are items in the
-    recent window and tokens before it.
-    """
-    layout = base.layout
-    known = {
-        "mean-pooled": with_values(base, layout__tokens=1, model__token_input="mean"),
-        "semi-local": with_values(
-            full_of(base),
-            layout__window=layout.recent,
-            layout__prefix=layout.max_segments * layout.tokens,
-        ),
-    }
-    return {name: known[name] for name in lab.config.experiments.baselines}
-
-
-BASELINES = {
-    "mean-pooled": " `mean-pooled` is compressed history whose one token a segment is the mean of "
-    "its items, and reads nothing.",
-    "semi-local": " `semi-local` is full history, of which a position sees as many others as there "
-    "are items in the recent window and tokens before it; older events reach it in later layers.",
-}
-
-
 def modes_of(base: Config) -> dict[str, Config]:
     """The runs that are compared, by layout.mode, from the compressed one."""
     return {"recent": recent_of(base), "compressed": base, "full": full_of(base)}
@@ -101,7 +75,7 @@ class _Part:
         self.runs = modes_of(base)
         if not suffix:  # runs that were given have no counters
             self.runs |= lab.given
-        self.baselines = baselines_of(lab, base)
+        self.baselines = baselines.chosen(lab.config.experiments.baselines, base)
 
     def run(self, mode: str) -> Config:
         """The run of a mode, or of a baseline."""
@@ -199,7 +173,7 @@ def gap(lab: Lab) -> Experiment:
         "what the user had. `closed` is (compressed - recent) / (full - recent), all three on the "
         "same draws of seeds and users."
         + (COUNTED if counted is not None else "")
-        + "".join(BASELINES[name] for name in lab.config.experiments.baselines),
+        + "".join(f" {BASELINES[name].sentence}" for name in lab.config.experiments.baselines),
         verdict.reading,
         cells,
         [_bars(name) for name in (f"ndcg@{measures.K}", measures.QUALITY)],

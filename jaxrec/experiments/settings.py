@@ -22,7 +22,7 @@ from jaxrec.types import Json
 # keys of folders: they differ between machines, so records leave them out
 PLACES = ("data.cache_dir", "train.compilation_cache")
 FRACTIONS = ("longer", "steps")  # lists of numbers that need not be whole
-BASELINES = ("mean-pooled", "semi-local")  # rows of `gap`
+BASELINES = ("mean-pooled", "mean-pooled-parts", "semi-local")  # rows of `gap`
 FILES = ("path", "items_path")  # keys of data.*
 
 
@@ -79,7 +79,7 @@ class ExperimentsSettings:
     # of data with planted returns these alone are targets (`gap` has rows of both): most other
     # targets say little about old events
     returns: bool = True
-    baselines: tuple[str, ...] = ()  # of `gap`: mean-pooled, semi-local
+    baselines: tuple[str, ...] = ()  # of `gap`, some of BASELINES
     # rows of `ablations`, "NAME: KEY=VALUE; KEY=VALUE"; the first is the base of the others
     ablations: tuple[str, ...] = ()
     probe: ProbeConfig = dataclasses.field(default_factory=ProbeConfig)
