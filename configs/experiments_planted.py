@@ -43,7 +43,7 @@ def get_config(backbone: str = "sasrec") -> ExperimentsConfig:
     # small batches and a high rate: four times as many steps an hour, which learn far more
     config.train.batch_size = 16
     config.train.learning_rate = 4e-3
-    config.train.steps = 16000
+    config.train.steps = 16000 if backbone == "hstu" else 12000
     config.train.eval_every = config.train.checkpoint_every = 1000
     if backbone == "hstu":
         config.model.layers = 4  # 82,000 weights; two blocks of SASRec have 98,000

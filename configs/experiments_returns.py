@@ -36,6 +36,9 @@ def get_config(argument: str = "sasrec") -> ExperimentsConfig:
         probe_settings.data.favourites = 8
         probe_settings.data.events = 200
         probe_settings.segment_size = 16
+        # HSTU learns more from many small batches than from as many events in fewer large ones
+        probe_settings.batch_size = 8
+        probe_settings.steps = 16_000
     holdout = config.experiments.probe.holdout
     settings = dataclasses.replace(
         config.experiments,
@@ -49,4 +52,6 @@ def get_config(argument: str = "sasrec") -> ExperimentsConfig:
     returns = ExperimentsConfig(**vars(probe.run_of(config)), experiments=settings)
     # validations show whether a training reached its plateau
     returns.train.eval_every = returns.train.checkpoint_every = returns.train.steps // 8
+    if many:
+        returns.train.validation_users = 500
     return returns
