@@ -47,7 +47,7 @@ def get_config(argument: str = "sasrec") -> ExperimentsConfig:
         tokens=(1, 2, 4, 8),
         lengths=(1, 2, 4),
         segments=(2, 4, 8),  # of one the recent window would hold what returns
-        baselines=("mean-pooled-parts", "semi-local") if many else ("mean-pooled",),
+        baselines=("mean-pooled-parts" if many else "mean-pooled",),
     )
     returns = ExperimentsConfig(**vars(probe.run_of(config)), experiments=settings)
     # validations show whether a training reached its plateau
