@@ -6,9 +6,9 @@ due 32 to 64 events after the user last had it, and returns after an occasion. T
 Layout: compressed 6 x (16 + 4 tokens) + a recent window of 16 to 31, which no return reaches; full
 history of 127; recent 31.
 Argument: BACKBONE, `sasrec` (default) or `hstu`.
-Hardware and cost: one CPU core, 20 to 30 minutes a run beside other work.
-Quality: one seed, NDCG@10: SASRec .2391 (recent), .2534 (compressed), .2496 (full); HSTU
-.2391 (recent), .2485 (compressed), .2466 (full) (results/experiments_planted).
+Hardware and cost: one CPU core, 15 to 20 minutes a run beside other work.
+Quality: one seed, NDCG@10: SASRec .2422 (recent), .2617 (compressed), .2589 (full); HSTU
+.2439 (recent), .2612 (compressed), .2620 (full) (results/experiments_planted).
 Command:
 
     python -m jaxrec.experiments gap --config=configs/experiments_planted.py:sasrec \
