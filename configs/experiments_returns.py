@@ -6,8 +6,9 @@ Layout: 4 x (12 items + 4 tokens) + a recent window of up to 12; width 32, 2 lay
 Argument: `sasrec` (default), `hstu` or `llama`; with `_many` (`sasrec_many`), users have 200 events
 in the mean and eight favourites instead of two, and segments 16 items.
 Hardware and cost: one CPU core, two to four minutes a run.
-Quality: tokens close .98 (sasrec), .97 (hstu) and 1.00 (llama) of the gap by NDCG@10 of the returns
-(`results/experiments_returns`).
+Quality: tokens close .98 (sasrec), .97 (hstu) and 1.00 (llama) of the gap by NDCG@10 of the
+returns, .80 (sasrec_many) and .09 (hstu_many, which learns little even with full history)
+(`results/experiments_returns`). llama_many was not run.
 Command:
 
     python -m jaxrec.experiments gap --config=configs/experiments_returns.py:sasrec \
