@@ -37,7 +37,7 @@ def get_config(argument: str = "sasrec") -> ExperimentsConfig:
         probe_settings.data.favourites = 8
         probe_settings.data.events = 200
         probe_settings.segment_size = 16
-        # HSTU learns more from many small batches than from as many events in fewer large ones
+        # as on planted returns: many small batches (docs/tokens.md)
         probe_settings.batch_size = 8
         probe_settings.steps = 16_000
     holdout = config.experiments.probe.holdout

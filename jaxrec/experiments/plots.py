@@ -38,7 +38,7 @@ def draw(plot: Json, rows: Rows) -> "Figure":
         axes.set_xlabel(plot["x_label"])
         if plot["kind"] != "heat":
             axes.set_ylabel(plot["y_label"])
-            if plot["zero"]:
+            if plot["zero"] and axes.dataLim.y0 >= 0:  # what lies below zero is shown
                 axes.set_ylim(bottom=0)
     return figure
 

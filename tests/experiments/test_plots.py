@@ -61,6 +61,15 @@ def test_bars_stand_beside_each_other():
     assert axes.get_ylim()[0] == 0
 
 
+def test_what_lies_below_zero_is_shown():
+    for points in ([(1, -0.3), (2, 0.5)], [(1, 0.05), (2, 0.5)]):  # the second by its interval
+        axes = plots.draw(plot(zero=True), rows("one", points)).axes[0]
+        low = min(y - 0.1 for _, y in points)
+        assert axes.get_ylim()[0] < low < 0
+    above = plots.draw(plot(zero=True), rows("one", [(1, 0.3), (2, 0.5)])).axes[0]
+    assert above.get_ylim()[0] == 0
+
+
 def test_a_bar_without_another_beside_it_stands_at_its_label():
     points = [*rows("one", [("early", 0.3), ("late", 0.1)]), *rows("two", [("never", 0.2)])]
     axes = plots.draw(plot(kind="bar"), points).axes[0]

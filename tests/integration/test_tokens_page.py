@@ -45,9 +45,10 @@ def test_the_documents_quote_four_layers():
     assert f"finds {row['recall@10_of_full']:.3f} of what full" in page
     assert f"its MRR is {row['mrr_of_full']:.3f} of full" in page
     two = {r["name"]: r for r in load("probe/hstu/probe.json")["rows"]}
-    assert f"{two['compressed']['mrr_of_full']:.2f} of full history's MRR" in " ".join(
-        readme.split()
-    )
+    words = " ".join(readme.split())
+    assert f"{two['compressed']['mrr_of_full']:.2f} of full history's MRR with two layers" in words
+    assert f"and {row['mrr_of_full']:.2f} with four" in words
+    assert row["mrr_of_full_high"] < 1
 
 
 def test_the_documents_quote_movielens_1m():
@@ -191,12 +192,26 @@ def test_the_documents_quote_the_bytes_of_states():
     assert (
         f"row of {small['row_bytes']} bytes, still closes {closed_by(small, 'ndcg@10')}" in readme
     )
-    assert small["row_bytes"] > two["full"]["row_bytes"]  # "more than the raw ids"
+    assert small["row_bytes"] > two["full"]["row_bytes"]
+    # "the curve is flat from there on"
+    assert all(0.98 < r["ndcg@10_closed"] < 1.02 for r in two.values() if "tokens" in r)
     for name, row in many.items():  # "nothing is carried", "at its plateau"
         if row.get("tokens", 0) in (1, 2):
             assert abs(row["ndcg@10_closed"]) < 0.02, name
         elif "tokens" in row:
             assert 0.79 < row["ndcg@10_closed"] < 0.82, name
+    folder = "sasrec_many_batch_32"
+    for line in lines_of_bytes(folder):
+        assert f"{line}\n" in page
+    larger = {r["name"]: r for r in load(f"experiments_returns/{folder}/bytes.json")["rows"]}
+    assert f"NDCG@10 {larger['full']['ndcg@10']:.4f} on the returns" in page
+    assert larger["full"]["ndcg@10_high"] < many["full"]["ndcg@10_low"]  # "trained less there"
+    assert f"two kept {closed_by(larger['2 tokens, float32'], 'ndcg@10')} of the gap" in readme
+    for less, more in ((1, 2), (2, 4), (4, 8)):  # "a curve that rises"
+        low, high = (
+            larger[f"{k} token{'s' * (k > 1)}, float32"]["ndcg@10_closed"] for k in (less, more)
+        )
+        assert low < high
     for rows in (two, many):  # "what int8 costs the intervals do not show"
         for row in rows.values():
             if row["series"] == "int8":
