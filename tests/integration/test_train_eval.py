@@ -108,6 +108,7 @@ def test_a_finished_run_is_evaluated_not_trained_again(whole, folder, shared):
     assert (workdir / "metrics.jsonl").read_text() == before
 
 
+@pytest.mark.slow
 def test_evaluation_beside_models_of_full_and_recent_history(whole, folder, shared):
     workdir, _, _ = whole
     full, recent = folder / "full", folder / "recent"

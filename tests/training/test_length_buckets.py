@@ -62,6 +62,7 @@ def fit(folder, name, hooks=()):
     return session, [row for row in map(json.loads, lines) if "train/loss" in row]
 
 
+@pytest.mark.slow
 def test_killed_and_continued_on_batches_of_several_lengths(tmp_path):
     session, whole = fit(tmp_path, "whole")
     with pytest.raises(Killed):

@@ -115,7 +115,7 @@ def test_capacity_is_an_even_share_and_some_more():
 SMALL = functools.partial(Exchange.of, capacity=2)  # of small batches, whose share is not worth it
 
 
-@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("bias", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_training_does_not_depend_on_the_mesh(bias, monkeypatch):
     """Losses, and the first norm, of 1 x 8, 2 x 4 and 4 x 2 devices, in rounds and in one."""
     config, model = train_config("adagrad"), model_of(bias=bias)
