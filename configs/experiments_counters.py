@@ -34,5 +34,6 @@ def get_config() -> ExperimentsConfig:
         # those of the recipe (configs/completejourney_hstu.py)
         counters=config.model.repeat_half_lives,
         counter_times=config.model.repeat_half_times,
+        baselines=("mean-pooled",),
     )
     return config

@@ -45,7 +45,9 @@ def counted_of(lab: Lab) -> Config | None:
 
 COUNTED = (
     " In the part with counters the scores also count the user's own items, which takes no tokens: "
-    "`counters alone` is personal frequency."
+    "`counters alone` is personal frequency. Those of `recent + counters` end with its window, the "
+    "others reach back as far as the history does: what tokens add to them is compressed against "
+    "a baseline whose tokens read nothing, not against `recent + counters`."
 )
 
 
@@ -157,7 +159,7 @@ def gap(lab: Lab) -> Experiment:
     if (counted := counted_of(lab)) is not None:
         second = _Part(lab, COUNTERS, counted, " + counters")
         cells.append(second.rule("counters alone", RULES[FREQUENCY]))
-        cells += [second.model(mode) for mode in second.runs]
+        cells += [second.model(mode) for mode in (*second.runs, *second.baselines)]
     for name, suffix, distances in _returns(lab.config):
         third = _Part(lab, name, base_of(lab), suffix, returns=distances)
         cells.append(third.rule(f"popularity{suffix}", RULES["popularity"]))

@@ -28,12 +28,13 @@ def test_first_part_is_without_counters(tmp_path):
     assert gap.base_of(some).model.repeat_half_lives == ()
     assert gap.counted_of(some) is None
 
-    counted = lab(tmp_path, counters=(2.0, 9.0))
-    assert list(cells(counted))[-4:] == [
+    counted = lab(tmp_path, counters=(2.0, 9.0), baselines=("mean-pooled",))
+    assert list(cells(counted))[-5:] == [
         "counters alone",
         "recent + counters",
         "compressed + counters",
         "full + counters",
+        "mean-pooled + counters",
     ]
     made = gap.counted_of(counted)
     assert made is not None
