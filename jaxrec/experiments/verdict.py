@@ -177,19 +177,35 @@ def reading(rows: Sequence[Json]) -> str:
     return " ".join(sentences)
 
 
+# row with counters -> what it means not to be above it
+COUNTED = {
+    "counters alone": "",
+    "recent + counters": "",
+    "mean-pooled + counters": "whose tokens read nothing",
+}
+
+
 def _with_counters(rows: Sequence[Json]) -> str:
-    """What tokens add to counters of the user's own items."""
+    """What tokens add to counters of the user's own items.
+
+    No share of a gap is told: counters reach behind the recent window, too, and may close it alone.
+    """
     by_name = {row["name"]: row for row in rows}
     kept = Estimate.of(by_name["compressed + counters"], METRIC)
-    title, parts = METRICS[METRIC], []
-    for name in ("counters alone", "recent + counters"):
+    parts = []
+    for name, what in COUNTED.items():
         if name not in by_name:
             continue
         other = Estimate.of(by_name[name], METRIC)
         place = "above" if kept.above(other) else "below" if other.above(kept) else "level with"
-        parts.append(f"{place} {name} ({other})")
-    answer = lower(verdict(rows, METRIC, " + counters").sentence)
-    return f"With counters, compressed has {title} {kept}, {' and '.join(parts)}: {answer}."
+        parts.append(f"{place} {name} ({other}{', ' * bool(what)}{what})")
+    sentence = f"With counters, compressed has {METRICS[METRIC]} {kept}, {listed(parts)}."
+    if "mean-pooled + counters" in by_name:
+        return sentence
+    return (
+        f"{sentence} Its counters reach behind the window of recent, so whether tokens add to them "
+        "does not show (experiments.baselines=mean-pooled tells)."
+    )
 
 
 def lower(sentence: str) -> str:

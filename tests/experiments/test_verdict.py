@@ -115,6 +115,15 @@ def test_the_reading_follows_the_data():
     assert "that it reads its tokens does not show" in text
     assert "compressed has NDCG@10 0.1000 [0.0980, 0.1020], level with recent + counters" in text
     assert "counters alone" not in text  # the rows do not have it
+    # what counters reach is not credited to tokens: no share, whatever the rows are
+    _, behind = text.split("With counters, ")
+    assert "close" not in behind
+    assert "whether tokens add to them does not show" in behind
+
+    pooled = dict(counted[0], name="mean-pooled + counters")
+    text = verdict.reading(rows + counted + [pooled])
+    assert "level with mean-pooled + counters (0.1000 [0.0980, 0.1020], whose tokens read" in text
+    assert "does not show" not in text
 
 
 def test_returns_are_compared_with_popularity_on_returns():
