@@ -40,15 +40,10 @@ def get_config(backbone: str = "sasrec") -> ExperimentsConfig:
     config.loss.kind = "sampled_softmax"
     config.loss.negatives = 512
     config.train.length_buckets = 4
-    # small batches and a high rate: four times as many steps an hour, which learn far more
-    config.train.batch_size = 16
-    config.train.learning_rate = 4e-3
     config.train.steps = 16000 if backbone == "hstu" else 12000
     config.train.eval_every = config.train.checkpoint_every = 1000
     if backbone == "hstu":
         config.model.layers = 4  # 82,000 weights; two blocks of SASRec have 98,000
-    else:
-        config.model.sasrec.position_bias = True
     config.train.validation_users = 1000
     config.experiments = ExperimentsSettings(seeds=(0, 1, 2), users=2000, min_events=128, last=20)
     return config

@@ -51,15 +51,17 @@ def get_config(argument: str = "full") -> Config:
     config.model.item_bias = True
     config.model.token_input = "pooled"
     config.model.hstu.time_bias = False
+    config.model.sasrec.position_bias = config.model.backbone == "sasrec"
     config.loss.kind = "softmax"
-    # as many positions in a step, whatever the layout
-    config.train.batch_size = 256 if mode == "recent" else 64
+    # small batches and a high rate learn far more from as many events (docs/tokens.md); every
+    # layout has as many positions in a step
+    config.train.batch_size = 64 if mode == "recent" else 16
     config.train.length_buckets = 1 if mode == "recent" else 8
     # the rate falls to its end, so the last steps settle; averaged parameters
-    config.train.learning_rate = 2e-3
+    config.train.learning_rate = 4e-3
     config.train.ema = 0.999
-    config.train.steps = 2400
-    config.train.eval_every = config.train.checkpoint_every = 250
+    config.train.steps = 14_400
+    config.train.eval_every = config.train.checkpoint_every = 1200
     config.train.validation_users = 3000
     config.train.patience = 8
     config.eval.filter_seen = True
