@@ -14,7 +14,7 @@ from jaxrec.types import Json
 METRIC = "ndcg@10"  # of the headline
 METRICS = {METRIC: "NDCG@10", "recall@10": "Recall@10", "mrr": "MRR"}
 WIDEST = 0.5  # of the interval of a share that is still said
-FLAT = 0.05  # width of the interval of a gap that is none, as a share of full history's metric
+FLAT = 0.05  # width of the interval of a gap that is small, as a share of full history's metric
 
 
 class Verdict(NamedTuple):
@@ -108,7 +108,9 @@ def verdict(rows: Sequence[Json], metric: str = METRIC, suffix: str = "") -> Ver
     if not gap.low > 0:
         flat = gap.low <= 0 <= gap.high and gap.width <= FLAT * full.mean
         if not reasons and (flat or gap.high < 0):
-            text = f"History does not help here: recent alone is {'as good' if flat else 'better'}"
+            text = "History does not help here: recent alone is better"
+            if flat:  # whether it helps that little or not at all is not known
+                text = "History adds little here, if anything"
             return Verdict(f"{text} (full - recent {title} {gap})", False, text)
         few = ""
         # of models that have not learned yet nobody knows how large it will be

@@ -74,7 +74,7 @@ def test_a_narrow_gap_around_or_below_nothing_says_that_history_does_not_help():
     found = verdict.verdict(made_up.gap_rows(full=0.101, compressed=0.1, error=0.002))
     assert not found.told
     assert found.sentence.startswith(
-        "History does not help here: recent alone is as good (full - recent NDCG@10 0.0010 [-0.0010"
+        "History adds little here, if anything (full - recent NDCG@10 0.0010 [-0.0010"
     )
     worse = sentence(full=0.08, compressed=0.09)
     assert worse.startswith(
