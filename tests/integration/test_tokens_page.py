@@ -64,6 +64,53 @@ def test_the_documents_quote_movielens_1m():
     for name in shown:
         for metric in ("recall@10", "ndcg@10"):
             assert f"{rows[name][metric]:.4f}".removeprefix("0") in recipe
+    words, kept = " ".join(page.split()), rows["compressed"]
+    assert f"{with_interval(kept, 'ndcg@10_gap', 4)} by NDCG@10" in words
+    assert f"{with_interval(kept, 'recall@10_gap', 4)} by Recall@10" in words
+    assert "History adds little here, if anything" in verdict.verdict(list(rows.values())).title
+    assert not any(row.get("still_rising") for row in rows.values())  # "in every run"
+    readme, full = " ".join(README.read_text().split()), rows["full"]
+    published = {"recall@10": 0.3159, "ndcg@10": 0.1857}
+    for metric, best in published.items():
+        assert f"{best:.4f}" in words
+        assert f"{best:.4f}" in readme
+        assert with_interval(full, metric, 4) in readme
+        assert min(full[f"{metric}_low"], rows["recent"][f"{metric}_low"]) > best
+    for name in ("recent", "full"):  # "level with both", "loses next to nothing"
+        for metric in published:
+            assert kept[f"{metric}_low"] < rows[name][metric] < kept[f"{metric}_high"]
+    blind = rows["compressed without its tokens"]
+    assert kept["ndcg@10_low"] < blind["ndcg@10"] < kept["ndcg@10_high"]
+    protocol = load("experiments_ml1m/sasrec/gap.json")["protocol"]
+    assert protocol["training"].startswith("14400 steps of 16, ")
+
+
+def test_the_documents_quote_what_tokens_add_to_counters():
+    result = load("experiments_counters/gap.json")
+    rows = {row["name"]: row for row in result["rows"]}
+    page, readme = PAGE.read_text(), " ".join(README.read_text().split())
+    recipe = (ROOT / "configs" / "experiments_counters.py").read_text()
+    for name, row in rows.items():
+        cells = [name, *(with_interval(row, m, 4) for m in ("recall@10", "ndcg@10", "mrr"))]
+        cells.append(f"{row['flops_of_full']:.1%}" if "flops_of_full" in row else "")
+        assert f"| {' | '.join(cells)} |\n" in page
+    words = " ".join(page.split())
+    kept, pooled = rows["compressed + counters"], rows["mean-pooled + counters"]
+    both = [with_interval(row, "ndcg@10", 4) for row in (pooled, kept)]
+    assert f"{both[1]} against {both[0]}" in words
+    assert f"{both[0]} against {both[1]}" in readme
+    for row in (kept, pooled):
+        assert f"{row['ndcg@10']:.4f}".removeprefix("0") in recipe
+        # "both are above counters alone, and level with full history"
+        assert row["ndcg@10_low"] > rows["counters alone"]["ndcg@10_high"]
+        assert row["ndcg@10_low"] < rows["full + counters"]["ndcg@10"] < row["ndcg@10_high"]
+    assert rows["recent + counters"]["ndcg@10_high"] < rows["counters alone"]["ndcg@10_low"]
+    assert with_interval(rows["compressed"], "ndcg@10_gap", 4) in page
+    for name in ("recent", "compressed", "full", "mean-pooled"):
+        assert rows[name]["ndcg@10_high"] < rows["personal frequency"]["ndcg@10_low"]
+    assert "level with mean-pooled + counters" in result["reading"]
+    assert len(kept["ndcg@10_seeds"]) == 3
+    assert f"{kept['users']:,} households" in page
 
 
 @pytest.mark.parametrize("backbone", ["sasrec", "hstu"])
