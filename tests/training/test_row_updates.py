@@ -87,15 +87,20 @@ def by_hand(config, model, steps=3):
         value, weight, _ = model.loss(params, batch, rng=rng, train=True)
         return value / weight
 
+    @jax.jit
+    def clipped(gradients):
+        norm = jnp.sqrt(jnp.sum(optimizer_lib.squared_norms(gradients)))
+        return optimizer_lib.clip(gradients, norm, config.grad_clip_norm)
+
+    dense_update = jax.jit(dense.update)
     for number in range(steps):
         rng = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 1), number)
         single = {name: jnp.asarray(leaf, jnp.float32) for name, leaf in leaves.items()}
         value, gradients = mean(table.join(single, rest), batch_at(number), rng)
         trace.append(float(value))
-        norm = jnp.sqrt(jnp.sum(optimizer_lib.squared_norms(gradients)))
-        gradients = jax.device_get(optimizer_lib.clip(gradients, norm, config.grad_clip_norm))
+        gradients = jax.device_get(clipped(gradients))
         row_gradients, rest_gradients = table.split(gradients)
-        updates, opt_state = dense.update(rest_gradients, opt_state, rest)
+        updates, opt_state = dense_update(rest_gradients, opt_state, rest)
         rest = jax.tree.map(np.add, rest, updates)
         for name, gradient in row_gradients.items():
             g = np.asarray(gradient, np.float64)
