@@ -90,7 +90,7 @@ def test_the_front_door():
         assert f"| {' | '.join(cells)} |" in text, start
 
 
-def test_positions_per_event():
+def test_positions_per_event_and_the_speed_without_padding():
     """Rows of docs/scale.md."""
     text = (ROOT / "docs" / "scale.md").read_text()
     rows = record("padding")["rows"]
@@ -108,6 +108,13 @@ def test_positions_per_event():
         cells += [""] * (4 - len(cells))  # full history has no states
         line = f"| {name} | {' | '.join(cells)} |".replace("|  |", "| |")
         assert line in text, line
+        whole, *shorter = (
+            row["events_per_s"]
+            for row in rows
+            if row["config"].startswith(config) and row["work"] == "training"
+        )
+        cells = [f"{whole:,.0f}", *(f"{speed:,.0f} ({speed / whole:.2f})" for speed in shorter)]
+        assert f"| {name} | {' | '.join(cells)} |\n" in text
 
 
 def test_the_speed_of_training():
