@@ -324,6 +324,18 @@ def test_what_the_documents_say_of_many_favourites():
     assert f"close {share(blind, 'ndcg@10')} of the gap" in page
     assert f"Learned tokens close {share(kept, 'ndcg@10')}, for as many FLOPs" in page
     assert f"every segment {share(relative['mean-pooled, returns'], 'ndcg@10')}." in page
+    result = load("experiments_returns/sasrec_many_longer/gap.json")
+    longer = {row["name"]: row for row in result["rows"]}
+    ours, whole = longer["compressed, returns"], longer["full, returns"]
+    assert f"NDCG@10 of {with_interval(whole, 'ndcg@10', 4)} on the returns" in page
+    assert f"compressed history {with_interval(ours, 'ndcg@10', 4)}: it learned no more" in page
+    assert f"closes {share(ours, 'ndcg@10')} ({share(ours, 'recall@10')} by Recall@10)" in page
+    assert f"many means {share(longer['mean-pooled-parts, returns'], 'ndcg@10')}." in page
+    assert f"then tokens close {share(ours, 'ndcg@10')}." in readme
+    assert whole["ndcg@10_low"] > relative["full, returns"]["ndcg@10_high"]
+    assert ours["ndcg@10"] < kept["ndcg@10_high"]
+    assert result["protocol"]["training"].startswith("12000 steps of 32, ")
+    assert 12000 * 32 == 3 * 16_000 * 8  # "three times as many events"
     found = load("experiments_returns/sasrec_many_smaller_segments.json")
     ratio = found["metrics"]["ndcg@10"]["ratio"]
     assert f"{ratio['mean']:.3f} [{ratio['low']:.3f}, {ratio['high']:.3f}] times" in page
