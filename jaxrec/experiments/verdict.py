@@ -179,7 +179,7 @@ def reading(rows: Sequence[Json]) -> str:
     return " ".join(sentences)
 
 
-# row with counters -> what it means not to be above it
+# rows that compressed + counters is compared with -> what is said of them
 COUNTED = {
     "counters alone": "",
     "recent + counters": "",
