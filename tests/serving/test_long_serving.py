@@ -61,8 +61,9 @@ def test_appends_and_recommendations_leave_nothing_behind(tmp_path):
         call = lambda number: serve(rec, store, tmp_path / "s", number)  # noqa: E731
         grown(call, 0, 40)
         programs = rec.traces.total()
-        blocks, descriptors = grown(lambda n: call(n + 40), 20, 200)
-    assert blocks < 600
-    assert descriptors == 0
+        # what other tests left running in this process may grow once; a leak grows in both
+        windows = [grown(lambda n, by=by: call(n + by), 20, 100) for by in (40, 160)]
+    assert min(blocks for blocks, _ in windows) < 300  # of 100 calls
+    assert not any(descriptors for _, descriptors in windows)
     assert rec.traces.total() == programs
     assert np.isin(store.read(USERS)[1], True).all()
