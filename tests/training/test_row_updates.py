@@ -174,9 +174,8 @@ def test_a_bias_moves_by_accumulators_of_its_own(rule):
         gradient = Gradient(
             jnp.float32(0), {}, table.join(rows, zeros), jnp.zeros(3), (touched, ids)
         )
-        return update.apply(gradient, params, opt_state, step=step, finite=jnp.bool(True)), squares[
-            "bias"
-        ]
+        new = update.apply(gradient, params, opt_state, step=step, finite=jnp.bool(True))
+        return new, squares["bias"]
 
     for step in range(2):
         (params, opt_state), square = updated(params, opt_state, jnp.int32(step))
