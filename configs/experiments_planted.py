@@ -5,7 +5,9 @@ returns (`jaxrec.data.datasets.planted`): a twentieth of the films is durable; s
 due 32 to 64 events after the user last had it, and returns after an occasion. Times are not used.
 Layout: compressed 6 x (16 + 4 tokens) + a recent window of 16 to 31, which no return reaches; full
 history of 127; recent 31.
-Argument: BACKBONE, `sasrec` (default) or `hstu`.
+Argument: `sasrec` (default), `hstu`, `llama` or `hllm`. The last is Llama over frozen vectors of
+SmolLM2-135M (docs/hllm.md says how to get it) of titles and genres, read from `items.parquet`
+(item_id, title, genres) in the same folder.
 Hardware and cost: one CPU core, 15 to 20 minutes a run beside other work.
 Quality: one seed, NDCG@10: SASRec .2422 (recent), .2617 (compressed), .2589 (full); HSTU
 .2439 (recent), .2612 (compressed), .2620 (full) (results/experiments_planted).
@@ -21,10 +23,14 @@ from configs import ml1m
 from jaxrec.config import recipe_argument
 from jaxrec.experiments.settings import ExperimentsConfig, ExperimentsSettings
 
+LLAMA = ("llama", "hllm")
+ARGUMENTS = (*ml1m.BACKBONES, *LLAMA)
 
-def get_config(backbone: str = "sasrec") -> ExperimentsConfig:
-    backbone = recipe_argument(backbone, ml1m.BACKBONES)
-    config = ExperimentsConfig(**vars(ml1m.get_config(f"compressed_{backbone}")))
+
+def get_config(argument: str = "sasrec") -> ExperimentsConfig:
+    backbone = recipe_argument(argument, ARGUMENTS)
+    base = "sasrec" if backbone in LLAMA else backbone
+    config = ExperimentsConfig(**vars(ml1m.get_config(f"compressed_{base}")))
     config.data.dataset = "planted"
     # where it is not set, the error about the missing file names it
     folder = os.environ.get(ml1m.VARIABLE, f"${ml1m.VARIABLE}")
@@ -44,6 +50,20 @@ def get_config(backbone: str = "sasrec") -> ExperimentsConfig:
     config.train.eval_every = config.train.checkpoint_every = 1000
     if backbone == "hstu":
         config.model.layers = 4  # 82,000 weights; two blocks of SASRec have 98,000
+    if backbone in LLAMA:
+        config.model.backbone = "llama"
+        config.model.sasrec.position_bias = False
+        # one data set for both: their rows are paired
+        config.data.items_path = os.path.join(folder, "items.parquet")
+        config.data.text_columns = ("title", "genres")
+    if backbone == "hllm":
+        config.model.item_width = 576
+        config.model.texts.model = "smollm2"
+        config.model.texts.fields = config.data.text_columns
+        config.model.texts.prompt = ""
+        config.model.texts.max_tokens = 128
+        config.model.texts.pooling = "mean"
+        config.model.texts.cache_dir = "runs/item_vectors"
     config.train.validation_users = 1000
     config.experiments = ExperimentsSettings(seeds=(0, 1, 2), users=2000, min_events=128, last=20)
     return config

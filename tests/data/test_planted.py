@@ -144,6 +144,26 @@ def test_prepared(file, tmp_path):
     assert other.digest != data.digest
 
 
+@pytest.mark.parametrize("text_ids", [False, True])
+def test_texts_of_items(tmp_path, text_ids):
+    kind = pl.String if text_ids else pl.Int64
+    table().with_columns(pl.col("item_id").cast(kind)).write_parquet(tmp_path / "events.parquet")
+    # an item without events has the id that the occasion gets
+    items = pl.DataFrame(
+        {"item_id": range(ITEMS + 1), "title": [f"t{n}" for n in range(ITEMS + 1)]}
+    )
+    items.with_columns(pl.col("item_id").cast(kind)).write_parquet(tmp_path / "items.parquet")
+    config = dataclasses.replace(
+        configured(tmp_path / "events.parquet"),
+        items_path=str(tmp_path / "items.parquet"),
+        text_columns=("title",),
+    )
+    data = prepare(config, tmp_path / "prepared")
+    occasion = "occasion" if text_ids else ITEMS
+    for raw, text in zip(data.vocabulary.ids.tolist(), data.texts["title"][1:], strict=True):
+        assert text == ("occasion" if raw == occasion else f"t{raw}")
+
+
 def test_what_cannot_be_planted(file, tmp_path):
     config = Config(data=configured(file, reach=5))
     with pytest.raises(ConfigError, match=r"data\.planted\.reach=5.*gap=6 .*spread=8"):

@@ -6,7 +6,8 @@ items are *durable*: each with probability `planted.durable`. After an event, wi
 `planted.returns` a return follows it: one of the durable items of this user that are due, all of
 them as likely. Whenever the user has such an item, it is due again after a delay of its own, drawn
 evenly from `gap` to `gap + spread` events, until `reach` events have passed. An occasion needs an
-item that is due. Both carry the time of the event before them; `returning` marks the returns.
+item that is due. Both carry the time of the event before them; `returning` marks the returns. Where
+the table has texts of items (`data.items_path`), that of an occasion is "occasion".
 
 What can be predicted: real events as ever; a return by who remembers which durable items the
 user had `gap` and more events ago. A model that sees fewer than `gap` events can only know which
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 VERSION = 2
-OCCASION = "occasion"  # raw id of the item that announces a return, where ids are text
+OCCASION = "occasion"  # text of the item that announces returns, and its id where ids are text
 
 
 def fingerprint(config: DataConfig, digest: Digest) -> Json:
@@ -49,8 +50,18 @@ def read(config: DataConfig, downloads: Path) -> Raw:
         frame = _frame(table, config.incomplete)
         yield Chunk(_plant(frame, config.planted, config.seed), table.source)
 
-    # the occasion has no text: models of texts are not what this is for
-    return Raw(chunks, table.names, table.source, table.time_unit)
+    if (given := table.texts) is None:
+        return table._replace(chunks=chunks)
+
+    def texts() -> "Iterator[pl.DataFrame]":
+        import polars as pl
+
+        occasion = _occasion(_frame(table, config.incomplete)["item"])
+        # the first row of an item wins: items without events may have any id
+        yield pl.DataFrame([occasion, *(pl.Series(c, [OCCASION]) for c in config.text_columns)])
+        yield from given()
+
+    return table._replace(chunks=chunks, texts=texts)
 
 
 def plant(
@@ -148,8 +159,15 @@ def _plant(frame: "pl.DataFrame", config: PlantedConfig, seed: int) -> "pl.DataF
     numbers = users.astype(np.int64), items.astype(np.int64) - 1
     source, place, returning = plant(*numbers, config, seed)
     ids = frame["item"]
+    item = ids[np.maximum(source, 0)].set(pl.Series(source < 0), _occasion(ids)[0])
+    return frame[place].with_columns(item.alias("item"), pl.Series("returning", returning))
+
+
+def _occasion(ids: "pl.Series") -> "pl.Series":
+    """The id of the occasion, one row of the kind of ids; DataError where an item has it."""
+    import polars as pl
+
     occasion = OCCASION if ids.dtype == pl.String else ids.max() + 1  # type: ignore[operator]
     if (ids == occasion).any():
         raise DataError(f"an item has the id {OCCASION!r}, which announces returns. Rename it")
-    item = ids[np.maximum(source, 0)].set(pl.Series(source < 0), occasion)
-    return frame[place].with_columns(item.alias("item"), pl.Series("returning", returning))
+    return pl.Series("item", [occasion], ids.dtype)
