@@ -180,9 +180,9 @@ class ModelConfig(Group):
     token_input: str = option(
         "learned",
         "What a compressed token starts from: a learned vector; pooled: with a learned softmax "
-        "average of its segment's items; mean: with their plain mean, and it reads nothing more, "
-        "a baseline.",
-        choices=("learned", "pooled", "mean"),
+        "average of its segment's items. Baselines: mean: with their plain mean, and it reads "
+        "nothing more; constant: a learned vector, and it reads nothing.",
+        choices=("learned", "pooled", "mean", "constant"),
     )
     repeat_half_lives: tuple[float, ...] = option(
         (),

@@ -21,6 +21,11 @@ def _pooled(base: Config) -> Config:
     return with_values(base, layout__tokens=1, model__token_input="mean")
 
 
+def _constant(base: Config) -> Config:
+    """A token is the same vector for every segment of every user; one is enough."""
+    return with_values(base, layout__tokens=1, model__token_input="constant")
+
+
 def _pooled_parts(base: Config) -> Config:
     """As many means as compressed history has tokens: one for every part of a segment.
 
@@ -58,6 +63,11 @@ BASELINES = {
         _pooled,
         "`mean-pooled` is compressed history whose one token a segment is the mean of its items, "
         "and reads nothing.",
+    ),
+    "constant": Baseline(
+        _constant,
+        "`constant` is compressed history whose tokens say that older segments exist, and when, "
+        "and nothing of their items.",
     ),
     "mean-pooled-parts": Baseline(
         _pooled_parts,

@@ -22,7 +22,7 @@ from jaxrec.types import Json
 # keys of folders: they differ between machines, so records leave them out
 PLACES = ("data.cache_dir", "train.compilation_cache")
 FRACTIONS = ("longer", "steps")  # lists of numbers that need not be whole
-BASELINES = ("mean-pooled", "mean-pooled-parts", "semi-local")  # rows of `gap`
+BASELINES = ("mean-pooled", "constant", "mean-pooled-parts", "semi-local")  # rows of `gap`
 FILES = ("path", "items_path")  # keys of data.*
 
 

@@ -22,7 +22,7 @@ from jaxrec.nn.depth import WeightPlacement
 from jaxrec.nn.hstu import HSTUBlock
 from jaxrec.nn.llama import LlamaBlock
 from jaxrec.nn.sasrec import SASRecBlock
-from jaxrec.nn.stack import Block, Stack
+from jaxrec.nn.stack import AVERAGES, Block, Stack
 from jaxrec.runtime.mesh import PLACEMENT
 from jaxrec.types import KV, Array, Times, TokenOutputs, TokenState
 
@@ -64,7 +64,7 @@ class Compressor(nn.Module):
             )
         if self.base.fixed and self.config.state == "embedding":
             raise ValueError("model.state='embedding' needs a stream of equal segments")
-        if self.base.fixed and self.config.token_input != "learned":
+        if self.base.fixed and self.config.token_input in AVERAGES:
             raise ValueError(
                 f"model.token_input={self.config.token_input!r} needs a stream of equal segments"
             )
@@ -203,7 +203,7 @@ class Compressor(nn.Module):
         if layout.fixed:
             index = np.arange(layout.num_tokens)
         tokens = jnp.broadcast_to(self.tokens[index], (users, layout.num_tokens, width))
-        if self.config.token_input != "learned":
+        if self.config.token_input in AVERAGES:
             size, count = self.base.segments[0]
             segments = sum(1 for _, k in layout.segments if k)
             items = jnp.reshape(x[:, : segments * size], (users, segments, size, width))

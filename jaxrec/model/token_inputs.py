@@ -5,8 +5,8 @@ question of every segment, and only the second layer can ask one that depends on
 `model.token_input=pooled` a token starts from its segment: a learned softmax average of the items
 (pooling by multi-head attention with learned queries, arXiv 1810.00825 eq. 6) is added.
 
-`model.token_input=mean` is the baseline of a token that does not read: the plain mean is added, and
-attention brings it nothing.
+Baselines are tokens that do not read, to which attention brings nothing: with `mean` the plain mean
+is added; with `constant` nothing is, so they say only that there is a segment, and when.
 """
 
 import flax.linen as nn

@@ -26,6 +26,8 @@ from jaxrec.nn.bias import BiasTables, RelativeBias
 from jaxrec.nn.depth import DTYPES, WeightPlacement, stack_layers, with_users
 from jaxrec.types import KV, Array, Times, TokenOutputs, TokenState
 
+# model.token_input of tokens that start from items of their segment, and of those that read none
+AVERAGES, BLIND = ("pooled", "mean"), ("mean", "constant")
 UNROLL = 4  # layers per iteration of the scan over depth
 
 KeysValues: TypeAlias = tuple[jax.Array, jax.Array]  # k, v [B, T or C, N, H] of one layer
@@ -102,12 +104,12 @@ def keeps_inputs(config: ModelConfig, base: SegmentLayout) -> bool:
 
     A learned vector alone is the same for every user and segment.
     """
-    return config.token_input != "learned" or base.positions != "segment"
+    return config.token_input in AVERAGES or base.positions != "segment"
 
 
 def read_by(config: ModelConfig, layout: SegmentLayout, mixed: jax.Array) -> jax.Array:
-    """What positions [B, T, ...] take from attention: nothing where tokens are plain means."""
-    if config.token_input != "mean" or not layout.num_tokens:
+    """What positions [B, T, ...] take from attention: nothing where they are `BLIND` tokens."""
+    if config.token_input not in BLIND or not layout.num_tokens:
         return mixed
     reads = ~layout.is_token.reshape(1, -1, *(1,) * (mixed.ndim - 2))
     return jnp.where(reads, mixed, 0)

@@ -13,7 +13,7 @@ def test_names_are_those_that_the_settings_allow():
     assert tuple(baselines.BASELINES) == settings.BASELINES
     config = tiny.config(seeds=(0,))
     config.experiments.baselines = ("mean-pooled", "mean")
-    with pytest.raises(ConfigError, match=r"'mean' is none; allowed are mean-pooled, mean-pooled-"):
+    with pytest.raises(ConfigError, match=r"'mean' is none; allowed are mean-pooled, constant"):
         settings.validate(config)
     for name, baseline in baselines.BASELINES.items():
         assert baseline.sentence.startswith(f"`{name}` ")
@@ -39,6 +39,13 @@ def test_parts_have_as_many_tokens_and_events_as_compressed_history(size, tokens
     parts, whole = (SegmentLayout.from_config(config.layout) for config in (made, base))
     assert parts.num_tokens == whole.num_tokens == segments * tokens
     assert parts.length == whole.length
+
+
+@pytest.mark.parametrize(("name", "kind"), [("mean-pooled", "mean"), ("constant", "constant")])
+def test_one_token_that_reads_nothing(name, kind):
+    base = with_values(tiny.config(seeds=(0,)), model__token_input="pooled")
+    made = baselines.chosen((name,), base)[name]
+    assert made == with_values(base, layout__tokens=1, model__token_input=kind)
 
 
 def test_parts_must_be_equal():

@@ -102,23 +102,27 @@ def test_mean_items_are_means_of_the_segment():
 
 
 @pytest.mark.parametrize("backbone", ["hstu", "sasrec", "llama"])
-@pytest.mark.parametrize("token_input", ["learned", "pooled", "mean"])
-def test_only_a_mean_is_blind_to_order(backbone, token_input):
-    """A plain mean reads nothing: in any order of a segment's items its K/V are the same."""
+@pytest.mark.parametrize("token_input", ["learned", "pooled", "mean", "constant"])
+def test_what_blind_tokens_are_blind_to(backbone, token_input):
+    """In any order of a segment's items K/V of means are the same; constants, of any items."""
     config = dataclasses.replace(PLAIN, backbone=backbone, token_input=token_input, layers=3)
     model = recommender.build(config, LossConfig(), LAYOUT, parity.ITEMS)
     params = jax.tree.map(jnp.asarray, parity.random_params(model))
     items = np.asarray([[1, 2, 3, 4, 5, 6, 7, 8]], np.int32)
     times = np.zeros_like(items)
-    made = [
-        states.compress(model, params, order, times, np.asarray([8])).tokens
-        for order in (items, items[:, [3, 0, 1, 2, 6, 7, 5, 4]])
-    ]
-    same = all(
-        np.allclose(ours, theirs, atol=1e-6)
-        for ours, theirs in zip((made[0].k, made[0].v), (made[1].k, made[1].v), strict=True)
-    )
-    assert same == (token_input == "mean")
+
+    def same(others):
+        one, two = (
+            states.compress(model, params, events, times, np.asarray([8])).tokens
+            for events in (items, others)
+        )
+        return np.allclose(one.k, two.k, atol=1e-6) and np.allclose(one.v, two.v, atol=1e-6)
+
+    assert same(items[:, [3, 0, 1, 2, 6, 7, 5, 4]]) == (token_input in ("mean", "constant"))
+    assert same(items[:, ::-1]) == (token_input == "constant")
+    # what is the same for all is in no state
+    kept = states.empty(model, 1).tokens.inputs is not None
+    assert kept == (token_input in ("pooled", "mean"))
 
 
 @pytest.mark.parametrize("token_input", ["pooled", "mean"])
