@@ -5,6 +5,7 @@ import ast
 import os
 import pathlib
 import platform
+import shlex
 from collections.abc import Sequence
 
 from benchmarks.peers import recipes
@@ -61,7 +62,7 @@ PLACES = ("--runs", "--rectools-python", "--recbole-python", "--ml-latest-small"
 def command_line(command: str, arguments: Sequence[str]) -> str:
     """The command line to repeat, without this machine's folders."""
     kept = [text for text in arguments if text.partition("=")[0] not in PLACES]
-    return " ".join([f"python -m benchmarks.peers.{command}", *kept])
+    return f"python -m benchmarks.peers.{command} {shlex.join(kept)}"
 
 
 def facts(

@@ -11,6 +11,7 @@ import dataclasses
 import json
 import pathlib
 import re
+import shlex
 from collections.abc import Iterable, Sequence
 
 from jaxrec import config as config_lib
@@ -228,7 +229,7 @@ def command(arguments: Sequence[str]) -> str:
             continue
         else:
             kept.append(relative(text))
-    return " ".join(["python -m jaxrec.experiments", *kept])
+    return f"python -m jaxrec.experiments {shlex.join(kept)}"
 
 
 def relative(text: str) -> str:

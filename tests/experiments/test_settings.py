@@ -1,6 +1,7 @@
 """Overrides on the command line, records in tables, and errors that say what to change."""
 
 import dataclasses
+import shlex
 
 import pytest
 
@@ -122,12 +123,11 @@ def test_command_leaves_out_the_machines_folders(tmp_path, monkeypatch):
         "--runs=/a/b",
         "--config.data.cache_dir=/c",
         f"--output={tmp_path / 'out'}",
-        "--config.train.steps=3",
+        "--config.experiments.ablations=('base', 'tokens 1')",
     ]
-    assert settings.command(arguments) == (
-        "python -m jaxrec.experiments length --config=configs/x.py --output=out "
-        "--config.train.steps=3"
-    )
+    command = settings.command(arguments)
+    words = [*arguments[:2], "--output=out", arguments[-1]]
+    assert shlex.split(command) == ["python", "-m", "jaxrec.experiments", *words]
     assert settings.command(["all", "--output=/far/away"]).endswith("all --output=away")
 
 
