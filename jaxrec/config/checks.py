@@ -104,6 +104,13 @@ def _check_layout(config: Config) -> None:
             "in the first layer tokens that start from learned vectors are the same for everybody, "
             "so they would carry nothing; take 2 layers or model.token_input=pooled",
         )
+    if model.token_distance and layout.positions != "segment":
+        raise _refusal(
+            config,
+            "model.token_distance",
+            f"layout.positions={layout.positions!r} does not tell how old a token is; 'segment' is "
+            "needed",
+        )
 
 
 def _check_texts(config: Config) -> None:

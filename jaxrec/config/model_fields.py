@@ -180,9 +180,15 @@ class ModelConfig(Group):
     token_input: str = option(
         "learned",
         "What a compressed token starts from: a learned vector; pooled: with a learned softmax "
-        "average of its segment's items. Baselines: mean: with their plain mean, and it reads "
+        "average of its segment's items; parts: the same, which begins at the token's part of the "
+        "segment. Baselines: mean: with their plain mean, and it reads "
         "nothing more; constant: a learned vector, and it reads nothing.",
-        choices=("learned", "pooled", "mean", "constant"),
+        choices=("learned", "pooled", "parts", "mean", "constant"),
+    )
+    token_distance: bool = option(
+        False,
+        "Bias by the events between a query and the part of its segment that a token stands for "
+        "(token j of k: the j-th of k parts), added to the attention logits.",
     )
     repeat_half_lives: tuple[float, ...] = option(
         (),

@@ -95,12 +95,15 @@ def _cell(
     return Cell(name, make, lambda: ranks_of(lab, config))
 
 
+NO_TOKENS = {"model__token_input": "learned", "model__token_distance": False}
+
+
 def full_of(config: Config) -> Config:
     """The full-history run over the same number of events.
 
     Keys that only a compressed layout reads have one value, so that runs are shared.
     """
-    return with_values(config, layout__mode="full", layout__tokens=1, model__token_input="learned")
+    return with_values(config, layout__mode="full", layout__tokens=1, **NO_TOKENS)
 
 
 def recent_of(config: Config) -> Config:
@@ -111,7 +114,7 @@ def recent_of(config: Config) -> Config:
         layout__mode="recent",
         layout__tokens=1,
         layout__max_segments=1,
-        model__token_input="learned",
+        **NO_TOKENS,
         train__batch_size=train.batch_size * (layout.history // layout.recent),
         train__length_buckets=1,
     )

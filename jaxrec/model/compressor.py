@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxrec.config import ModelConfig
 from jaxrec.layout import SegmentLayout
-from jaxrec.model.token_inputs import PooledItems, mean_items
+from jaxrec.model.token_inputs import POOLED, PooledItems, mean_items
 from jaxrec.model.token_memory import push_segment
 from jaxrec.nn.depth import WeightPlacement
 from jaxrec.nn.hstu import HSTUBlock
@@ -77,8 +77,9 @@ class Compressor(nn.Module):
             # positions do: there, tokens start like items)
             token_init = init if self.rotary else nn.initializers.normal(1.0)
             self.tokens = self.param("tokens", token_init, (self.num_vectors, width))
-            if self.config.token_input == "pooled":
-                self.pooled = PooledItems(self.num_vectors, self.config.heads)
+            if self.config.token_input in POOLED:
+                parts = self.config.token_input == "parts"
+                self.pooled = PooledItems(self.num_vectors, self.config.heads, parts)
         if not self.rotary:
             self.positions = self.param("positions", init, (self.base.num_positions, width))
         self.encoder = Stack(self.config, self.base, ENCODERS[self.config.backbone], self.placement)
@@ -207,7 +208,7 @@ class Compressor(nn.Module):
             size, count = self.base.segments[0]
             segments = sum(1 for _, k in layout.segments if k)
             items = jnp.reshape(x[:, : segments * size], (users, segments, size, width))
-            average = self.pooled if self.config.token_input == "pooled" else mean_items
+            average = self.pooled if self.config.token_input in POOLED else mean_items
             start = average(items, jnp.asarray(lengths)[:, :segments])
             start = jnp.broadcast_to(start, (users, segments, count, width))
             tokens = tokens + start.reshape(tokens.shape)

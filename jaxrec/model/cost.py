@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 
 from jaxrec.config import LossConfig, ModelConfig
 from jaxrec.layout import SegmentLayout
+from jaxrec.model.token_inputs import POOLED
 from jaxrec.nn.stack import keeps_inputs
 
 EVENT_BYTES = 8  # item id and time of a raw event
@@ -66,7 +67,7 @@ def forward_flops(
 
 def _pooling_flops(config: ModelConfig, layout: SegmentLayout) -> int:
     """FLOPs of what tokens start from: weights of their segment's items, and the average."""
-    if config.token_input != "pooled":
+    if config.token_input not in POOLED:
         return 0
     return sum(n * k for n, k in layout.segments) * 2 * 2 * config.width
 

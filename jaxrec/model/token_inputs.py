@@ -3,7 +3,9 @@
 A learned vector alone is the same for every user: in the first layer such tokens ask the same
 question of every segment, and only the second layer can ask one that depends on the answer. With
 `model.token_input=pooled` a token starts from its segment: a learned softmax average of the items
-(pooling by multi-head attention with learned queries, arXiv 1810.00825 eq. 6) is added.
+(pooling by multi-head attention with learned queries, arXiv 1810.00825 eq. 6) is added. With
+`parts` that average begins at a part of the segment, the j-th of k for token j: tokens that begin
+alike take long to part ways.
 
 Baselines are tokens that do not read, to which attention brings nothing: with `mean` the plain mean
 is added; with `constant` nothing is, so they say only that there is a segment, and when.
@@ -12,6 +14,7 @@ is added; with `constant` nothing is, so they say only that there is a segment, 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxrec.nn.attention.weights import HIDDEN
 from jaxrec.nn.hstu import layer_norm
@@ -29,15 +32,21 @@ def mean_items(items: Array, lengths: Array) -> jax.Array:
     return layer_norm(total / jnp.maximum(lengths, 1)[..., None, None])
 
 
+POOLED = ("pooled", "parts")  # model.token_input of `PooledItems`
+OWN_PART = 2.0  # logit that offsets of a token's own part begin with
+
+
 class PooledItems(nn.Module):
     """k averages of a segment's items, one per token, each head with weights of its own.
 
     Weights are the softmax over the items j of <LN(x_j), q> / sqrt(H) + b_j, with a learned query
-    q and a learned bias b_j of the offset in the segment.
+    q and a learned bias b_j of the offset in the segment. parts: whether b_j begins higher in the
+    token's own part, the j-th of k.
     """
 
     tokens: int
     heads: int
+    parts: bool = False
 
     @nn.compact
     def __call__(self, items: Array, lengths: Array) -> jax.Array:
@@ -49,7 +58,12 @@ class PooledItems(nn.Module):
         split = (*items.shape[:3], self.heads, width // self.heads)
         init = nn.initializers.normal
         query = self.param("query", init(1.0), (self.tokens, *split[3:]))
-        offset = self.param("offset", init(0.02), (size, self.tokens, self.heads))
+        own = np.arange(size)[:, None] * self.tokens // size == np.arange(self.tokens)
+
+        def start(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+            return init(0.02)(key, shape) + OWN_PART * self.parts * own[..., None]
+
+        offset = self.param("offset", start, (size, self.tokens, self.heads))
         keys = layer_norm(jnp.reshape(items, split)) * split[-1] ** -0.5
         logits = jnp.einsum("bsnhd,khd->bsnkh", keys, query.astype(keys.dtype)) + offset[None, None]
         exists = jnp.arange(size)[None, None] < lengths[..., None]

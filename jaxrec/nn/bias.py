@@ -1,9 +1,10 @@
 """Relative attention bias by position and by time, computed per block of the layout.
 
 Position: inside a segment by distance (HSTU's relative position bias); for tokens of an
-earlier segment by age in segments and token number. Age is static because segments are
-right-aligned, and it is added at attention time, never baked into stored K/V, so a state
-stays valid while old segments drop off. Time: HSTU's log buckets of |query time - key time|
+earlier segment by age in segments and token number, and by the distance in events to the part of
+its segment that a token stands for. Age is static because segments are right-aligned, and it is
+added at attention time, never baked into stored K/V, so a state stays valid while old segments
+drop off. Time: HSTU's log buckets of |query time - key time|
 (arXiv 2402.17152; bucket = floor(ln(max(1, |dt|)) / 0.301)).
 """
 
@@ -45,10 +46,12 @@ class SegmentTimes(NamedTuple):
 class SegmentBias(NamedTuple):
     """What the biases of a run's segments s need, None where there is no table.
 
-    age: int [s, K] rows of the age table.
+    age: int [s, K] rows of the age table. behind: int [s, K] events from a token's part to the
+    first item of the segment.
     """
 
     age: jax.Array | None
+    behind: jax.Array | None
     times: SegmentTimes | None
 
 
@@ -56,25 +59,29 @@ class SegmentBias(NamedTuple):
 class RelativeBias:
     """Implements `attention.Bias` from learned tables.
 
-    tokens: per segment, in the age table. distance: [rows, N] or None; age: [max_segments *
-    tokens, N] or None; time: [129, N] or None; query_times [B, T] and key_times [B, C + T] in
-    seconds.
+    segment: items and tokens of a segment. distance: [rows, N] or None; age: [max_segments *
+    tokens, N] or None; parts: [(max_segments + 1) * items + 1, N] or None, by events between a
+    query and a token's part; time: [129, N] or None; query_times [B, T] and key_times [B, C + T]
+    in seconds.
     """
 
     layout: SegmentLayout
-    tokens: int
+    segment: tuple[int, int]
     distance: jax.Array | None
     age: jax.Array | None
     time: jax.Array | None
     query_times: Array
     key_times: Array
+    parts: jax.Array | None = None
 
     def segments(self, run: Run, keys: np.ndarray) -> SegmentBias:
         """See `attention.Bias`."""
-        age = times = None
+        age = behind = times = None
         if self.age is not None:
             index = self._age_rows(run.segments[:, None], keys[None], len(self.age))
             age = jnp.asarray(index)
+        if self.parts is not None:
+            behind = jnp.asarray(self._behind(run.segments[:, None], keys[None]))
         if self.time is not None:
             cached = self.layout.num_cached
             key_times = self.key_times[:, cached + run.start : cached + run.stop]
@@ -84,7 +91,7 @@ class RelativeBias:
                 key=_by_segment(key_times, run),
                 earlier=jnp.broadcast_to(earlier, (run.count, *earlier.shape[1:])),
             )
-        return SegmentBias(age, times)
+        return SegmentBias(age, behind, times)
 
     def block(
         self, segment: SegmentBias, run: Run, start: int, stop: int
@@ -98,6 +105,9 @@ class RelativeBias:
             inside = inside + jnp.moveaxis(self.distance[np.maximum(gap, 0)], -1, 0)[None]
         if self.age is not None:
             earlier = earlier + jnp.moveaxis(self.age[segment.age], -1, 0)[None, :, None]
+        if self.parts is not None and segment.behind is not None:
+            events = self._events(np.arange(start, stop))[:, None] + segment.behind[None]
+            earlier = earlier + jnp.moveaxis(self.parts[self._part_rows(events)], -1, 0)[None]
         if self.time is not None and segment.times is not None:
             query = segment.times.query[:, start:stop, None]
             inside = inside + _time_bias(self.time, query, segment.times.key[:, None, :stop])
@@ -117,6 +127,11 @@ class RelativeBias:
         if self.age is not None:
             index = self._age_rows(layout.segment_id[:, None], keys[None], len(self.age))
             table = self.age[index] * ~same[..., None]
+            total = total + jnp.moveaxis(table, -1, 0)[None]
+        if self.parts is not None:
+            behind = self._behind(layout.segment_id[:, None], keys[None])
+            rows = self._part_rows(self._events(layout.offset)[:, None] + behind)
+            table = self.parts[rows] * ~same[..., None]
             total = total + jnp.moveaxis(table, -1, 0)[None]
         if self.time is not None:
             query, key = self.query_times[:, :, None], self.key_times[:, None, :]
@@ -150,21 +165,40 @@ class RelativeBias:
 
     def with_tables(self, value: Any) -> "RelativeBias":
         """The same with a value in place of every table that there is."""
-        names = ("distance", "age", "time")
+        names = ("distance", "age", "parts", "time")
         there = [name for name in names if getattr(self, name) is not None]
         return dataclasses.replace(self, **dict.fromkeys(there, value))
 
     def _age_rows(self, query_segment: np.ndarray, keys: np.ndarray, height: int) -> np.ndarray:
         """Rows of an age table of this height; pairs that are not visible get some row."""
         age = query_segment - self.layout.key_segment[keys]
-        row = (age - 1) * self.tokens + self.layout.key_token_index[keys]
+        row = (age - 1) * self.segment[1] + self.layout.key_token_index[keys]
         return np.clip(row, 0, height - 1)
+
+    def _behind(self, query_segment: np.ndarray, keys: np.ndarray) -> np.ndarray:
+        """Events from the last one of a token's part to the first one of the query's segment.
+
+        Token j of k stands for the j-th of k parts of its segment's items.
+        """
+        items, tokens = self.segment
+        age = query_segment - self.layout.key_segment[keys]
+        last = -(-(self.layout.key_token_index[keys] + 1) * items // tokens) - 1
+        return age * items - last
+
+    def _events(self, offset: np.ndarray) -> np.ndarray:
+        """Events of its segment before the query at an offset; a token is behind all of them."""
+        return np.minimum(offset, self.segment[0])
+
+    def _part_rows(self, events: Array) -> jax.Array:
+        """Rows of the table of parts; what is farther than trained counts as its last row."""
+        assert self.parts is not None
+        return jnp.clip(jnp.asarray(events), 0, len(self.parts) - 1)
 
 
 jax.tree_util.register_dataclass(
     RelativeBias,
-    data_fields=["distance", "age", "time", "query_times", "key_times"],
-    meta_fields=["layout", "tokens"],
+    data_fields=["distance", "age", "parts", "time", "query_times", "key_times"],
+    meta_fields=["layout", "segment"],
 )
 
 
@@ -185,6 +219,7 @@ class BiasTables(nn.Module):
     heads: int
     distance: bool
     time: bool
+    parts: bool = False
 
     @nn.compact
     def __call__(
@@ -193,10 +228,11 @@ class BiasTables(nn.Module):
         """The bias of a layout, None without tables; cached_times: int32 [B, C] seconds."""
         init = nn.initializers.normal(0.02)
         rows = max(n + k for n, k in self.layout.segments)
-        tokens = max(k for _, k in self.layout.segments)
+        items, tokens = self.layout.segments[0][0], max(k for _, k in self.layout.segments)
         ages = self.layout.max_segments * tokens if self.layout.positions == "segment" else 0
         if not (self.distance or self.time or ages):
             return None
+        events = (self.layout.max_segments + 1) * items + 1
 
         def table(name: str, size: int) -> jax.Array:
             return self.param(name, init, (size, self.heads), jnp.float32)
@@ -206,9 +242,10 @@ class BiasTables(nn.Module):
             key_times = jnp.concatenate([cached_times, key_times], axis=1)
         return RelativeBias(
             layout=layout,
-            tokens=tokens,
+            segment=(items, tokens),
             distance=table("distance", rows) if self.distance else None,
             age=table("age", ages) if ages else None,
+            parts=table("parts", events) if self.parts and ages else None,
             time=table("time", TIME_BUCKETS + 1) if self.time else None,
             query_times=times.query,
             key_times=key_times,

@@ -27,7 +27,7 @@ from jaxrec.nn.depth import DTYPES, WeightPlacement, stack_layers, with_users
 from jaxrec.types import KV, Array, Times, TokenOutputs, TokenState
 
 # model.token_input of tokens that start from items of their segment, and of those that read none
-AVERAGES, BLIND = ("pooled", "mean"), ("mean", "constant")
+AVERAGES, BLIND = ("pooled", "parts", "mean"), ("mean", "constant")
 UNROLL = 4  # layers per iteration of the scan over depth
 
 KeysValues: TypeAlias = tuple[jax.Array, jax.Array]  # k, v [B, T or C, N, H] of one layer
@@ -74,8 +74,9 @@ class Block(nn.Module):
     def bias(
         self, distance: bool, time: bool, times: Times, past: TokenState | None
     ) -> RelativeBias | None:
-        """The layer's relative bias by distance and by time, and by age of tokens."""
-        tables = BiasTables(self.base, self.config.heads, distance, time, name="bias")
+        """The layer's relative bias by distance and by time, and of tokens by age and by part."""
+        parts = self.config.token_distance
+        tables = BiasTables(self.base, self.config.heads, distance, time, parts, name="bias")
         return tables(self.layout, times, None if past is None else past.times)
 
     @staticmethod

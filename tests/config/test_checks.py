@@ -122,6 +122,15 @@ def test_tokens_of_one_layer_carry_nothing_unless_they_start_from_the_segment():
     configs.validate(config)
 
 
+def test_the_age_of_a_token_is_known_in_segments():
+    config = Config()
+    config.model.token_distance = True
+    configs.validate(config)
+    config.layout.positions = "absolute"
+    with pytest.raises(ConfigError, match=r"model\.token_distance.*positions='absolute'"):
+        configs.validate(config)
+
+
 def test_semi_local_attention_is_of_full_history():
     config = Config()
     config.layout.window = 8

@@ -47,8 +47,8 @@ MODELS = {
     "hstu-pooled": ModelConfig(
         backbone="hstu", width=8, heads=2, layers=2, token_input="pooled", request_time=True
     ),
-    "sasrec-pooled": ModelConfig(
-        backbone="sasrec", width=8, heads=2, layers=3, token_input="pooled"
+    "sasrec-parts": ModelConfig(
+        backbone="sasrec", width=8, heads=2, layers=3, token_input="parts", token_distance=True
     ),
     "llama-pooled": ModelConfig(
         backbone="llama",
@@ -64,7 +64,13 @@ MODELS = {
     "sasrec-mean": ModelConfig(backbone="sasrec", width=8, heads=2, layers=2, token_input="mean"),
     "llama-mean": ModelConfig(backbone="llama", width=8, heads=2, layers=2, token_input="mean"),
     "pooled-embedding": ModelConfig(
-        backbone="hstu", width=8, heads=2, layers=2, token_input="pooled", state="embedding"
+        backbone="hstu",
+        width=8,
+        heads=2,
+        layers=2,
+        token_input="pooled",
+        token_distance=True,
+        state="embedding",
     ),
     "hstu-embedding": ModelConfig(
         backbone="hstu", width=8, heads=2, layers=2, state="embedding", request_time=True
@@ -172,7 +178,7 @@ KEYS = [
     ("llama", 4, 2, 2, 1, "segment"),
     ("sasrec-classic", 3, 1, 3, 0, "absolute"),
     ("hstu-pooled", 4, 2, 2, 1, "segment"),
-    ("sasrec-pooled", 3, 1, 3, 0, "absolute"),
+    ("sasrec-parts", 5, 3, 2, 1, "segment"),
     ("llama-pooled", 4, 2, 2, 1, "segment"),
     ("pooled-embedding", 3, 2, 2, 0, "segment"),
     ("hstu-mean", 3, 1, 3, 0, "segment"),
@@ -186,6 +192,7 @@ KEYS = [
 OTHER_LAYOUTS = [
     ("hstu", 5, 3, 1, 2, "segment"),
     ("hstu-request", 4, 2, 2, 1, "absolute"),
+    ("hstu-pooled", 3, 1, 3, 0, "absolute"),
     ("hstu-repeats", 3, 1, 3, 0, "absolute"),
     ("sasrec-modern", 3, 1, 3, 0, "segment"),
     ("llama", 3, 1, 3, 0, "segment"),

@@ -46,6 +46,19 @@ def test_pooled_items_are_softmax_averages_of_the_segment():
             np.testing.assert_allclose(value[user, segment, token], truth, atol=2e-5)
 
 
+@pytest.mark.parametrize(("size", "tokens"), [(8, 4), (5, 3), (3, 4), (6, 1)])
+def test_averages_of_parts_begin_at_the_parts_of_their_tokens(size, tokens):
+    items, lengths = np.zeros((1, 1, size, 8), np.float32), np.asarray([[size]])
+    init = PooledItems(tokens=tokens, heads=2, parts=True).init(jax.random.key(0), items, lengths)
+    offset = init["params"]["offset"]
+    assert offset.shape == (size, tokens, 2)
+    for place, token in np.ndindex(size, tokens):
+        own = token <= place * tokens / size < token + 1
+        np.testing.assert_allclose(offset[place, token], 2.0 * own, atol=0.1)
+    plain = PooledItems(tokens=tokens, heads=2).init(jax.random.key(0), items, lengths)
+    np.testing.assert_allclose(plain["params"]["offset"], 0, atol=0.1)
+
+
 @pytest.mark.parametrize("backbone", ["hstu", "sasrec", "llama"])
 def test_what_no_state_keeps_is_made_again(backbone):
     """The first layer's K/V of learned tokens: the same for all users and segments, to the bit, and
@@ -102,7 +115,7 @@ def test_mean_items_are_means_of_the_segment():
 
 
 @pytest.mark.parametrize("backbone", ["hstu", "sasrec", "llama"])
-@pytest.mark.parametrize("token_input", ["learned", "pooled", "mean", "constant"])
+@pytest.mark.parametrize("token_input", ["learned", "pooled", "parts", "mean", "constant"])
 def test_what_blind_tokens_are_blind_to(backbone, token_input):
     """In any order of a segment's items K/V of means are the same; constants, of any items."""
     config = dataclasses.replace(PLAIN, backbone=backbone, token_input=token_input, layers=3)
@@ -122,10 +135,10 @@ def test_what_blind_tokens_are_blind_to(backbone, token_input):
     assert same(items[:, ::-1]) == (token_input == "constant")
     # what is the same for all is in no state
     kept = states.empty(model, 1).tokens.inputs is not None
-    assert kept == (token_input in ("pooled", "mean"))
+    assert kept == (token_input in ("pooled", "parts", "mean"))
 
 
-@pytest.mark.parametrize("token_input", ["pooled", "mean"])
+@pytest.mark.parametrize("token_input", ["pooled", "parts", "mean"])
 def test_tokens_that_start_from_items_need_a_stream(token_input):
     config = dataclasses.replace(PLAIN, token_input=token_input)
     layout = SegmentLayout.insertions(6, [(4, 2)])

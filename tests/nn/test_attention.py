@@ -52,12 +52,26 @@ def problem(layout, seed, with_bias):
     return p
 
 
+def with_parts(layout, p):
+    """The problem with a bias of tokens by part, which the kernels do not have."""
+    # shorter than the layout is: what is farther counts as the last row
+    rows = 1 + (layout.max_segments + 1) * layout.segments[0][0] // 2
+    return p | {"parts": np.random.default_rng(rows).standard_normal((rows, HEADS))}
+
+
 def bias_of(layout, p):
     if "time" not in p:
         return None
     tokens = max([*layout.cached, *(k for _, k in layout.segments)])
     return RelativeBias(
-        layout, tokens, p["distance"], p.get("age"), p["time"], p["query_times"], p["key_times"]
+        layout,
+        (layout.segments[0][0], tokens),
+        p["distance"],
+        p.get("age"),
+        p["time"],
+        p["query_times"],
+        p["key_times"],
+        p.get("parts"),
     )
 
 
@@ -92,8 +106,9 @@ def expected(layout, p, kind):
         where = places.places(layout.segments)
         keys = places.keys(layout.segments, layout.cached)
         tokens = max([*layout.cached, *(k for _, k in layout.segments)])
-        names = ("distance", "age", "time", "query_times", "key_times")
-        bias = reference.bias(where, keys, tokens=tokens, **{n: p[n] for n in names if n in p})
+        names = ("distance", "age", "parts", "time", "query_times", "key_times")
+        sizes = {"items": layout.segments[0][0], "tokens": tokens}
+        bias = reference.bias(where, keys, **sizes, **{n: p[n] for n in names if n in p})
     visible = places.visible(layout.segments, layout.cached, layout.max_segments)
     return reference.attend(
         p["q"], p["k"], p["v"], visible, p["valid"], kind=kind, scale=0.7, normalizer=5.0, bias=bias
@@ -102,6 +117,8 @@ def expected(layout, p, kind):
 
 def check(layout, kind, with_bias, seed=0):
     p = problem(layout, seed, with_bias)
+    if "age" in p:
+        p = with_parts(layout, p)
     truth = expected(layout, p, kind)
     # rows of positions that do not exist are finite and meaningless
     exists = p["valid"][:, layout.num_cached :]

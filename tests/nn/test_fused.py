@@ -199,7 +199,7 @@ def inputs_of(layout, heads=2, width=8, users=2, dtype=jnp.float32, bias=True):
     tokens = max([*layout.cached, *(k for _, k in layout.segments)])
     relative = RelativeBias(
         layout,
-        tokens,
+        (layout.segments[0][0], tokens),
         table((max(n + k for n, k in layout.segments), heads)),
         table((layout.max_segments * tokens, heads)) if tokens else None,
         table((TIME_BUCKETS + 1, heads)),

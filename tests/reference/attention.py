@@ -52,13 +52,25 @@ def time_bucket(seconds) -> int:
 
 
 def bias(
-    queries, keys, *, distance=None, age=None, tokens=0, time=None, query_times=None, key_times=None
+    queries,
+    keys,
+    *,
+    distance=None,
+    age=None,
+    parts=None,
+    items=0,
+    tokens=0,
+    time=None,
+    query_times=None,
+    key_times=None,
 ):
     """[B, N, T, S] relative bias of `tests.reference.layout.Place` queries and keys.
 
     distance: [rows, N] by offset inside a segment; age: [ages * tokens, N] by segments between
-    query and token, then token number; time: [129, N] by bucket of query_times [B, T] minus
-    key_times [B, S] seconds. Pairs that no rule makes visible get whatever they get: 0 here.
+    query and token, then token number; parts: [rows, N] by events between a query and the last
+    item of the token's part, the j-th of `tokens` parts of `items` items; time: [129, N] by bucket
+    of query_times [B, T] minus key_times [B, S] seconds. Pairs that no rule makes visible get
+    whatever they get: 0 here.
     """
     tables = [t for t in (distance, age, time) if t is not None]
     batch = 1 if query_times is None else len(query_times)
@@ -72,6 +84,10 @@ def bias(
                 row = (back - 1) * tokens + key.index
                 if row < len(age):
                     out[:, :, i, j] += age[row]
+            if parts is not None and back > 0 and key.token:
+                own = [n for n in range(items) if n * tokens < (key.index + 1) * items]
+                events = min(query.offset, items) + back * items - max(own, default=-1)
+                out[:, :, i, j] += parts[min(events, len(parts) - 1)]
             if time is not None:
                 for b in range(batch):
                     seconds = int(query_times[b, i]) - int(key_times[b, j])

@@ -101,7 +101,8 @@ def outputs(
         if tables:
             clock = {"query_times": query, "key_times": key} if "time" in tables else {}
             tokens = max(k for _, k in segments)
-            bias = attention.bias(where, where, tokens=tokens, **tables, **clock)
+            sizes = {"items": segments[0][0], "tokens": tokens}
+            bias = attention.bias(where, where, **sizes, **tables, **clock)
             bias = np.repeat(bias, len(items) // len(bias), 0)
         if config.backbone == "hstu":
             x = hstu.layer(

@@ -50,6 +50,8 @@ def unfit(inputs: Inputs, layout: SegmentLayout, weigh: Weigh, platform: str) ->
         return "these weights have no kernel"
     if not isinstance(inputs.bias, RelativeBias | None):
         return f"a {type(inputs.bias).__name__} has no kernel"
+    if inputs.bias is not None and inputs.bias.parts is not None:
+        return "model.token_distance has no kernel"
     if inputs.v.shape != inputs.k.shape:
         return "values and keys differ in width"
     if inputs.q.dtype not in (jnp.float32, jnp.bfloat16):
