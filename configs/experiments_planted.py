@@ -57,6 +57,7 @@ def get_config(argument: str = "sasrec") -> ExperimentsConfig:
         config.data.items_path = os.path.join(folder, "items.parquet")
         config.data.text_columns = ("title", "genres")
     if backbone == "hllm":
+        config.model.item_bias = False  # texts are to find items without events, too
         config.model.item_width = 576
         config.model.texts.model = "smollm2"
         config.model.texts.fields = config.data.text_columns
