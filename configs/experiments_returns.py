@@ -4,7 +4,8 @@ Data: generated (`jaxrec.data.datasets.synthetic`): 3,000 users of 90 events in 
 least 24 everyday events after a favourite was last seen.
 Layout: 4 x (12 items + 4 tokens) + a recent window of up to 12; width 32, 2 layers.
 Argument: `sasrec` (default), `hstu` or `llama`; with `_many` (`sasrec_many`), users have 200 events
-in the mean and eight favourites instead of two, and segments 16 items.
+in the mean and eight favourites instead of two, and segments 16 items; with `_many_parts`, tokens
+also stand for parts of their segment (`model.token_input=parts`, `model.token_distance`).
 Hardware and cost: one CPU core, two to four minutes a run.
 Quality: tokens close .98 (sasrec), .97 (hstu) and 1.00 (llama) of the gap by NDCG@10 of the
 returns, .80 (sasrec_many) and .09 (hstu_many, which learns little even with full history)
@@ -22,10 +23,16 @@ from jaxrec.config import recipe_argument
 from jaxrec.experiments import probe
 from jaxrec.experiments.settings import ExperimentsConfig
 
-MANY = "many"
+MANY, PARTS = "many", "many_parts"
 ARGUMENTS = (
     *experiments_probe.ARGUMENTS,
-    *(f"{backbone}_{MANY}" for backbone in experiments_probe.ARGUMENTS),
+    *(f"{backbone}_{data}" for data in (MANY, PARTS) for backbone in experiments_probe.ARGUMENTS),
+)
+ABLATIONS = (  # of `_many_parts`
+    "tokens of parts:",
+    "distance unknown: model.token_distance=False",
+    "tokens begin alike: model.token_input=pooled",
+    "neither: model.token_input=pooled; model.token_distance=False",
 )
 
 
@@ -57,4 +64,7 @@ def get_config(argument: str = "sasrec") -> ExperimentsConfig:
         returns.train.validation_users = 500
         # from absolute positions alone full history predicts everyday events worse
         returns.model.sasrec.position_bias = backbone == "sasrec"
+    if many == PARTS:
+        returns.model.token_input, returns.model.token_distance = "parts", True
+        settings.ablations = ABLATIONS
     return returns
