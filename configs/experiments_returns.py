@@ -33,6 +33,8 @@ ABLATIONS = (  # of `_many_parts`
     "distance unknown: model.token_distance=False",
     "tokens begin alike: model.token_input=pooled",
     "neither: model.token_input=pooled; model.token_distance=False",
+    "means of the parts, as many: model.token_input=mean; layout.tokens=1; "
+    "layout.segment_size=4; layout.max_segments=16; layout.recent_min=13",
 )
 
 
