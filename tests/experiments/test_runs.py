@@ -45,10 +45,12 @@ def test_names_follow_what_decides_parameters():
         with_values(base, layout__tokens=0)
 
 
-def test_full_history_is_one_run_for_every_number_of_tokens():
+@pytest.mark.parametrize("made", [quality.full_of, quality.recent_of])
+def test_runs_without_tokens_are_one_for_all_tokens(made):
     base = runs.plain(tiny.config())
-    names = {name_of(quality.full_of(with_values(base, layout__tokens=k))) for k in (1, 2, 4)}
-    assert len(names) == 1
+    changes = [{"layout__tokens": count} for count in (1, 2, 4)]
+    changes += [{"model__token_input": "parts"}, {"model__token_distance": True}]
+    assert len({name_of(made(with_values(base, **change))) for change in changes}) == 1
 
 
 def test_a_run_is_trained_once_and_its_ranks_are_kept(folder):
