@@ -4,8 +4,8 @@ A learned vector alone is the same for every user: in the first layer such token
 question of every segment, and only the second layer can ask one that depends on the answer. With
 `model.token_input=pooled` a token starts from its segment: a learned softmax average of the items
 (pooling by multi-head attention with learned queries, arXiv 1810.00825 eq. 6) is added. With
-`parts` that average begins at a part of the segment, the j-th of k for token j: tokens that begin
-alike take long to part ways.
+`parts` that average begins at a part of the segment, the j-th of k for token j, so that no two
+tokens begin alike.
 
 Baselines are tokens that do not read, to which attention brings nothing: with `mean` the plain mean
 is added; with `constant` nothing is, so they say only that there is a segment, and when.

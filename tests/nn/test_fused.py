@@ -1,5 +1,6 @@
 """The fused kernels, interpreted, against NumPy and against masked attention; their plan."""
 
+import dataclasses
 import functools
 import itertools
 import json
@@ -248,6 +249,8 @@ def test_other_weights_and_other_biases_have_no_kernel():
     assert "weights" in fused.unfit(inputs, layout, lambda logits, masks: [], "tpu")
     assert "object" in fused.unfit(inputs._replace(bias=object()), layout, softmax, "tpu")
     assert "gpu" in fused.unfit(inputs, layout, softmax, "gpu")
+    parts = dataclasses.replace(inputs.bias, parts=jax.ShapeDtypeStruct((9, 2), jnp.float32))
+    assert "model.token_distance" in fused.unfit(inputs._replace(bias=parts), layout, softmax, "tpu")
 
 
 # -- what a kernel costs ------------------------------------------------------------------------
