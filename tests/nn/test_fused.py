@@ -250,7 +250,8 @@ def test_other_weights_and_other_biases_have_no_kernel():
     assert "object" in fused.unfit(inputs._replace(bias=object()), layout, softmax, "tpu")
     assert "gpu" in fused.unfit(inputs, layout, softmax, "gpu")
     parts = dataclasses.replace(inputs.bias, parts=jax.ShapeDtypeStruct((9, 2), jnp.float32))
-    assert "model.token_distance" in fused.unfit(inputs._replace(bias=parts), layout, softmax, "tpu")
+    distance = inputs._replace(bias=parts)
+    assert "model.token_distance" in fused.unfit(distance, layout, softmax, "tpu")
 
 
 # -- what a kernel costs ------------------------------------------------------------------------
