@@ -9,8 +9,9 @@ Argument: `sasrec` (default), `hstu`, `llama` or `hllm`. The last is Llama over 
 SmolLM2-135M (docs/hllm.md says how to get it) of titles and genres, read from `items.parquet`
 (item_id, title, genres) in the same folder.
 Hardware and cost: one CPU core, 15 to 20 minutes a run beside other work.
-Quality: one seed, NDCG@10: SASRec .2422 (recent), .2617 (compressed), .2589 (full); HSTU
-.2439 (recent), .2612 (compressed), .2620 (full) (results/experiments_planted).
+Quality: one seed, NDCG@10: SASRec .2441 (recent), .2723 (compressed), .2643 (full); HSTU .2439
+(recent), .2612 (compressed), .2620 (full); Llama .2418 (recent), .2568 (compressed), .2676 (full)
+(results/experiments_planted). HLLM was not measured.
 Command:
 
     python -m jaxrec.experiments gap --config=configs/experiments_planted.py:sasrec \

@@ -8,8 +8,8 @@ in the mean and eight favourites instead of two, and segments 16 items; with `_m
 also stand for parts of their segment (`model.token_input=parts`, `model.token_distance`).
 Hardware and cost: one CPU core, two to four minutes a run.
 Quality: tokens close .98 (sasrec), .97 (hstu) and 1.00 (llama) of the gap by NDCG@10 of the
-returns, .80 (sasrec_many) and .09 (hstu_many, which learns little even with full history)
-(`results/experiments_returns`). llama_many was not run.
+returns, .80 (sasrec_many), .92 (sasrec_many_parts) and .09 (hstu_many, which learns little even
+with full history) (`results/experiments_returns`). llama_many was not run.
 Command:
 
     python -m jaxrec.experiments gap --config=configs/experiments_returns.py:sasrec \

@@ -113,7 +113,7 @@ def test_the_documents_quote_what_tokens_add_to_counters():
     assert f"{kept['users']:,} households" in page
 
 
-@pytest.mark.parametrize("backbone", ["sasrec", "hstu"])
+@pytest.mark.parametrize("backbone", ["sasrec", "hstu", "llama"])
 def test_the_documents_quote_planted_returns(backbone):
     result = load(f"experiments_planted/{backbone}/gap.json")
     rows = {row["name"]: row for row in result["rows"]}
@@ -269,32 +269,44 @@ def test_the_documents_quote_the_bytes_of_states():
 
 def test_what_the_documents_say_of_planted_returns():
     """The sentences beside the tables."""
-    sasrec, hstu = (
+    sasrec, hstu, llama = (
         {row["name"]: row for row in load(f"experiments_planted/{name}/gap.json")["rows"]}
-        for name in ("sasrec", "hstu")
+        for name in ("sasrec", "hstu", "llama")
     )
     readme, page = (" ".join(path.read_text().split()) for path in (README, PAGE))
     for part in ("", ", returns"):
         assert verdict.verdict(list(hstu.values()), suffix=part).told
+        assert verdict.verdict(list(llama.values()), suffix=part).told
         assert not verdict.verdict(list(sasrec.values()), suffix=part).told
         # "compressed history is above full history"
         assert sasrec["compressed" + part]["ndcg@10"] > sasrec["full" + part]["ndcg@10"]
     closed = [share(hstu["compressed" + part], "ndcg@10") for part in ("", ", returns")]
     sentence = "HSTU's tokens close {} of the gap of all targets and {} of that of the returns"
     assert sentence.format(*closed) in readme
+    closed = [share(llama["compressed" + part], "ndcg@10") for part in ("", ", returns")]
+    assert "Llama's {} and {}".format(*closed) in readme
+    assert "{} of all targets and {} of the returns".format(*closed) in page
+    assert llama["compressed, returns"]["ndcg@10_closed_high"] < 0.9
+    assert llama["full, returns"]["ndcg@10_low"] > hstu["full, returns"]["ndcg@10_high"]
     finds, orders = (share(hstu["compressed, returns"], m) for m in ("recall@10", "mrr"))
     assert f"{finds} of the gap of the returns by Recall@10 and {orders} by MRR" in page
     assert (
         hstu["compressed"]["ndcg@10_closed"] >= 0.9 > hstu["compressed, returns"]["ndcg@10_closed"]
     )
-    for rows in (sasrec, hstu):
+    for rows in (sasrec, hstu, llama):
         assert rows["compressed, returns"]["ndcg@10_low"] > rows["recent, returns"]["ndcg@10_high"]
         # "shown only its window, a compressed model is below"
         without = rows["compressed without its tokens"]
         assert without["ndcg@10"] < rows["recent"]["ndcg@10"]
-    for mode in ("full", "compressed"):  # "level with SASRec"
-        assert 0.97 < hstu[mode]["ndcg@10"] / sasrec[mode]["ndcg@10"] < 1.03
+    # "level with SASRec's", and "compressed"
+    assert 0.97 < hstu["full"]["ndcg@10"] / sasrec["full"]["ndcg@10"] < 1.03
+    for mode in ("full", "compressed"):
         assert f"{hstu[mode]['ndcg@10']:.4f} against {sasrec[mode]['ndcg@10']:.4f}" in page
+    # "above the full history of both others"
+    others = [rows["full"]["ndcg@10"] for rows in (hstu, llama)]
+    level = sasrec["compressed"]["ndcg@10"]
+    assert level > max(others)
+    assert f"({level:.4f} against {others[0]:.4f} and {others[1]:.4f})" in page
     for name in ("hstu_batch", "hstu_batch_and_rate"):
         found = load(f"experiments_planted/{name}.json")
         ratio = found["metrics"]["ndcg@10"]["ratio"]
@@ -391,6 +403,32 @@ def test_what_the_documents_say_of_tokens_of_parts():
     assert kept["recall@10_closed_low"] > 0.9 > kept["ndcg@10_closed_high"]
     whole = {row["name"]: row for row in result["rows"]}["compressed"]
     assert f"NDCG@10 missed, of all targets too ({share(whole, 'ndcg@10')})" in page
+    rows = load("experiments_returns/sasrec_many_parts/ablations.json")["rows"]
+    for row in rows:
+        cells = [row["name"], *(with_interval(row, m, 4) for m in metrics[:2])]
+        cells.append(with_interval(row, "ndcg_of_base", 3))
+        assert f"| {' | '.join(cells)} |\n" in PAGE.read_text()
+    for better, worse in itertools.pairwise(rows):  # "both settings earn their place"
+        if worse["name"] != "tokens begin alike":
+            assert better["ndcg_of_base"] > worse["ndcg_of_base"]
+    assert max(row["ndcg_of_base_high"] for row in rows[1:]) < 1
+    assert rows[-1]["ndcg_of_base_high"] < 0.25  # "it is not the distance alone"
+    rows, earlier = (
+        {row["name"]: row for row in load(f"experiments_returns/{folder}/gap.json")["rows"]}
+        for folder in ("sasrec_many_parts", "sasrec_many")
+    )
+    short, before = rows["compressed, returns"], earlier["compressed, returns"]
+    assert f"{share(short, 'ndcg@10')} of the gap of the returns by NDCG@10" in page
+    assert f"({share(short, 'recall@10')} by Recall@10), to a full history of " in page
+    assert f"history of {with_interval(rows['full, returns'], 'ndcg@10', 4)}" in page
+    readme, recipe = README.read_text(), (ROOT / "configs" / "experiments_returns.py").read_text()
+    texts = (share(row, "ndcg@10") for row in (short, before))
+    assert "tokens of parts close {} and pooled tokens {}".format(*texts) in " ".join(
+        readme.split()
+    )
+    assert f"{short['ndcg@10_closed']:.2f}".removeprefix("0") + " (sasrec_many_parts)" in recipe
+    # "raises full history and leaves them where they are"
+    assert kept["ndcg@10_low"] < short["ndcg@10"] < kept["ndcg@10_high"]
 
 
 def test_returns_of_many_favourites_are_as_old_as_the_documents_say():
