@@ -8,7 +8,7 @@ history of 127; recent 31.
 Argument: `sasrec` (default), `hstu`, `llama` or `hllm`. The last is Llama over frozen vectors of
 SmolLM2-135M (docs/hllm.md says how to get it) of titles and genres, read from `items.parquet`
 (item_id, title, genres) in the same folder.
-Hardware and cost: one CPU core, 15 to 20 minutes a run beside other work.
+Hardware and cost: one CPU core, 15 to 30 minutes a run beside other work.
 Quality: one seed, NDCG@10: SASRec .2441 (recent), .2723 (compressed), .2643 (full); HSTU .2439
 (recent), .2612 (compressed), .2620 (full); Llama .2418 (recent), .2568 (compressed), .2676 (full)
 (results/experiments_planted). HLLM was not measured.
