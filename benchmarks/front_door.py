@@ -127,7 +127,7 @@ def main(argv: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         found = measure(pathlib.Path(folder), settings, args.rows)
     result = {
-        "command": f"python -m benchmarks.front_door {shlex.join(argv or sys.argv[1:])}",
+        "command": shlex.join(["python", "-m", "benchmarks.front_door", *(argv or sys.argv[1:])]),
         "device": jax.devices()[0].device_kind,
         "cores": os.cpu_count(),
         "settings": settings,

@@ -62,7 +62,7 @@ PLACES = ("--runs", "--rectools-python", "--recbole-python", "--ml-latest-small"
 def command_line(command: str, arguments: Sequence[str]) -> str:
     """The command line to repeat, without this machine's folders."""
     kept = [text for text in arguments if text.partition("=")[0] not in PLACES]
-    return f"python -m benchmarks.peers.{command} {shlex.join(kept)}"
+    return shlex.join(["python", "-m", f"benchmarks.peers.{command}", *kept])
 
 
 def facts(

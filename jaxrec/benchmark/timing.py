@@ -106,7 +106,7 @@ def report(program: str, rows: Sequence[Json] | Json, *, kind: str = "", **facts
     """
     return {
         "benchmark": kind or program.rpartition(".")[2],
-        "command": f"python -m {program} {shlex.join(sys.argv[1:])}".rstrip(),
+        "command": shlex.join(["python", "-m", program, *sys.argv[1:]]),
         "machine": {
             "devices": [str(d.device_kind) for d in jax.devices()],
             "cpu_count": _cpus(),

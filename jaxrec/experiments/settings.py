@@ -229,7 +229,7 @@ def command(arguments: Sequence[str]) -> str:
             continue
         else:
             kept.append(relative(text))
-    return f"python -m jaxrec.experiments {shlex.join(kept)}"
+    return shlex.join(["python", "-m", "jaxrec.experiments", *kept])
 
 
 def relative(text: str) -> str:

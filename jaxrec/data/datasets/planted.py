@@ -15,6 +15,7 @@ items are durable, and which of them people of this taste choose. Without `sprea
 come as soon as they may, which favours a model that counts exactly to `gap`.
 """
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,10 +46,11 @@ def fingerprint(config: DataConfig, digest: Digest) -> Json:
 def read(config: DataConfig, downloads: Path) -> Raw:
     """The table's interactions with the returns of `config.planted`, seeded with `config.seed`."""
     table = interaction_table.read(config, downloads)
+    # events and texts ask for it; what it drops is said once
+    frame = functools.cache(functools.partial(_frame, table, config.incomplete))
 
     def chunks() -> Iterator[Chunk]:
-        frame = _frame(table, config.incomplete)
-        yield Chunk(_plant(frame, config.planted, config.seed), table.source)
+        yield Chunk(_plant(frame(), config.planted, config.seed), table.source)
 
     if (given := table.texts) is None:
         return table._replace(chunks=chunks)
@@ -56,7 +58,7 @@ def read(config: DataConfig, downloads: Path) -> Raw:
     def texts() -> "Iterator[pl.DataFrame]":
         import polars as pl
 
-        occasion = _occasion(_frame(table, config.incomplete)["item"])
+        occasion = _occasion(frame()["item"])
         # the first row of an item wins: items without events may have any id
         yield pl.DataFrame([occasion, *(pl.Series(c, [OCCASION]) for c in config.text_columns)])
         yield from given()
