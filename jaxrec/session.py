@@ -27,7 +27,7 @@ from jaxrec.runtime import checkpoint, distributed, progress, workdir
 from jaxrec.runtime import mesh as mesh_lib
 from jaxrec.runtime.preemption import Preemption
 from jaxrec.runtime.workdir import CHECKPOINTS
-from jaxrec.training import loop, pretrained, text_batches
+from jaxrec.training import earlier_run, loop, pretrained, text_batches
 from jaxrec.training.hooks import Hook
 from jaxrec.training.loop import Result
 from jaxrec.training.task import DataIdentity, Task
@@ -179,6 +179,11 @@ class Session:
 
     def init(self) -> Callable[[jax.Array], Params]:
         """Key -> initial parameters: `fresh_params`, with those of pretrained models, read now."""
+        earlier = None
+        # a run that is continued has its own parameters, and the earlier run may be gone
+        if self.config.train.init_from and not checkpoint.steps(self.folder / CHECKPOINTS):
+            earlier, line = earlier_run.read(self.config, self.model, self.digests)
+            progress.say(line)
         return pretrained.starting_init(
             self.config,
             self.model,
@@ -187,6 +192,7 @@ class Session:
             counts=self.prepared.counts,
             folder=self.folder / ITEM_VECTORS,
             mesh=self.mesh,
+            earlier=earlier,
             say=progress.say,
         )
 

@@ -291,6 +291,12 @@ def _check_training(config: Config) -> None:
             raise _refusal(
                 config, "train.frozen", f"{pattern!r} is no regular expression ({error})"
             ) from error
+    if train.init_from and config.model.texts.train != "frozen":
+        raise _refusal(
+            config,
+            "train.init_from",
+            "the item tower of another run is not read; needed is model.texts.train=frozen",
+        )
     first, _, last = train.profile_steps.partition(":")
     steps = first.isdigit() and last.isdigit() and int(first) < int(last)
     if train.profile_steps and not steps:

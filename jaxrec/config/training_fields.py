@@ -84,6 +84,11 @@ class TrainConfig(Group):
     grad_clip_norm: float = option(
         1.0, "Largest global norm of gradients, which are scaled down to it; 0: off.", low=0
     )
+    init_from: str = option(
+        "",
+        "Folder of a run on the same data whose parameters this run begins with, such as one with "
+        "full history; what it does not have begins anew.",
+    )
     frozen: tuple[str, ...] = option(
         (), "Regular expressions of parameter paths that are not trained."
     )

@@ -75,6 +75,7 @@ def name_of(config: Config) -> str:
     """
     flat, defaults = workdir.flatten(plain(config)), workdir.flatten(Config())
     kept = {k: v for k, v in flat.items() if k in DECIDING or not workdir.is_free(k)}
+    kept["train.init_from"] = pathlib.Path(config.train.init_from).name  # not where it is kept
     return config_lib.digest({k: v for k, v in kept.items() if v != defaults[k]})
 
 

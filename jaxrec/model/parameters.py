@@ -16,6 +16,15 @@ from jaxrec.nn.llama import ADAPTERS
 KERNEL = "kernel"  # flax's name of a matrix
 ENCODER = f"{COMPRESSOR}/encoder"  # path of the encoder's group
 SCALE = "logit_scale"  # logarithm of the learned factor of cosine logits
+POSITIONS = f"{COMPRESSOR}/positions"  # a row for each position of a segment
+DISTANCES = "/bias/distance"  # end of the path of a table with a row for each distance
+OF_TOKENS = (f"{COMPRESSOR}/tokens", f"{COMPRESSOR}/pooled/")
+BIASES_OF_TOKENS = ("/bias/age", "/bias/parts")
+
+
+def is_of_tokens(path: str) -> bool:
+    """Whether the parameter belongs to compressed tokens: full history has none of these."""
+    return path.startswith(OF_TOKENS) or path.endswith(BIASES_OF_TOKENS)
 
 
 def is_decayed(path: str) -> bool:

@@ -33,12 +33,14 @@ def starting_init(
     counts: np.ndarray,
     folder: pathlib.Path,
     mesh: Mesh | None,
+    earlier: Mapping[str, np.ndarray] | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Callable[[jax.Array], Params]:
     """`fresh_init` with what comes from pretrained models, which are read now.
 
     texts: of items 0..V (`Prepared.texts`). counts: [V + 1] training events per item, from which
-    item biases start. folder: where vectors of texts are kept. Raises WeightsError, DataError,
+    item biases start. folder: where vectors of texts are kept. earlier: path -> value of what is
+    known already and replaces the rest (`earlier_run`). Raises WeightsError, DataError,
     ConfigError.
     """
     init = fresh_init(model, tower)
@@ -49,6 +51,7 @@ def starting_init(
         known |= huggingface.encoder_leaves(config.model.texts.user_model)
     if config.model.item_bias:
         known |= popularity.leaves(counts, initial_scale(config.loss))
+    known |= earlier or {}
     return starting_from(init, known) if known else init
 
 

@@ -36,10 +36,14 @@ def test_names_follow_what_decides_parameters():
         {"seed": 1},
         {"train__steps": 5},
         {"train__eval_every": 2},
+        {"train__init_from": "/somewhere/a"},
         {"layout__tokens": 3},
         {"data__synthetic": tiny.config().experiments.probe.data},
     ):
         assert name_of(with_values(base, **other)) != name
+    # a run that it begins with may lie elsewhere
+    places = [with_values(base, train__init_from=f"{place}/a") for place in ("/one", "two")]
+    assert name_of(places[0]) == name_of(places[1])
     assert base == runs.plain(tiny.config())  # copies alone were changed
     with pytest.raises(ConfigError, match=r"layout\.tokens=0"):
         with_values(base, layout__tokens=0)
