@@ -163,6 +163,16 @@ class RelativeBias:
             self.age[self._age_rows(segments[:, None], keys[None], len(self.age))], -1, 0
         )
 
+    def by_part(self, segments: np.ndarray, keys: np.ndarray, rows: int) -> jax.Array:
+        """[N, s, rows, K], as `by_age`, queries at each offset below `rows`."""
+        assert self.parts is not None
+        # few pairs of a segment and a token differ: the gradient scatters less with a step between
+        behind = self._behind(segments[:, None], keys[None])
+        values, which = np.unique(behind, return_inverse=True)
+        events = self._events(np.arange(rows))[None] + values[:, None]
+        table = self.parts[self._part_rows(events)][which.reshape(behind.shape)]
+        return jnp.transpose(table, (3, 0, 2, 1))
+
     def with_tables(self, value: Any) -> "RelativeBias":
         """The same with a value in place of every table that there is."""
         names = ("distance", "age", "parts", "time")

@@ -46,17 +46,13 @@ def problem(layout, seed, with_bias):
         p["distance"] = normal(max(n + k for n, k in layout.segments), HEADS)
         if tokens and layout.positions == "segment":
             p["age"] = normal(layout.max_segments * tokens, HEADS)
+            # shorter than the layout is: what is farther counts as the last row
+            rows = 1 + (layout.max_segments + 1) * layout.segments[0][0] // 2
+            p["parts"] = normal(rows, HEADS)
         p["time"] = normal(TIME_BUCKETS + 1, HEADS)
         p["key_times"] = np.sort(rng.integers(0, 10**9, (USERS, cached + length))).astype(np.int32)
         p["query_times"] = p["key_times"][:, cached:] + rng.integers(0, 1000, (USERS, length))
     return p
-
-
-def with_parts(layout, p):
-    """The problem with a bias of tokens by part, which the kernels do not have."""
-    # shorter than the layout is: what is farther counts as the last row
-    rows = 1 + (layout.max_segments + 1) * layout.segments[0][0] // 2
-    return p | {"parts": np.random.default_rng(rows).standard_normal((rows, HEADS))}
 
 
 def bias_of(layout, p):
@@ -117,8 +113,6 @@ def expected(layout, p, kind):
 
 def check(layout, kind, with_bias, seed=0):
     p = problem(layout, seed, with_bias)
-    if "age" in p:
-        p = with_parts(layout, p)
     truth = expected(layout, p, kind)
     # rows of positions that do not exist are finite and meaningless
     exists = p["valid"][:, layout.num_cached :]

@@ -1,6 +1,5 @@
 """The fused kernels, interpreted, against NumPy and against masked attention; their plan."""
 
-import dataclasses
 import functools
 import itertools
 import json
@@ -138,7 +137,7 @@ def test_bfloat16(kind):
     layout = LAYOUTS["stream"]
     p = problem(layout, 5, True)
     # tables too: weights that a mesh splits are gathered as numbers of the computation's type
-    names = ("q", "k", "v", "age", "time")
+    names = ("q", "k", "v", "age", "parts", "time")
     p.update({name: jnp.asarray(p[name], jnp.bfloat16) for name in names})
     compare(layout, p, kind, 2e-2)
 
@@ -190,7 +189,7 @@ def test_no_distance_of_times_reaches_a_bucket_without_a_lane():
 # -- where there is no kernel -------------------------------------------------------------------
 
 
-def inputs_of(layout, heads=2, width=8, users=2, dtype=jnp.float32, bias=True):
+def inputs_of(layout, heads=2, width=8, users=2, dtype=jnp.float32, bias=True, parts=True):
     """Shapes of a call with every kind of bias."""
     count, cached = layout.length, layout.num_cached
     shape = functools.partial(jax.ShapeDtypeStruct, dtype=dtype)
@@ -198,14 +197,16 @@ def inputs_of(layout, heads=2, width=8, users=2, dtype=jnp.float32, bias=True):
     table = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
     times = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.int32)
     tokens = max([*layout.cached, *(k for _, k in layout.segments)])
+    items = layout.segments[0][0]
     relative = RelativeBias(
         layout,
-        (layout.segments[0][0], tokens),
+        (items, tokens),
         table((max(n + k for n, k in layout.segments), heads)),
         table((layout.max_segments * tokens, heads)) if tokens else None,
         table((TIME_BUCKETS + 1, heads)),
         times((users, count)),
         times((users, cached + count)),
+        table(((layout.max_segments + 1) * items + 1, heads)) if tokens and parts else None,
     )
     before = None
     if cached:
@@ -249,9 +250,6 @@ def test_other_weights_and_other_biases_have_no_kernel():
     assert "weights" in fused.unfit(inputs, layout, lambda logits, masks: [], "tpu")
     assert "object" in fused.unfit(inputs._replace(bias=object()), layout, softmax, "tpu")
     assert "gpu" in fused.unfit(inputs, layout, softmax, "gpu")
-    parts = dataclasses.replace(inputs.bias, parts=jax.ShapeDtypeStruct((9, 2), jnp.float32))
-    distance = inputs._replace(bias=parts)
-    assert "model.token_distance" in fused.unfit(distance, layout, softmax, "tpu")
 
 
 # -- what a kernel costs ------------------------------------------------------------------------
@@ -292,18 +290,22 @@ def test_declared_cost_is_the_sum_over_the_grid(layout, backward):
     assert declared.flops == flops
 
 
+@pytest.mark.parametrize("parts", [False, True])
 @pytest.mark.parametrize("items", [64, 128, 256, 512, 1024])
 @pytest.mark.parametrize("width", [32, 64, 128])
-def test_fast_memory_is_under_the_limit_of_the_chips(items, width):
-    plan, x = operands_of(SegmentLayout.stream(items, 8, 4), heads=8, width=width)
+def test_fast_memory_is_under_the_limit_of_the_chips(items, width, parts):
+    plan, x = operands_of(SegmentLayout.stream(items, 8, 4), heads=8, width=width, parts=parts)
     need = {
         name: calls.fast_memory(plan, x, backward=name == "backward")
         for name in ("forward", "backward")
     }
     print(
-        f"{items} items, head width {width}:", {k: f"{v / 2**20:.1f} MiB" for k, v in need.items()}
+        f"{items} items, head width {width}{', parts' if parts else ''}:",
+        {k: f"{v / 2**20:.1f} MiB" for k, v in need.items()},
     )
-    assert max(need.values()) <= FAST_MEMORY
+    # the bias of parts has a number for each row, token and head, and narrow heads share a program
+    too_large = parts and items == 1024 and width < 128
+    assert (max(need.values()) > FAST_MEMORY) == too_large
 
 
 def test_heads_share_lanes():

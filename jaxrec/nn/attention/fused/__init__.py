@@ -50,8 +50,6 @@ def unfit(inputs: Inputs, layout: SegmentLayout, weigh: Weigh, platform: str) ->
         return "these weights have no kernel"
     if not isinstance(inputs.bias, RelativeBias | None):
         return f"a {type(inputs.bias).__name__} has no kernel"
-    if inputs.bias is not None and inputs.bias.parts is not None:
-        return "model.token_distance has no kernel"
     if inputs.v.shape != inputs.k.shape:
         return "values and keys differ in width"
     if inputs.q.dtype not in (jnp.float32, jnp.bfloat16):
@@ -129,7 +127,7 @@ def _attention_backward(plan: Plan, inputs: Inputs, upstream: jax.Array) -> tupl
     if isinstance(bias, RelativeBias):
         _, pull = jax.vjp(functools.partial(arrays.tables, plan), bias)
         time = None if found.time is None else found.time.sum(-1)[:, None]
-        (bias,) = pull((found.distance, found.age, time))
+        (bias,) = pull((found.distance, found.age, found.parts, time))
     of_inputs = Inputs(
         q=arrays.unpadded_rows(plan, found.q).reshape(inputs.q.shape),
         k=positions(found.k, found.tokens_k),

@@ -20,7 +20,8 @@ class Operands(NamedTuple):
     q, k, v: [B, R, N H]. tokens_k, tokens_v: [B, C, N H]. info: int32 [B, S, 4, W], query times,
     key times, and whether the key exists. tokens_info: int32 [B, 2, C], times and existence.
     distance: float32 [N, W / 128, 128, 128], see `RelativeBias.by_distance`; age: float32
-    [N, S, C]; time: float32 [N, 1, 128].
+    [N, S, C]; parts: float32 [N, S, P, C], P rows of the longest segment; time: float32
+    [N, 1, 128].
     None: there are none.
     """
 
@@ -33,6 +34,7 @@ class Operands(NamedTuple):
     tokens_info: Any = None
     distance: Any = None
     age: Any = None
+    parts: Any = None
     time: Any = None
 
 
@@ -46,6 +48,7 @@ class Gradients(NamedTuple):
     tokens_v: Any = None
     distance: Any = None
     age: Any = None
+    parts: Any = None
     time: Any = None
 
 
@@ -113,22 +116,29 @@ def scalars(plan: Plan, inputs: Inputs) -> tuple[jax.Array, jax.Array]:
 
 
 def tables(plan: Plan, bias: RelativeBias) -> tuple[jax.Array | None, ...]:
-    """Tables of the bias, float32: by block of pairs, by segment and token, by lane."""
+    """Tables of the bias, float32: by block of pairs, segment and token, those and row, lane."""
     wide = {
         name: getattr(bias, name).astype(jnp.float32)
-        for name in ("distance", "age", "time")
+        for name in ("distance", "age", "parts", "time")
         if getattr(bias, name) is not None
     }
     bias = dataclasses.replace(bias, **wide)
-    distance = age = time = None
+    distance = age = parts = time = None
     if bias.distance is not None:
         distance = bias.by_distance(plan.lanes // LANES, LANES)
     if bias.age is not None and plan.token_lanes:
-        age = bias.by_age(np.arange(plan.segments), plan.earlier)
-        age = jnp.pad(age, ((0, 0), (0, 0), (0, plan.token_lanes - age.shape[2])))
+        age = _token_lanes(plan, bias.by_age(np.arange(plan.segments), plan.earlier))
+    if bias.parts is not None and plan.token_lanes:
+        found = bias.by_part(np.arange(plan.segments), plan.earlier, plan.segment_rows)
+        parts = _token_lanes(plan, found)
     if bias.time is not None:
         time = bias.time[:LANES].T[:, None]
-    return distance, age, time
+    return distance, age, parts, time
+
+
+def _token_lanes(plan: Plan, x: jax.Array) -> jax.Array:
+    """[..., K] -> [..., C], filled up with zeros."""
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, plan.token_lanes - x.shape[-1])])
 
 
 def operands(plan: Plan, inputs: Inputs) -> Operands:
@@ -141,9 +151,9 @@ def operands(plan: Plan, inputs: Inputs) -> Operands:
     tokens_times: Array
     query_times = key_times = jnp.zeros(valid.shape, jnp.int32)
     tokens_times = jnp.zeros((len(q), len(plan.earlier)), jnp.int32)
-    distance = age = time = None
+    distance = age = parts = time = None
     if bias is not None:
-        distance, age, time = tables(plan, bias)
+        distance, age, parts, time = tables(plan, bias)
         if time is not None:
             query_times, key_times = bias.query_times, bias.key_times[:, count:]
             tokens_times = bias.key_times[:, plan.earlier]
@@ -159,6 +169,7 @@ def operands(plan: Plan, inputs: Inputs) -> Operands:
         info=jnp.stack(info, axis=2),
         distance=distance,
         age=age,
+        parts=parts,
         time=time,
     )
     if not plan.token_lanes:
@@ -173,7 +184,7 @@ def operands(plan: Plan, inputs: Inputs) -> Operands:
     none = (None, None, None)
     cached_k, cached_v, cached_valid = none if cached is None else cached
     exists = tokens(valid, cached_valid).astype(jnp.int32)
-    times = jnp.pad(tokens_times, ((0, 0), (0, plan.token_lanes - len(plan.earlier))))
+    times = _token_lanes(plan, tokens_times)
     return x._replace(
         tokens_k=flat(tokens(k, cached_k)),
         tokens_v=flat(tokens(v, cached_v)),

@@ -44,6 +44,9 @@ def specs(plan: Plan) -> dict[str, pl.BlockSpec]:
             (group, plan.lanes // LANES, CHUNK, LANES), lambda g, b, *_: (g, 0, 0, 0)
         ),
         "age": pl.BlockSpec((group, segments, tokens), lambda g, b, *_: (g, 0, 0)),
+        "parts": pl.BlockSpec(
+            (group, segments, plan.segment_rows, tokens), lambda g, b, *_: (g, 0, 0, 0)
+        ),
         "time": pl.BlockSpec((group, 1, BUCKETS), lambda g, b, *_: (g, 0, 0)),
         "time_gradient": pl.BlockSpec((group, BUCKETS, LANES), lambda g, b, *_: (g, 0, 0)),
     }
@@ -63,6 +66,7 @@ def operand_specs(plan: Plan, x: Operands) -> Operands:
         block["tokens_info"],
         block["distance"],
         block["age"],
+        block["parts"],
         block["time"],
     )
     return Operands(*(None if a is None else spec for a, spec in zip(x, named, strict=True)))
@@ -72,9 +76,8 @@ def gradient_shapes(plan: Plan, x: Operands) -> tuple[Gradients, Gradients]:
     """Shapes and blocks of the gradients of these operands."""
     block = specs(plan)
     row, tokens = block["row"], block["tokens"]
-    blocks = Gradients(
-        row, row, row, tokens, tokens, block["distance"], block["age"], block["time_gradient"]
-    )
+    tables = (block[name] for name in ("distance", "age", "parts", "time_gradient"))
+    blocks = Gradients(row, row, row, tokens, tokens, *tables)
 
     def shape(name: str) -> jax.ShapeDtypeStruct | None:
         value = getattr(x, name)

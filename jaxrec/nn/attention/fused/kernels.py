@@ -85,7 +85,7 @@ def backward(
 
     @pl.when(user == 0)
     def _() -> None:  # sums over the users, who follow each other
-        for ref in (out.distance, out.age, out.time):
+        for ref in (out.distance, out.age, out.parts, out.time):
             if ref is not None:
                 ref[...] = jnp.zeros_like(ref)
 
@@ -158,6 +158,8 @@ def _gradients(
                 ]
         if out.age is not None:
             out.age[head, pl.ds(chunk.segment, 1), :] += of_logits[1].sum(0, keepdims=True)
+        if out.parts is not None:
+            out.parts[head, chunk.segment, chunk.start : stop, :] += of_logits[1]
         of_heads.append(of_logits)
     out.q[0, place, :] = total.astype(out.q.dtype)
     if out.time is not None:

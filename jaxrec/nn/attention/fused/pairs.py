@@ -117,6 +117,8 @@ def logits_of(
     earlier = product(q, tokens, (1, 1))
     if x.age is not None:
         earlier = earlier + x.age[head, pl.ds(chunk.segment, 1), :]
+    if x.parts is not None:
+        earlier = earlier + x.parts[head, chunk.segment, chunk.start : chunk.stop, :]
     if x.time is not None:
         earlier = earlier + _looked_up(x.time[head], chunk.tokens_buckets)
     return [own, earlier]
