@@ -197,7 +197,8 @@ def training(facts: Facts, chosen: Shape, fixed: Mapping[str, object]) -> Iterat
     """Batch, steps, schedule, validation. fixed: decided settings, steps and batch among them."""
     window = max(min(chosen.history, facts.mean_events), 1)
     windows = max(facts.train_events / window, facts.users, 1)
-    # a hundred steps an epoch: 8 for 610 users was far better than 32 (ablations), 64 for 6,040
+    # a hundred steps an epoch: 8 for 610 users was far better than 32 (ablations). For 6,040 users
+    # that is 64, and 16 at a higher rate were better (docs/tokens.md): a rule for both is not known
     batch = _power(min(max(windows / 100, 8), 128, max(POSITIONS / chosen.history, 8)))
     batch = cast(int, fixed.get("train.batch_size", batch))
     reason = f"an epoch has some {_round(windows):,} windows: a hundred steps or more come from it"
