@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from jaxrec.config import Config
-from jaxrec.errors import ConfigError
+from jaxrec.errors import CheckpointError, ConfigError, WorkdirError
 from jaxrec.layout import SegmentLayout
 from jaxrec.model import recommender
 from jaxrec.model.parameters import DISTANCES, POSITIONS, is_of_tokens
@@ -62,17 +62,21 @@ def read(config: Config, model: Model, digests: Mapping[str, str]) -> Earlier:
     ConfigError: its model is another one; CheckpointError.
     """
     folder = pathlib.Path(config.train.init_from)
-    there = workdir.load_config(folder)
-    workdir.check_data(folder, digests)
+    try:
+        there = workdir.load_config(folder)
+        workdir.check_data(folder, digests)
+    except WorkdirError as error:
+        raise WorkdirError(f"{KEY}: {error}") from error
     _check_model(folder, there, config)
     layout = SegmentLayout.from_config(there.layout)
     earlier = recommender.build(there.model, there.loss, layout, model.num_items)
-    key = jax.random.key(0)
-    step, params = checkpoint.load_params(
-        folder / workdir.CHECKPOINTS, jax.eval_shape(earlier.init, key)
-    )
+    like = jax.eval_shape(earlier.init, jax.random.key(0))
+    try:
+        step, params = checkpoint.load_params(folder / workdir.CHECKPOINTS, like)
+    except CheckpointError as error:
+        raise CheckpointError(f"{KEY}: {error}") from error
     old = leaves.flatten(params)
-    new = leaves.flatten(jax.eval_shape(model.init, key))
+    new = leaves.flatten(jax.eval_shape(model.init, jax.random.key(0)))
     same_layout = there.layout == config.layout
     found = {
         path: _first_rows(path, np.asarray(old[path]), new[path].shape)

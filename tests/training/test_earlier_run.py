@@ -108,7 +108,7 @@ def test_a_run_that_continues_does_not_ask_for_the_earlier_one(full, tmp_path):
     shutil.rmtree(there)
     config.train.steps = 3
     assert Session(config, tmp_path / "run").fit().step == 3
-    with pytest.raises(WorkdirError, match=r"no config.json: train there first"):
+    with pytest.raises(WorkdirError, match=r"train.init_from: workdir .* has no config.json"):
         Session(config, tmp_path / "another").fit()
 
 
@@ -120,7 +120,7 @@ def test_a_run_that_continues_does_not_ask_for_the_earlier_one(full, tmp_path):
         ({"model__sasrec__block": "classic"}, ConfigError, "model.sasrec.block='modern' there"),
         ({"loss__similarity": "cosine"}, ConfigError, "loss.similarity='dot' there"),
         # what is held out here was trained on there
-        ({"data__holdout": 3}, WorkdirError, "was trained on another dataset"),
+        ({"data__holdout": 3}, WorkdirError, r"train.init_from: .* was trained on another dataset"),
     ],
 )
 def test_another_model_or_other_data_is_refused(full, tmp_path, values, error, text):

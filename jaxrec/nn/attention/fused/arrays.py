@@ -136,7 +136,7 @@ def tables(plan: Plan, bias: RelativeBias) -> tuple[jax.Array | None, ...]:
     return distance, age, parts, time
 
 
-def _token_lanes(plan: Plan, x: jax.Array) -> jax.Array:
+def _token_lanes(plan: Plan, x: Array) -> jax.Array:
     """[..., K] -> [..., C], filled up with zeros."""
     return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, plan.token_lanes - x.shape[-1])])
 
