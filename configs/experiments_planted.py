@@ -26,7 +26,7 @@ from jaxrec.experiments.settings import ExperimentsConfig, ExperimentsSettings
 
 LLAMA = ("llama", "hllm")
 ARGUMENTS = (*ml1m.BACKBONES, *LLAMA)
-STEPS = {"sasrec": 24_000, "hstu": 16_000, "llama": 12_000, "hllm": 12_000}
+STEPS = {"sasrec": 24_000, "hstu": 16_000, "llama": 12_000, "hllm": 8_000}
 
 
 def get_config(argument: str = "sasrec") -> ExperimentsConfig:
@@ -52,7 +52,7 @@ def get_config(argument: str = "sasrec") -> ExperimentsConfig:
     config.train.eval_every = config.train.checkpoint_every = 1000
     if backbone == "hstu":
         config.model.layers = 4  # 82,000 weights; two blocks of SASRec have 98,000
-    if backbone == "sasrec":  # the others were not measured with tokens of parts
+    if backbone in ("sasrec", "hllm"):  # hstu and llama were measured with pooled tokens
         config.model.token_input, config.model.token_distance = "parts", True
     if backbone in LLAMA:
         config.model.backbone = "llama"
