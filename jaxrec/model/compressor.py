@@ -73,7 +73,8 @@ class Compressor(nn.Module):
             self.base.num_tokens if self.base.fixed else max(k for _, k in self.base.segments)
         )
         if self.num_vectors:
-            # unit scale: a token has no position embedding to tell it from its neighbours
+            # unit scale: a token has no position embedding to tell it from its neighbours, and the
+            # average that may be added to it is normalised
             token_init = nn.initializers.normal(1.0)
             self.tokens = self.param("tokens", token_init, (self.num_vectors, width))
             if self.config.token_input in POOLED:

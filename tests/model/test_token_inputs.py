@@ -46,6 +46,16 @@ def test_pooled_items_are_softmax_averages_of_the_segment():
             np.testing.assert_allclose(value[user, segment, token], truth, atol=2e-5)
 
 
+@pytest.mark.parametrize("backbone", ["hstu", "sasrec", "llama"])
+def test_tokens_begin_as_far_apart_as_what_is_added_to_them(backbone):
+    """Averages have unit scale: beside them smaller vectors would make all tokens alike."""
+    config = dataclasses.replace(PLAIN, backbone=backbone, width=64, token_input="pooled")
+    model = recommender.build(config, LossConfig(), LAYOUT, num_items=5)
+    tokens = model.init(jax.random.key(0))["compressor"]["tokens"]
+    assert tokens.shape == (3, 64)
+    assert 0.8 < np.std(tokens) < 1.2
+
+
 @pytest.mark.parametrize(("size", "tokens"), [(8, 4), (5, 3), (3, 4), (6, 1)])
 def test_averages_of_parts_begin_at_the_parts_of_their_tokens(size, tokens):
     items, lengths = np.zeros((1, 1, size, 8), np.float32), np.asarray([[size]])
