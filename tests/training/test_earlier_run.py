@@ -49,6 +49,16 @@ def full(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def compressed(full, tmp_path_factory):
+    """(folder, configuration) of a run that began with a copy of it."""
+    folder = tmp_path_factory.mktemp("more")
+    shutil.copytree(full, folder / "there")
+    config = make_config(train__init_from=str(folder / "there"))
+    Session(config, folder / "run").fit()
+    return folder / "run", config
+
+
 def stored(folder, config):
     """Path -> parameter of the run's best checkpoint: the averaged ones."""
     like = jax.eval_shape(Session(config, folder).model.init, jax.random.key(0))
@@ -81,33 +91,30 @@ def test_a_compressed_model_begins_with_what_full_history_learned(full, tmp_path
     assert all(path in line for path in of_tokens)
 
 
-def test_tables_that_are_too_short_and_those_of_tokens_begin_anew(full, tmp_path):
-    compressed = tmp_path / "compressed"
-    Session(make_config(train__init_from=str(full)), compressed).fit()
-    back = make_config("full", train__init_from=str(compressed))
+def test_tables_that_are_too_short_and_those_of_tokens_begin_anew(compressed, tmp_path):
+    folder, _ = compressed
+    back = make_config("full", train__init_from=str(folder))
     session = Session(back, tmp_path / "back")
     taken, line = earlier_run.read(back, session.model, session.digests)
     short = {"compressor/positions", "compressor/encoder/layers/bias/distance"}
-    assert begun(session).keys() - taken.keys() == short
+    needed = leaves.flatten(jax.eval_shape(session.model.init, jax.random.key(0)))
+    assert needed.keys() - taken.keys() == short
     assert "these begin anew" in line
     assert "these are left out" in line
     # fewer tokens: a row of their age table is another token's
     for tokens, of_tokens in ((TOKENS, True), (1, False)):
-        other = make_config(layout__tokens=tokens, train__init_from=str(compressed))
+        other = make_config(layout__tokens=tokens, train__init_from=str(folder))
         model = Session(other, tmp_path / str(tokens)).model
         taken, _ = earlier_run.read(other, model, session.digests)
         assert ("compressor/encoder/layers/bias/age" in taken) == of_tokens
         assert ("compressor/tokens" in taken) == of_tokens
 
 
-def test_a_run_that_continues_does_not_ask_for_the_earlier_one(full, tmp_path):
-    there = tmp_path / "there"
-    shutil.copytree(full, there)
-    config = make_config(train__init_from=str(there))
-    Session(config, tmp_path / "run").fit()
-    shutil.rmtree(there)
+def test_a_run_that_continues_does_not_ask_for_the_earlier_one(compressed, tmp_path):
+    folder, config = compressed
+    shutil.rmtree(config.train.init_from)
     config.train.steps = 3
-    assert Session(config, tmp_path / "run").fit().step == 3
+    assert Session(config, folder).fit().step == 3
     with pytest.raises(WorkdirError, match=r"train.init_from: workdir .* has no config.json"):
         Session(config, tmp_path / "another").fit()
 
