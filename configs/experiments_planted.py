@@ -10,8 +10,8 @@ SmolLM2-135M (docs/hllm.md says how to get it) of titles and genres, read from `
 (item_id, title, genres) in the same folder.
 Hardware and cost: one CPU core, 15 to 30 minutes a run beside other work.
 Quality: one seed, NDCG@10: SASRec .2441 (recent), .2723 (compressed), .2643 (full); HSTU .2439
-(recent), .2612 (compressed), .2620 (full); Llama .2418 (recent), .2649 (compressed), .2676 (full)
-(results/experiments_planted). HLLM was not measured.
+(recent), .2612 (compressed), .2620 (full); Llama .2418 (recent), .2649 (compressed), .2676 (full);
+HLLM .2233 (recent), .2361 (compressed), .2430 (full) (results/experiments_planted).
 Command:
 
     python -m jaxrec.experiments gap --config=configs/experiments_planted.py:sasrec \

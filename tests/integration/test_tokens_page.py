@@ -107,7 +107,7 @@ def test_the_documents_quote_what_tokens_add_to_counters():
     assert f"{kept['users']:,} households" in page
 
 
-@pytest.mark.parametrize("backbone", ["sasrec", "hstu", "llama"])
+@pytest.mark.parametrize("backbone", ["sasrec", "hstu", "llama", "hllm"])
 def test_the_documents_quote_planted_returns(backbone):
     result = load(f"experiments_planted/{backbone}/gap.json")
     rows = {row["name"]: row for row in result["rows"]}
@@ -175,6 +175,20 @@ def test_what_the_documents_say_of_planted_returns():
     pooled = {row["name"]: row for row in load("experiments_planted/llama_pooled/gap.json")["rows"]}
     earlier = [share(pooled["compressed" + part], "ndcg@10") for part in ("", ", returns")]
     assert "Llama's tokens closed {} and {}".format(*earlier) in page
+    texts = {row["name"]: row for row in load("experiments_planted/hllm/gap.json")["rows"]}
+    assert verdict.verdict(list(texts.values())).told
+    closed = [share(texts["compressed" + part], "ndcg@10") for part in ("", ", returns")]
+    assert sentence.format(*closed) in page
+    assert "misses the target of 90 %: {} and {}".format(*closed) in readme
+    assert all(texts["compressed" + p]["ndcg@10_closed_high"] < 0.9 for p in ("", ", returns"))
+    found = load("experiments_planted/hllm_and_llama.json")
+    ratio = found["metrics"]["ndcg@10"]["ratio"]
+    times = f"{ratio['mean']:.3f} [{ratio['low']:.3f}, {ratio['high']:.3f}] times as good"
+    hllm = " ".join((ROOT / "docs" / "hllm.md").read_text().split())
+    assert f"closes {closed[0]} of the gap" in hllm
+    assert times in page
+    assert times in hllm
+    assert f"over the same {found['users']:,} users" in page
     assert llama["full, returns"]["ndcg@10_low"] > hstu["full, returns"]["ndcg@10_high"]
     finds, orders = (share(hstu["compressed, returns"], m) for m in ("recall@10", "mrr"))
     assert f"{finds} of the gap of the returns by Recall@10 and {orders} by MRR" in page
