@@ -172,6 +172,7 @@ def test_what_the_documents_say_of_planted_returns():
         > llama["compressed"]["ndcg@10_closed"]
     )
     assert f"the mean, {llama['compressed']['ndcg@10_closed']:.3f}, is just below it" in page
+    assert f"mean, {llama['compressed']['ndcg@10_closed']:.3f}, is just below the target" in readme
     pooled = {row["name"]: row for row in load("experiments_planted/llama_pooled/gap.json")["rows"]}
     earlier = [share(pooled["compressed" + part], "ndcg@10") for part in ("", ", returns")]
     assert "Llama's tokens closed {} and {}".format(*earlier) in page
