@@ -17,6 +17,7 @@ import pathlib
 import tempfile
 
 DEVICES = 8
+SLOW_TIMEOUT = 1800  # seconds; of other tests: setup.cfg
 CACHE = os.environ.get("JAXREC_TEST_CACHE") or str(
     pathlib.Path(tempfile.gettempdir()) / "jaxrec-test-cache"
 )
@@ -53,6 +54,12 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 def pytest_addoption(parser):
     parser.addoption("--no-skips", action="store_true", help="fail when a test is skipped")
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.timeout(SLOW_TIMEOUT))
 
 
 def pytest_sessionfinish(session):
