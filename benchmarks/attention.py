@@ -1,6 +1,7 @@
 """Dense against blocked attention, forward and forward + backward, in one run.
 
     python -m benchmarks.attention --output=results/attention.json
+    python -m benchmarks.attention --backend=fused --dtype=bfloat16 --head_width=64   # accelerators
 
 Prints times, XLA's planned peak memory and the largest relative difference of outputs and
 gradients. Input transfer is not counted: the arrays already lie on the device. Backends run in
@@ -24,7 +25,7 @@ from jaxrec.nn.attention import Kind, attend
 
 Program = Callable[..., Any]  # compiled by XLA
 
-COMPARED = ("dense", "blocked")  # on a CPU fused is blocked
+BACKENDS = ("blocked", "fused")  # what dense is compared with; on a CPU fused is blocked
 LAYOUTS = ("5x(100+4)", "16x(128+4)", "1x(2048+0)")
 
 
@@ -84,36 +85,41 @@ def measure(
     heads: int,
     head_width: int,
     repeats: int,
+    backend: str = "blocked",
+    dtype: str = "float32",
     min_turn_s: float = 0.5,
 ) -> dict[str, Any]:
-    """One table row: every backend on the same random inputs (`timing.turns`).
+    """One table row: dense and another backend on the same random inputs (`timing.turns`).
 
-    Keys: times; speedup, the median over turns of dense / blocked within a turn, and its
+    Keys: times; speedup, the median over turns of dense / the other within a turn, and its
     quartiles; pairs and peak bytes of both; largest relative difference of outputs and gradients.
     """
     shape = (batch, layout.length, heads, head_width)
     keys = jax.random.split(jax.random.key(0), 4)
-    q, k, v, cotangent = (jax.random.normal(key, shape) for key in keys)
+    q, k, v, cotangent = (jax.random.normal(key, shape, dtype) for key in keys)
     lengths = np.asarray([[n for n, _ in layout.segments]] * batch, np.int32)
     inputs = q, k, v, jnp.asarray(layout.valid(lengths))
-    programs = {name: compiled(name, layout, kind, inputs, cotangent) for name in COMPARED}
+    programs = {
+        name: compiled(name, layout, kind, inputs, cotangent) for name in ("dense", backend)
+    }
     results = [jax.tree.leaves(p.forward_backward(*inputs)) for p in programs.values()]
     worst = max(
-        float(jnp.abs(a - b).max() / jnp.abs(a).max()) for a, b in zip(*results, strict=True)
+        float(jnp.abs(a - b).max() / jnp.abs(a).max())
+        for a, b in zip(*jax.tree.map(lambda x: x.astype(jnp.float32), results), strict=True)
     )
     passes = {"forward": 0, "forward+backward": 1}  # names and fields of `Compiled`
     samples = timing.turns(
         {
-            f"{name} {backend}": functools.partial(program[field], *inputs)
+            f"{name} {key}": functools.partial(program[field], *inputs)
             for name, field in passes.items()
-            for backend, program in programs.items()
+            for key, program in programs.items()
         },
         repeats=repeats,
         min_turn_s=min_turn_s,
         untimed=1,
     )
     faster = {
-        name: timing.times_faster(samples[f"{name} dense"], samples[f"{name} blocked"])
+        name: timing.times_faster(samples[f"{name} dense"], samples[f"{name} {backend}"])
         for name in passes
     }
     return {
@@ -138,6 +144,10 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--head_width", type=int, default=32)
+    parser.add_argument(
+        "--backend", default="blocked", choices=BACKENDS, help="compared with dense (blocked)"
+    )
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--output", default="", help="JSON file of the result")
     args = parser.parse_args()
@@ -148,21 +158,22 @@ def main() -> None:
     if unknown := set(args.kinds) - {"pointwise", "softmax"}:
         parser.error(f"kinds {sorted(unknown)}: known are pointwise (HSTU), softmax")
     sizes = {"batch": args.batch, "heads": args.heads, "head_width": args.head_width}
+    sizes |= {"backend": args.backend, "dtype": args.dtype}
     rows = []
-    header = f"{'layout':>14} {'kind':>10} {'pass':>17} {'dense':>10} {'blocked':>10} {'faster':>7}"
+    header = (
+        f"{'layout':>14} {'kind':>10} {'pass':>17} {'dense':>10} {args.backend:>10} {'faster':>7}"
+    )
     print(header + f" {'memory':>17} {'difference':>11}", flush=True)
     for text, layout in layouts.items():
         for kind in args.kinds:
             row = measure(layout, kind, **sizes, repeats=args.repeats)
             rows.append({"layout": text, **row})
-            memory = "{dense:.0f} / {blocked:.0f} MB".format(
-                **{b: n / 1e6 for b, n in row["peak_bytes"].items()}
-            )
+            memory = " / ".join(f"{size / 1e6:.0f}" for size in row["peak_bytes"].values()) + " MB"
             for name, ratio in row["speedup"].items():
                 dense = row["times"][f"{name} dense"]["median_s"] * 1e3
-                blocked = row["times"][f"{name} blocked"]["median_s"] * 1e3
+                other = row["times"][f"{name} {args.backend}"]["median_s"] * 1e3
                 print(
-                    f"{text:>14} {kind:>10} {name:>17} {dense:>7.1f} ms {blocked:>7.1f} ms "
+                    f"{text:>14} {kind:>10} {name:>17} {dense:>7.1f} ms {other:>7.1f} ms "
                     f"{ratio:>6.1f}x {memory:>17} {row['largest_relative_difference']:>11.1e}",
                     flush=True,
                 )

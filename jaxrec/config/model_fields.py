@@ -161,8 +161,8 @@ class ModelConfig(Group):
     )
     attention: str = option(
         "blocked",
-        "blocked: computes only visible blocks of the layout; fused: the same in one kernel on "
-        "TPU, blocked elsewhere; dense: all pairs, masked.",
+        "blocked: computes only visible blocks of the layout; fused: the same in kernels on TPU "
+        "and Hopper GPUs, blocked elsewhere; dense: all pairs, masked.",
         choices=("blocked", "fused", "dense"),
     )
     remat: bool = option(False, "Recompute blocks in the backward pass: less memory, more compute.")

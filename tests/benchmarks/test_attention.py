@@ -32,6 +32,17 @@ def test_a_row_and_its_table(tmp_path, capsys, monkeypatch):
     assert "2x(3+1) | softmax | forward+backward |" in figures.attention(record)
 
 
+def test_another_backend_and_dtype(monkeypatch, capsys):
+    argv = "attention --layouts 2x(3+1) --kinds pointwise --batch 2 --heads 1 --head_width 4"
+    argv += " --repeats 1 --backend fused --dtype bfloat16"
+    monkeypatch.setattr("sys.argv", argv.split())
+    attention.main()
+    printed = capsys.readouterr().out
+    assert "dense      fused  faster" in printed
+    difference = float(printed.splitlines()[-1].split()[-1])
+    assert 1e-4 < difference < 2e-2  # of numbers of 8 bits
+
+
 def test_unknown_kinds(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["attention", "--kinds", "linear"])
     with pytest.raises(SystemExit):

@@ -27,7 +27,7 @@ LAYOUTS = {
 }
 
 
-def problem(layout, seed, with_bias):
+def problem(layout, seed, with_bias, *, users=USERS, heads=HEADS, width=WIDTH):
     """Random arrays for a layout; cached tokens where it has them."""
     rng = np.random.default_rng(seed)
     length, cached = layout.length, layout.num_cached
@@ -36,27 +36,27 @@ def problem(layout, seed, with_bias):
         return rng.standard_normal(shape).astype(np.float32)
 
     p = {
-        "q": normal(USERS, length, HEADS, WIDTH),
-        "k": normal(USERS, cached + length, HEADS, WIDTH),
-        "v": normal(USERS, cached + length, HEADS, WIDTH),
-        "valid": rng.random((USERS, cached + length)) < 0.8,
+        "q": normal(users, length, heads, width),
+        "k": normal(users, cached + length, heads, width),
+        "v": normal(users, cached + length, heads, width),
+        "valid": rng.random((users, cached + length)) < 0.8,
     }
     if with_bias:
         tokens = max([*layout.cached, *(k for _, k in layout.segments)])
-        p["distance"] = normal(max(n + k for n, k in layout.segments), HEADS)
+        p["distance"] = normal(max(n + k for n, k in layout.segments), heads)
         if tokens and layout.positions == "segment":
-            p["age"] = normal(layout.max_segments * tokens, HEADS)
+            p["age"] = normal(layout.max_segments * tokens, heads)
             # shorter than the layout is: what is farther counts as the last row
             rows = 1 + (layout.max_segments + 1) * layout.segments[0][0] // 2
-            p["parts"] = normal(rows, HEADS)
-        p["time"] = normal(TIME_BUCKETS + 1, HEADS)
-        p["key_times"] = np.sort(rng.integers(0, 10**9, (USERS, cached + length))).astype(np.int32)
-        p["query_times"] = p["key_times"][:, cached:] + rng.integers(0, 1000, (USERS, length))
+            p["parts"] = normal(rows, heads)
+        p["time"] = normal(TIME_BUCKETS + 1, heads)
+        p["key_times"] = np.sort(rng.integers(0, 10**9, (users, cached + length))).astype(np.int32)
+        p["query_times"] = p["key_times"][:, cached:] + rng.integers(0, 1000, (users, length))
     return p
 
 
 def bias_of(layout, p):
-    if "time" not in p:
+    if "distance" not in p:
         return None
     tokens = max([*layout.cached, *(k for _, k in layout.segments)])
     return RelativeBias(
@@ -64,7 +64,7 @@ def bias_of(layout, p):
         (layout.segments[0][0], tokens),
         p["distance"],
         p.get("age"),
-        p["time"],
+        p.get("time"),
         p["query_times"],
         p["key_times"],
         p.get("parts"),

@@ -14,16 +14,14 @@ from jax.sharding import AxisType
 
 from jaxrec.layout import SegmentLayout
 from jaxrec.nn import attention
-from jaxrec.nn.attention import fused
+from jaxrec.nn.attention import accelerators, fused
 from jaxrec.nn.attention.fused import arrays, calls
 from jaxrec.nn.attention.fused.plan import CHUNK, FAST_MEMORY, Plan
 from jaxrec.nn.attention.weights import Weighing
 from jaxrec.nn.bias import TIME_BUCKETS, RelativeBias, time_bucket
 from tests import libtpu
+from tests.nn.kernel_parity import KERNELS, compare, with_gradients
 from tests.nn.test_attention import LAYOUTS, attend, expected, problem
-from tests.reference import layout as places
-
-KERNELS = "kernels"
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -32,52 +30,6 @@ def kernels_everywhere():
     attention.BACKENDS[KERNELS] = functools.partial(fused.attend, interpret=True)
     yield
     del attention.BACKENDS[KERNELS]
-
-
-def total(layout, p, kind, backend, cotangent):
-    """A number that depends on the output where positions exist."""
-    exists = p["valid"][:, layout.num_cached :, None, None]
-    out = attend(layout, p, kind, backend)
-    return jnp.sum(jnp.where(exists, out.astype(jnp.float32) * cotangent, 0)), out
-
-
-def floating(p):
-    return {name: x for name, x in p.items() if jnp.issubdtype(x.dtype, jnp.inexact)}
-
-
-@functools.partial(jax.jit, static_argnums=(0, 2, 3))
-def with_gradients(layout, p, kind, backend, cotangent):
-    """(output, gradients by name)."""
-    rest = {name: x for name, x in p.items() if name not in floating(p)}
-    by = jax.grad(lambda f: total(layout, {**f, **rest}, kind, backend, cotangent), has_aux=True)
-    gradients, out = by(floating(p))
-    return out, gradients
-
-
-def at_most_one_key(layout, p):
-    """True where no position has more than one key: the weights of softmax are then constants."""
-    visible = places.visible(layout.segments, layout.cached, layout.max_segments)
-    keys = (visible & p["valid"][:, None]).sum(-1)
-    return keys[p["valid"][:, layout.num_cached :]].max(initial=0) <= 1
-
-
-def compare(layout, p, kind, tolerance):
-    """Kernels against masked attention; differences relative to the largest number."""
-    cotangent = np.random.default_rng(9).standard_normal(p["q"].shape).astype(np.float32)
-    truth, truths = with_gradients(layout, p, kind, "dense", cotangent)
-    found, founds = with_gradients(layout, p, kind, KERNELS, cotangent)
-    exists = p["valid"][:, layout.num_cached :]
-    assert np.isfinite(np.asarray(found, np.float32)).all()
-    if kind == "softmax" and at_most_one_key(layout, p):
-        # nothing but v has an effect; masked attention gives the others gradients that are rounding
-        assert not any(np.asarray(founds[name]).any() for name in founds if name != "v")
-        truths = {"v": truths["v"]}
-    pairs = {name: (founds[name], truths[name]) for name in truths}
-    for name, pair in {"out": (found[exists], truth[exists]), **pairs}.items():
-        mine, wanted = (np.asarray(x, np.float32) for x in pair)
-        largest = np.abs(wanted).max(initial=0)
-        assert np.abs(mine - wanted).max(initial=0) <= tolerance * largest, name
-    return founds
 
 
 sizes = st.tuples(st.integers(0, 9), st.integers(0, 3)).filter(any)
@@ -217,14 +169,14 @@ def inputs_of(layout, heads=2, width=8, users=2, dtype=jnp.float32, bias=True, p
 
 
 def test_without_a_kernel_blocked_is_used_and_a_line_says_so_once(capsys):
-    fused.say_once.cache_clear()
+    accelerators.say_once.cache_clear()
     layout = LAYOUTS["stream"]
     p = problem(layout, 11, True)
     names = ("fused", "fused", "blocked")
     found = jax.jit(lambda p: [attend(layout, p, "softmax", name) for name in names])(p)
     np.testing.assert_array_equal(found[0], found[2])
     assert capsys.readouterr().out == (
-        "model.attention=fused: blocked is used, kernels are for TPU, this is cpu\n"
+        "model.attention=fused: blocked is used, kernels are for TPU and GPU, this is cpu\n"
     )
 
 
@@ -239,17 +191,16 @@ def test_without_a_kernel_blocked_is_used_and_a_line_says_so_once(capsys):
 def test_what_has_no_kernel(layout, changes, reason):
     with jax.enable_x64(True):
         inputs = inputs_of(layout, **changes)
-        assert reason in fused.unfit(inputs, layout, Weighing("softmax"), "tpu")
+        assert reason in fused.unfit(inputs, layout, Weighing("softmax"))
 
 
 def test_other_weights_and_other_biases_have_no_kernel():
     layout = LAYOUTS["stream"]
     inputs = inputs_of(layout)
     softmax = Weighing("softmax")
-    assert fused.unfit(inputs, layout, softmax, "tpu") is None
-    assert "weights" in fused.unfit(inputs, layout, lambda logits, masks: [], "tpu")
-    assert "object" in fused.unfit(inputs._replace(bias=object()), layout, softmax, "tpu")
-    assert "gpu" in fused.unfit(inputs, layout, softmax, "gpu")
+    assert fused.unfit(inputs, layout, softmax) is None
+    assert "weights" in fused.unfit(inputs, layout, lambda logits, masks: [])
+    assert "object" in fused.unfit(inputs._replace(bias=object()), layout, softmax)
 
 
 # -- what a kernel costs ------------------------------------------------------------------------

@@ -3,8 +3,8 @@
 `dense` computes every query-key pair and masks: the readable reference, for any layout. `blocked`
 computes only blocks that hold visible pairs, exactly (docs/method.md). Where they lie is for the
 layout to decide: causal blocks and rectangles of earlier tokens (`blocked.attend`) or a band
-(`banded.attend`). Neither builds a mask per head or per user. `fused` is `blocked` in one kernel
-on TPU (`fused.attend`).
+(`banded.attend`). Neither builds a mask per head or per user. `fused` is `blocked` in kernels,
+for TPU (`fused.attend`) and for GPUs (`hopper.attend`).
 
 Kinds: `softmax` (scaled dot product, arXiv 1706.03762 eq. 1) and `pointwise` (HSTU, arXiv
 2402.17152 eq. 2), see `weights`.
@@ -78,12 +78,17 @@ def _by_structure(inputs: Inputs, layout: SegmentLayout, weigh: Weigh) -> jax.Ar
 
 def _fused(inputs: Inputs, layout: SegmentLayout, weigh: Weigh) -> jax.Array:
     """The kernels where there are some for a call; where not, a line says so, once."""
-    from jaxrec.nn.attention import fused  # Pallas takes a third of a second to import
+    from jaxrec.nn.attention import accelerators, fused, hopper  # Pallas takes a while to import
 
-    reason = fused.unfit(inputs, layout, weigh, fused.platform())
+    platform = accelerators.platform()
+    kernels = {"tpu": fused, "gpu": hopper, "cuda": hopper}.get(platform)
+    if kernels is None:
+        reason = f"kernels are for TPU and GPU, this is {platform}"
+    else:
+        reason = kernels.unfit(inputs, layout, weigh)
     if reason is None:
-        return fused.attend(inputs, layout, weigh)
-    fused.say_once(reason)
+        return kernels.attend(inputs, layout, weigh)
+    accelerators.say_once(reason)
     return _by_structure(inputs, layout, weigh)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from jaxrec.layout import Run, SegmentLayout
 from jaxrec.layout.structure import row_chunks
 from jaxrec.nn.attention.interface import Bias, Cached, Inputs
+from jaxrec.nn.attention.segment_rows import cut, earlier_tokens
 from jaxrec.nn.attention.weights import Weigh, mix, products
 from jaxrec.types import Array, Tree
 
@@ -44,21 +45,16 @@ class _Shared(NamedTuple):
 
 def attend(inputs: Inputs, layout: SegmentLayout, weigh: Weigh) -> jax.Array:
     """A backend of `attention.attend`, for layouts whose view has the structure `segments`."""
-    q, k, v, valid, cached, bias = inputs
+    q, k, v, valid, _, bias = inputs
     outputs = []
     for run in layout.runs():
         keys, visible = layout.earlier_tokens(run)
-        take = layout.token_positions[: len(keys) - layout.num_cached]
-        tokens = Cached(k[:, take], v[:, take], valid[:, take])
-        if cached is not None:
-            pairs = zip(cached, tokens, strict=True)
-            tokens = Cached(*(jnp.concatenate(pair, axis=1) for pair in pairs))
-        tokens = Cached(jnp.swapaxes(tokens.k, 1, 2), jnp.swapaxes(tokens.v, 1, 2), tokens.valid)
+        tokens = earlier_tokens(inputs, layout, run)
         segments = _Segments(
-            q=jnp.swapaxes(_cut(q, run), 2, 3),
-            k=jnp.swapaxes(_cut(k, run), 2, 3),
-            v=jnp.swapaxes(_cut(v, run), 2, 3),
-            valid=_cut(valid, run),
+            q=jnp.swapaxes(cut(q, run), 2, 3),
+            k=jnp.swapaxes(cut(k, run), 2, 3),
+            v=jnp.swapaxes(cut(v, run), 2, 3),
+            valid=cut(valid, run),
             visible=jnp.asarray(visible),
             bias=None if bias is None else bias.segments(run, keys),
         )
@@ -66,12 +62,6 @@ def attend(inputs: Inputs, layout: SegmentLayout, weigh: Weigh) -> jax.Array:
         out = jnp.transpose(_over_segments(segment, segments, run.count), (1, 0, 3, 2, 4))
         outputs.append(out.reshape(q.shape[0], run.count * run.length, *out.shape[3:]))
     return outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, axis=1)
-
-
-def _cut(x: Array, run: Run) -> jax.Array:
-    """A run's positions of [B, T, ...] as [s, B, P, ...]."""
-    x = x[:, run.start : run.stop]
-    return jnp.swapaxes(x.reshape(-1, run.count, run.length, *x.shape[2:]), 0, 1)
 
 
 def _segment(shared: _Shared, segment: _Segments) -> jax.Array:

@@ -5,20 +5,18 @@ again. Where there is no kernel for a call (`unfit`), `blocked` computes the sam
 """
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import PartitionSpec
 
 from jaxrec.layout import SegmentLayout
+from jaxrec.nn.attention import accelerators
 from jaxrec.nn.attention.fused import arrays, calls
 from jaxrec.nn.attention.fused.plan import FAST_MEMORY, Plan
 from jaxrec.nn.attention.interface import Cached, Inputs
 from jaxrec.nn.attention.weights import Weigh, Weighing
 from jaxrec.nn.bias import RelativeBias
-from jaxrec.runtime.mesh import axes_of_users
 from jaxrec.types import Array
 
 
@@ -30,7 +28,7 @@ def attend(
     interpret: computes the kernels on any device, slowly.
     """
     plan = plan_of(inputs, layout, weigh, interpret)
-    return _over_users(functools.partial(_attention, plan), inputs)
+    return accelerators.over_users(functools.partial(_attention, plan), inputs)
 
 
 def plan_of(inputs: Inputs, layout: SegmentLayout, weigh: Weigh, interpret: bool = False) -> Plan:
@@ -40,18 +38,11 @@ def plan_of(inputs: Inputs, layout: SegmentLayout, weigh: Weigh, interpret: bool
     return Plan(layout, weigh.kind, weigh.normalizer, heads, width, interpret)
 
 
-def unfit(inputs: Inputs, layout: SegmentLayout, weigh: Weigh, platform: str) -> str | None:
+def unfit(inputs: Inputs, layout: SegmentLayout, weigh: Weigh) -> str | None:
     """Why there is no kernel for a call; None: there is one."""
-    if platform != "tpu":
-        return f"kernels are for TPU, this is {platform}"
-    if layout.view.structure != "segments":
-        return "visible pairs do not lie in segments"
-    if not isinstance(weigh, Weighing):
-        return "these weights have no kernel"
-    if not isinstance(inputs.bias, RelativeBias | None):
-        return f"a {type(inputs.bias).__name__} has no kernel"
-    if inputs.v.shape != inputs.k.shape:
-        return "values and keys differ in width"
+    reason = accelerators.unfit(inputs, layout, weigh)
+    if reason is not None:
+        return reason
     if inputs.q.dtype not in (jnp.float32, jnp.bfloat16):
         return f"numbers are {inputs.q.dtype}"
     plan = plan_of(inputs, layout, weigh)
@@ -60,34 +51,6 @@ def unfit(inputs: Inputs, layout: SegmentLayout, weigh: Weigh, platform: str) ->
     if need > FAST_MEMORY:
         return f"a row needs {need / 2**20:.0f} MiB of fast memory, {FAST_MEMORY >> 20} are there"
     return None
-
-
-def platform() -> str:
-    """What the program is compiled for: a mesh's devices need not be of this machine."""
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    return getattr(device, "platform", None) or jax.default_backend()
-
-
-@functools.cache
-def say_once(reason: str) -> None:
-    """Says that `blocked` is used, and why."""
-    print(f"model.attention=fused: blocked is used, {reason}", flush=True)
-
-
-def _over_users(compute: Any, inputs: Inputs) -> jax.Array:
-    """`compute(inputs)`, users split over the mesh of `jax.set_mesh`; all of them on every device
-    where the devices do not divide them.
-
-    The compiler cannot split a kernel by itself, and refuses one that is not told how.
-    """
-    if not axes_of_users(0):
-        return compute(inputs)
-    users = PartitionSpec(axes_of_users(len(inputs.q)))
-    specs = jax.tree.map(lambda _: users, inputs)
-    if isinstance(specs.bias, RelativeBias):
-        specs = specs._replace(bias=specs.bias.with_tables(PartitionSpec()))
-    # check_vma: kernels do not say over which axes their results vary
-    return jax.shard_map(compute, in_specs=(specs,), out_specs=users, check_vma=False)(inputs)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
