@@ -61,8 +61,9 @@ def compare(layout, p, kind, tolerance):
     return founds
 
 
-def hopper_problem(layout, seed, *, with_bias=True, **sizes):
-    """What the kernels for Hopper compute: bfloat16, no time bias."""
+def hopper_problem(layout, seed, *, with_bias=True, with_times=True, **sizes):
+    """What the kernels for Hopper compute: bfloat16."""
     p = problem(layout, seed, with_bias, **sizes)
-    p.pop("time", None)
+    if not with_times:
+        p.pop("time", None)
     return p | {name: jnp.asarray(p[name], jnp.bfloat16) for name in "qkv"}

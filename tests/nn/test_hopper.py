@@ -10,13 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from jax.sharding import AxisType
 
 from jaxrec.layout import SegmentLayout
 from jaxrec.nn import attention
 from jaxrec.nn.attention import accelerators, fused, hopper
-from jaxrec.nn.attention.hopper import calls
+from jaxrec.nn.attention.hopper import arrays, calls
 from jaxrec.nn.attention.weights import Weighing
+from jaxrec.nn.bias import BUCKET_WIDTH, time_bucket
 from tests.nn.kernel_parity import KERNELS, floating, hopper_problem, total
 from tests.nn.test_attention import LAYOUTS, attend
 from tests.nn.test_fused import inputs_of
@@ -78,25 +81,17 @@ def on_gpu(capability):
         (SegmentLayout.semi_local(8, 3, 2), {}, "visible pairs do not lie in segments"),
         (LAYOUTS["stream"], {"dtype": jnp.float32}, "numbers are float32, on GPUs bfloat16"),
         (LAYOUTS["stream"], {"width": 256}, "heads are 256 wide, on GPUs at most 128"),
-        (LAYOUTS["stream"], {}, "a time bias has no kernel on GPUs"),
     ],
 )
 def test_what_has_no_kernel(layout, changes, reason):
     inputs = inputs_of(layout, **{"dtype": jnp.bfloat16, **changes})
-    if "time" not in reason and inputs.bias is not None:
-        inputs = inputs._replace(bias=without_time(inputs.bias))
     with on_gpu("9.0"):
         assert reason in hopper.unfit(inputs, layout, Weighing("softmax"))
-
-
-def without_time(bias):
-    return type(bias)(**{**vars(bias), "time": None})
 
 
 def test_other_gpus_have_no_kernel():
     layout = LAYOUTS["stream"]
     inputs = inputs_of(layout, dtype=jnp.bfloat16)
-    inputs = inputs._replace(bias=without_time(inputs.bias))
     with on_gpu("9.0"):
         assert hopper.unfit(inputs, layout, Weighing("pointwise", 3.0)) is None
     for other in ("8.0", "10.0"):
@@ -124,9 +119,42 @@ def test_the_platform_chooses_the_kernels(platform, monkeypatch, capsys):
     )
 
 
+def buckets_of(gaps):
+    """(by comparison, by logarithm, how far the logarithm is from the next whole bucket)."""
+    gaps = np.asarray(gaps, np.int64)
+    compared = np.searchsorted(arrays.bucket_starts(), gaps.astype(np.float32), side="right") - 1
+    low = jnp.full(len(gaps), -(2**31), jnp.int32)
+    logarithm = np.asarray(time_bucket(low, jnp.asarray(gaps - 2**31, jnp.int32)))
+    exact = np.log(np.maximum(gaps, 1).astype(np.float32).astype(np.float64)) / BUCKET_WIDTH
+    return compared, logarithm, np.abs(exact - np.round(exact))
+
+
+@settings(max_examples=200)
+@given(st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=50))
+@example([0, 1, 2, 2**31, 2**32 - 1])
+def test_buckets_are_those_of_the_logarithm(gaps):
+    compared, logarithm, distance = buckets_of(gaps)
+    # float32 cannot tell on which side of a whole number the logarithm is
+    near = distance < 1e-5
+    np.testing.assert_array_equal(compared[~near], logarithm[~near])
+    assert np.abs(compared - logarithm).max() <= 1
+
+
+def test_the_first_seconds_of_buckets():
+    first = np.ceil(arrays.bucket_starts()[1:-1].astype(np.float64)).astype(np.int64)
+    around = np.concatenate([first - 1, first, first + 1])
+    compared, logarithm, distance = buckets_of(around)
+    np.testing.assert_array_equal(compared[distance > 1e-5], logarithm[distance > 1e-5])
+    assert (distance > 1e-5).sum() > len(around) // 2
+
+
+@pytest.mark.parametrize("times", [False, True])
 @pytest.mark.parametrize("width", [64, 128])
-def test_shared_memory_is_under_the_limit_of_the_chip(width):
-    need = calls.shared_memory(width)
+def test_shared_memory_is_under_the_limit_of_the_chip(width, times):
+    need = calls.shared_memory(width, times=times)
     assert tuple(need) == NAMES
-    print(f"head width {width}:", {name: f"{size / 2**10:.1f} KiB" for name, size in need.items()})
+    print(
+        f"head width {width}{', times' if times else ''}:",
+        {name: f"{size / 2**10:.1f} KiB" for name, size in need.items()},
+    )
     assert max(need.values()) <= calls.SHARED_MEMORY // 2  # two blocks of threads fit a processor

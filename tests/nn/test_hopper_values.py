@@ -31,9 +31,13 @@ def kernels_everywhere():
 
 
 @pytest.mark.parametrize("kind", ["softmax", "pointwise"])
-@pytest.mark.parametrize(("name", "heads"), [("stream", 1), ("request", 2), ("extension", 2)])
-def test_layouts_equal_masked_attention(name, heads, kind):
-    compare(LAYOUTS[name], hopper_problem(LAYOUTS[name], 5, heads=heads), kind, 2e-2)
+@pytest.mark.parametrize(
+    ("name", "heads", "with_times"),
+    [("stream", 1, True), ("request", 2, True), ("extension", 2, False)],
+)
+def test_layouts_equal_masked_attention(name, heads, with_times, kind):
+    p = hopper_problem(LAYOUTS[name], 5, heads=heads, with_times=with_times)
+    compare(LAYOUTS[name], p, kind, 2e-2)
 
 
 sizes = st.tuples(st.integers(0, 9), st.integers(0, 3)).filter(any)
@@ -45,12 +49,13 @@ sizes = st.tuples(st.integers(0, 9), st.integers(0, 3)).filter(any)
     cached=st.lists(st.integers(1, 2), max_size=2),
     max_segments=st.integers(1, 4),
     kind=st.sampled_from(["softmax", "pointwise"]),
-    with_bias=st.booleans(),
+    bias=st.sampled_from(["none", "positions", "times"]),
     seed=st.integers(0, 1000),
 )
-def test_any_layout_equals_masked_attention(segments, cached, max_segments, kind, with_bias, seed):
+def test_any_layout_equals_masked_attention(segments, cached, max_segments, kind, bias, seed):
     layout = SegmentLayout(tuple(segments), tuple(cached), max_segments)
-    compare(layout, hopper_problem(layout, seed, with_bias=with_bias, heads=1), kind, 2e-2)
+    has = {"with_bias": bias != "none", "with_times": bias == "times"}
+    compare(layout, hopper_problem(layout, seed, heads=1, **has), kind, 2e-2)
 
 
 @pytest.mark.parametrize("kind", ["softmax", "pointwise"])
