@@ -45,6 +45,33 @@ def test_the_documents_quote_four_layers():
     assert row["mrr_of_full_high"] < 1
 
 
+def test_the_documents_quote_tokens_of_parts_on_the_probe():
+    parts, pooled = (
+        {row["name"]: row for row in load(f"probe/{name}/probe.json")["rows"]}
+        for name in ("hstu_parts", "hstu")
+    )
+    page = PAGE.read_text()
+    for name, shown in (
+        ("compressed", "compressed, tokens of parts"),
+        ("compressed, not pooled", "compressed, tokens that begin alike"),
+    ):
+        row = parts[name]
+        cells = ["hstu", shown, with_interval(row, "recall@10", 3), with_interval(row, "mrr", 3)]
+        cells += [with_interval(row, "mrr_of_full", 3), f"{row['flops_of_full']:.1%}"]
+        cells.append(f"{row['state_bytes']:,}")
+        assert f"| {' | '.join(cells)} |\n" in page
+    shares = [rows["compressed"]["mrr_of_full"] for rows in (parts, pooled)]
+    sentence = "compressed has an MRR of {:.3f} of full history's, pooled tokens {:.3f}"
+    assert sentence.format(*shares) in " ".join(page.split())
+    # "the same full history", "the intervals overlap", "differ by more"
+    assert parts["full history"]["mrr_seeds"] == pooled["full history"]["mrr_seeds"]
+    assert parts["compressed"]["mrr_of_full_high"] > pooled["compressed"]["mrr_of_full_low"]
+    for rows in (parts, pooled):
+        seeds = rows["compressed"]["mrr_seeds"]
+        full = rows["full history"]["mrr"]
+        assert (max(seeds) - min(seeds)) / full > shares[1] - shares[0]
+
+
 def test_the_documents_quote_movielens_1m():
     rows = {row["name"]: row for row in load("experiments_ml1m/sasrec/gap.json")["rows"]}
     page = PAGE.read_text()
