@@ -52,8 +52,7 @@ def get_config(argument: str = "sasrec") -> ExperimentsConfig:
     config.train.eval_every = config.train.checkpoint_every = 1000
     if backbone == "hstu":
         config.model.layers = 4  # 82,000 weights; two blocks of SASRec have 98,000
-    if backbone != "hstu":  # it was measured with pooled tokens
-        config.model.token_input, config.model.token_distance = "parts", True
+    config.model.token_input, config.model.token_distance = "parts", True
     if backbone in LLAMA:
         config.model.backbone = "llama"
         config.model.sasrec.position_bias = False
