@@ -9,8 +9,8 @@ Argument: `sasrec` (default), `hstu`, `llama` or `hllm`. The last is Llama over 
 SmolLM2-135M (docs/hllm.md says how to get it) of titles and genres, read from `items.parquet`
 (item_id, title, genres) in the same folder.
 Hardware and cost: one CPU core, 15 to 30 minutes a run beside other work.
-Quality: one seed, NDCG@10: SASRec .2441 (recent), .2723 (compressed), .2643 (full); HSTU .2439
-(recent), .2612 (compressed), .2620 (full); Llama .2418 (recent), .2649 (compressed), .2676 (full);
+Quality: one seed, NDCG@10: SASRec .2441 (recent), .2723 (compressed), .2643 (full); HSTU .2430
+(recent), .2668 (compressed), .2646 (full); Llama .2418 (recent), .2649 (compressed), .2676 (full);
 HLLM .2233 (recent), .2361 (compressed), .2430 (full) (results/experiments_planted).
 Command:
 
