@@ -3,6 +3,10 @@
 import json
 import pathlib
 
+import pytest
+
+from tests.integration.quoted import with_interval
+
 ROOT = pathlib.Path(__file__).parents[2]
 PLANS = [
     ("HSTU", "v5e-4x4", "aot_{}v5e-4x4"),
@@ -128,6 +132,24 @@ def test_the_speed_of_training():
         faster = "{median:.2f} [{low:.2f}, {high:.2f}]".format(**row["here_is_times_faster"])
         cells = [names.get(row["name"], f"`{row['name']}`"), "{} [{}, {}]".format(*ms), faster]
         assert f"| {' | '.join(cells)} |" in text, row["name"]
+
+
+@pytest.mark.parametrize("backbone", ["hstu", "sasrec"])
+def test_what_bfloat16_costs(backbone):
+    result = record(f"experiments_returns/{backbone}_bfloat16/ablations")
+    wide, narrow = result["rows"]
+    cells = [backbone, *(with_interval(row, "ndcg@10", 4) for row in (wide, narrow))]
+    cells.append(with_interval(narrow, "ndcg_of_base", 3))
+    page = (ROOT / "docs" / "scale.md").read_text()
+    assert f"| {' | '.join(cells)} |\n" in page
+    # "no loss is seen", "two seeds"
+    assert narrow["ndcg_of_base_high"] > 1
+    assert narrow["ndcg_of_base"] > 0.99
+    assert [len(row["ndcg@10_seeds"]) for row in (wide, narrow)] == [2, 2]
+    assert narrow["changed"] == "model.dtype=bfloat16"
+    sizes = [result["config"]["model"][key] for key in ("width", "layers")]
+    assert "(width {}, two\nlayers)".format(*sizes) in page
+    assert sizes[1] == 2
 
 
 def test_what_trained_models_cost():
