@@ -72,3 +72,14 @@ def test_a_user_without_events_gets_zeros():
     out = np.asarray(attend(layout, p, "softmax", KERNELS).astype(jnp.float32))
     assert not out[0].any()
     assert out[1, -2].any()
+
+
+def test_tiles_without_events_are_not_computed():
+    """Of 130 positions the first 5 exist: the two tiles behind theirs are zero."""
+    layout = SegmentLayout(((130, 0),))
+    p = hopper_problem(layout, 9, users=1, heads=1)
+    p["valid"] = np.arange(130)[None] < 5
+    compare(layout, p, "pointwise", 2e-2)
+    out = np.asarray(attend(layout, p, "pointwise", KERNELS).astype(jnp.float32))
+    assert out[0, :64].any()
+    assert not out[0, 64:].any()

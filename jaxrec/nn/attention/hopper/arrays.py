@@ -46,6 +46,7 @@ def folded(
         v=with_tokens(own_v, tokens.v),
         seen=jnp.concatenate([seen_tokens, seen], axis=2).astype(jnp.float32),
         bias=None,
+        there=_tiles_there(seen),
     )
     x = jax.tree.map(lambda a: a.reshape(users * run.count, *a.shape[2:]), x)
     bias = cast(RelativeBias | None, inputs.bias)
@@ -55,6 +56,14 @@ def folded(
         bias = dataclasses.replace(bias, time=None)
     shape = tiles.Shape(weigh.kind, weigh.normalizer, seen_tokens.shape[2], run.count)
     return shape, x._replace(bias=_bias(bias, run, keys, heads), times=times)
+
+
+def _tiles_there(exists: jax.Array) -> jax.Array:
+    """int32 [B, s]: tiles of the positions [B, s, P] up to the last that exists."""
+    tiles = exists.reshape(*exists.shape[:2], -1, TILE).any(3)
+    return jnp.max(
+        jnp.where(tiles, jnp.arange(1, tiles.shape[2] + 1)[None, None], 0), axis=2
+    ).astype(jnp.int32)
 
 
 def _times(

@@ -146,6 +146,7 @@ def _attention_backward(
     if x.times is not None:
         buckets = (heads, shape.segments, queries, keys, BUCKETS, TILE)
         like.append(jax.ShapeDtypeStruct(buckets, jnp.float32))
+    there = np.zeros(x.there.shape, jax.dtypes.float0)
     of_bias, *by_bucket = call("of_bias", x, grid, like)
     times = x.times
     if times is not None:
@@ -154,7 +155,7 @@ def _attention_backward(
         }
         none |= {"starts": jnp.zeros_like(times.starts)}
         times = times._replace(**none | {"table": by_bucket[0].sum((1, 2, 3, 5))})
-    return (Operands(of_q, of_k, of_v, jnp.zeros_like(x.seen), of_bias, times),)
+    return (Operands(of_q, of_k, of_v, jnp.zeros_like(x.seen), of_bias, there, times),)
 
 
 attention.defvjp(_attention_forward, _attention_backward)

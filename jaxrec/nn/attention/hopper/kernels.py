@@ -134,7 +134,8 @@ def forward(shape: Shape, x: Operands, out: Ref, total: Ref, memory: Memory) -> 
         release()
         return sums, top, sum_
 
-    steps = shape.tokens // TILE + query + 1
+    # rows of queries of which none exists are zero
+    steps = jnp.where(query < x.there[row], shape.tokens // TILE + query + 1, 0)
     sums, top, sum_ = lax.fori_loop(0, steps, step, (zeros(width), vector + HIDDEN, vector))
     if shape.kind == "softmax":
         # a row that sees nothing is not there: it is zero instead of 0 / 0
@@ -159,7 +160,8 @@ def of_queries(shape: Shape, x: Operands, upstream: Upstream, out: Refs, memory:
         release()
         return sums
 
-    steps = shape.tokens // TILE + query + 1
+    # rows of queries of which none exists are zero
+    steps = jnp.where(query < x.there[row], shape.tokens // TILE + query + 1, 0)
     sums = lax.fori_loop(0, steps, step, zeros(memory.q.shape[1]))
     keep(sums, memory.out, out[0].at[row, head, at(query)])
 
@@ -184,7 +186,7 @@ def of_keys(shape: Shape, x: Operands, upstream: Upstream, out: Refs, memory: Me
     # the first queries that see an own key are those of its tile; all see the tokens
     first = jnp.maximum(key - shape.tokens // TILE, 0)
     start = zeros(memory.q.shape[1]), zeros(memory.q.shape[1])
-    of_k, of_v = lax.fori_loop(first, x.q.shape[2] // TILE, step, start)
+    of_k, of_v = lax.fori_loop(first, x.there[row], step, start)
     keep(of_k, memory.out, out[0].at[row, head, at(key)])
     release()
     keep(of_v, memory.out, out[1].at[row, head, at(key)])
@@ -206,8 +208,7 @@ def of_bias(shape: Shape, x: Operands, upstream: Upstream, out: Refs, memory: Me
 
         lax.fori_loop(0, BUCKETS, clear, None)
 
-    def step(user: Any, sums: jax.Array) -> jax.Array:
-        tile = Tile(user * shape.segments + segment, head, query, key)
+    def of_user(tile: Tile, sums: jax.Array) -> jax.Array:
         copies = of_query_rows(x, upstream, tile, memory) + of_key_rows(x, tile, memory)
         fetch(memory.step, copies)
         _, gradient = gradient_of_logits(shape, x, tile, memory)
@@ -215,6 +216,11 @@ def of_bias(shape: Shape, x: Operands, upstream: Upstream, out: Refs, memory: Me
             add_by_bucket(x.times, tile, gradient, memory)
         release()
         return sums + gradient
+
+    def step(user: Any, sums: jax.Array) -> jax.Array:
+        tile = Tile(user * shape.segments + segment, head, query, key)
+        there = query < x.there[tile.row]
+        return lax.cond(there, lambda: of_user(tile, sums), lambda: sums)
 
     users = x.q.shape[0] // shape.segments
     there = key <= query + shape.tokens // TILE

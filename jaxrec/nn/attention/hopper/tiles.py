@@ -53,7 +53,8 @@ class Operands(NamedTuple):
     """Rows G (a segment of a user), heads N, query rows P, key columns K, head width H.
 
     q: [G, N, P, H]; k, v: [G, N, K, H]; seen: float32 [G, K], 1 where a key counts; bias: float32
-    [N, S, P, K]; times: None where there is no time bias. P and K are multiples of `TILE`, H of 64.
+    [N, S, P, K]; there: int32 [G], tiles of queries up to the last that exists; times: None where
+    there is no time bias. P and K are multiples of `TILE`, H of 64.
     """
 
     q: Any
@@ -61,6 +62,7 @@ class Operands(NamedTuple):
     v: Any
     seen: Any
     bias: Any
+    there: Any
     times: Times | None = None
 
 
