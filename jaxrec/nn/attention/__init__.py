@@ -13,6 +13,8 @@ Dimension letters: B users, T positions, C cached tokens, N heads, H head width,
 a run, P positions of one segment, K keys.
 """
 
+from typing import Any
+
 import chex
 import jax
 
@@ -78,18 +80,32 @@ def _by_structure(inputs: Inputs, layout: SegmentLayout, weigh: Weigh) -> jax.Ar
 
 def _fused(inputs: Inputs, layout: SegmentLayout, weigh: Weigh) -> jax.Array:
     """The kernels where there are some for a call; where not, a line says so, once."""
-    from jaxrec.nn.attention import accelerators, fused, hopper  # Pallas takes a while to import
+    from jaxrec.nn.attention import accelerators  # Pallas takes a while to import
 
     platform = accelerators.platform()
-    kernels = {"tpu": fused, "gpu": hopper, "cuda": hopper}.get(platform)
+    kernels = _kernels_of(platform)
     if kernels is None:
         reason = f"kernels are for TPU and GPU, this is {platform}"
     else:
         reason = kernels.unfit(inputs, layout, weigh)
-    if reason is None:
-        return kernels.attend(inputs, layout, weigh)
+        if reason is None:
+            out: jax.Array = kernels.attend(inputs, layout, weigh)
+            return out
     accelerators.say_once(reason)
     return _by_structure(inputs, layout, weigh)
+
+
+def _kernels_of(platform: str) -> Any:
+    """The package of a platform's kernels, which needs no other platform's."""
+    if platform == "tpu":
+        from jaxrec.nn.attention import fused
+
+        return fused
+    if platform in ("gpu", "cuda"):
+        from jaxrec.nn.attention import hopper
+
+        return hopper
+    return None
 
 
 # structure of a layout's visible pairs -> what computes its blocks
