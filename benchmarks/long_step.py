@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import optax
 
-from benchmarks.step import make_step
+from benchmarks.step import loss_of, make_step
 from jaxrec.benchmark import timing
 from jaxrec.benchmark.workload import random_batch
 from jaxrec.config import LossConfig, ModelConfig
@@ -44,14 +44,8 @@ def model_of(args: argparse.Namespace, backend: str, loss: LossConfig) -> recomm
 
 
 def measure(args: argparse.Namespace) -> list[Json]:
-    """A row for every backend. Raises ValueError where their losses differ."""
-    loss = LossConfig(
-        kind="sampled_softmax",
-        similarity="cosine",
-        temperature=0.05,
-        negatives=args.negatives,
-        sampling="uniform",
-    )
+    """A row for every backend. Raises ValueError where losses differ, and where no step fits."""
+    loss = loss_of(args.negatives)
     optimizer = optax.adamw(1e-3, weight_decay=0.0)
     rng = jax.random.key(0)
     steps: dict[str, Any] = {}
@@ -78,6 +72,8 @@ def measure(args: argparse.Namespace) -> list[Json]:
             "flops": args.batch
             * cost.training_flops(model.config, loss, model.layout, args.catalog),
         }
+    if not rows:
+        raise ValueError("no backend's step fits the device: take a smaller --batch, or --remat")
     losses = [row["loss"] for row in rows.values()]
     if not np.allclose(losses, losses[0], rtol=1e-2):
         raise ValueError(f"losses differ: { {name: row['loss'] for name, row in rows.items()} }")

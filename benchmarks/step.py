@@ -53,17 +53,22 @@ def make_step(model: recommender.Model, optimizer: optax.GradientTransformation)
     return step
 
 
+def loss_of(negatives: int) -> LossConfig:
+    """Cosine logits against so many uniform negatives."""
+    return LossConfig(
+        kind="sampled_softmax",
+        similarity="cosine",
+        temperature=0.05,
+        negatives=negatives,
+        sampling="uniform",
+    )
+
+
 def measure(shape: tuple[int, int, int, int], batch_size: int, args: argparse.Namespace) -> Json:
     """One layout: dense and blocked steps in turn with the components of the blocked one."""
     n, k, segments, recent = shape
     layout = SegmentLayout.stream(n, k, segments, recent - n + 1)
-    loss_config = LossConfig(
-        kind="sampled_softmax",
-        similarity="cosine",
-        temperature=0.05,
-        negatives=args.negatives,
-        sampling="uniform",
-    )
+    loss_config = loss_of(args.negatives)
     optimizer = optax.adamw(1e-3, weight_decay=0.0)
     rng = jax.random.key(0)
     batch = jax.device_put(random_batch(layout, batch_size, args.catalog))

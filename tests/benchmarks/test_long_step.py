@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import jax
 import pytest
 
 from benchmarks import long_step
@@ -38,3 +39,15 @@ def test_backends_that_differ_are_no_result(monkeypatch):
     monkeypatch.setattr("sys.argv", SMALL.split())
     with pytest.raises(ValueError, match="losses differ"):
         long_step.main()
+
+
+def test_steps_that_do_not_fit_are_named(monkeypatch, capsys):
+    def too_large(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+    monkeypatch.setattr(long_step, "make_step", lambda *_: too_large)
+    monkeypatch.setattr("sys.argv", SMALL.split())
+    with pytest.raises(ValueError, match="no backend's step fits the device"):
+        long_step.main()
+    said = [line for line in capsys.readouterr().out.splitlines() if "fit" in line]
+    assert said == [f"{name}: does not fit the device" for name in long_step.BACKENDS]
