@@ -11,11 +11,11 @@ from collections.abc import Sequence
 
 from jaxrec.config import Config
 from jaxrec.evaluation.ranks import Ranks
-from jaxrec.experiments import baselines, measures, plateau, verdict
+from jaxrec.experiments import baselines, measures, oracle, plateau, verdict
 from jaxrec.experiments.baselines import BASELINES
 from jaxrec.experiments.quality import full_of, price, recent_of
 from jaxrec.experiments.result_table import Cell, Experiment, Line, Values
-from jaxrec.experiments.runs import Lab, with_values
+from jaxrec.experiments.runs import Lab, RuleOf, known_rule, with_values
 from jaxrec.experiments.settings import ExperimentsConfig
 
 TOKENS = "tokens alone"  # parts of the table
@@ -124,15 +124,19 @@ class _Part:
 
         return Cell(WITHOUT, make, ranks)
 
-    def rule(self, name: str, rule: str) -> Cell:
-        """The row of a rule without parameters, which is the same for every seed."""
+    def rule(self, row: str, name: str, rule: RuleOf | None = None) -> Cell:
+        """The row of a rule without parameters, which is the same for every seed.
+
+        name: of the rule, one of `evaluation.baselines` where none is given.
+        """
+        made = known_rule(name) if rule is None else rule
 
         def ranks() -> list[Ranks]:
             config = with_values(self._base, seed=self.lab.seeds[0])
-            (once,) = self._targets([self.lab.rule_ranks(config, rule)])
+            (once,) = self._targets([self.lab.rule_ranks(config, name, made)])
             return [once] * len(self.lab.seeds)
 
-        return Cell(name, lambda: self._row(name, ranks()), ranks)
+        return Cell(row, lambda: self._row(row, ranks()), ranks)
 
     @property
     def _base(self) -> Config:
@@ -149,7 +153,7 @@ def gap(lab: Lab) -> Experiment:
     # where seen items are no candidates a rule that recommends them is popularity
     rules = {"popularity": RULES["popularity"]} if lab.base.eval.filter_seen else RULES
     cells = [
-        *(first.rule(name, rule) for name, rule in rules.items()),
+        *(first.rule(row, rule) for row, rule in rules.items()),
         first.model("recent"),
         first.without_tokens(),
         first.model("compressed"),
@@ -160,10 +164,13 @@ def gap(lab: Lab) -> Experiment:
         second = _Part(lab, COUNTERS, counted, " + counters")
         cells.append(second.rule("counters alone", RULES[FREQUENCY]))
         cells += [second.model(mode) for mode in (*second.runs, *second.baselines)]
+    with_oracle = measures.count_returns(lab.config) and not lab.base.eval.filter_seen
     for name, suffix, distances in _returns(lab.config):
         third = _Part(lab, name, base_of(lab), suffix, returns=distances)
         cells.append(third.rule(f"popularity{suffix}", RULES["popularity"]))
         cells += [third.model(mode) for mode in (*third.runs, *third.baselines)]
+        if with_oracle:
+            cells.append(third.rule(f"{oracle.NAME}{suffix}", oracle.NAME, oracle.rule))
     layout = lab.base.layout
     return Experiment(
         "gap",
@@ -175,6 +182,7 @@ def gap(lab: Lab) -> Experiment:
         "what the user had. `closed` is (compressed - recent) / (full - recent), all three on the "
         "same draws of seeds and users."
         + (COUNTED if counted is not None else "")
+        + (oracle.SENTENCE if with_oracle else "")
         + "".join(f" {BASELINES[name].sentence}" for name in lab.config.experiments.baselines),
         verdict.reading,
         cells,

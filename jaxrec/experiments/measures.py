@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxrec.config import Config
+from jaxrec.data.datasets import PLANTED
 from jaxrec.errors import DataError
 from jaxrec.evaluation.ranks import Ranks
 from jaxrec.experiments import statistics
@@ -34,9 +35,6 @@ def by_seed(lab: Lab, config: Config, row: str = "") -> list[Ranks]:
     return [lab.ranks(with_values(config, seed=seed), row) for seed in lab.seeds]
 
 
-WITH_RETURNS = ("planted", "synthetic")  # data.dataset in which returns are known
-
-
 def distance_of_returns(session: Session, ranks: Ranks) -> np.ndarray:
     """How many events ago each target, a planted return, was last seen, int [P]; else 0."""
     distance = np.zeros(len(ranks.rank), np.int64)
@@ -56,7 +54,7 @@ def distance_of_returns(session: Session, ranks: Ranks) -> np.ndarray:
 def returns(
     lab: Lab, by_seed: Sequence[Ranks], low: float = 1, high: float = math.inf
 ) -> list[Ranks]:
-    """Those of ranks by seed whose targets are planted returns (`WITH_RETURNS`).
+    """Those of ranks by seed whose targets are planted returns (`datasets.PLANTED`).
 
     low, high: low <= events since the item was last seen < high. Raises DataError where there is
     none.
@@ -88,7 +86,7 @@ def counted(lab: Lab, by_seed: Sequence[Ranks]) -> list[Ranks]:
 
 def count_returns(config: ExperimentsConfig) -> bool:
     """Whether planted returns alone are targets."""
-    return config.experiments.returns and config.data.dataset in WITH_RETURNS
+    return config.experiments.returns and config.data.dataset in PLANTED
 
 
 def columns(

@@ -34,6 +34,7 @@ from jaxrec.session import CHECKPOINTS, Session
 from jaxrec.types import Batch
 
 Say = Callable[[str], None]
+RuleOf = Callable[[Session], baselines.Rule]  # a rule may know the data
 DONE = "finished.json"
 # keys that a run may change when it continues, but that decide which parameters are evaluated
 DECIDING = (
@@ -44,6 +45,11 @@ DECIDING = (
     "data.path",
     "data.items_path",
 )
+
+
+def known_rule(name: str) -> RuleOf:
+    """The rule `name` of `evaluation.baselines.rules`."""
+    return lambda session: baselines.rules(session.config.layout.recent)[name]
 
 
 class MissingRun(WorkdirError):
@@ -237,17 +243,17 @@ class Lab:
 
         return Ranks(**self.kept(config, row, make), lists=None)
 
-    def rule_ranks(self, config: Config, rule: str) -> Ranks:
-        """Ranks of the same targets by a rule without parameters (`evaluation.baselines`).
+    def rule_ranks(self, config: Config, name: str, rule: RuleOf) -> Ranks:
+        """Ranks of the same targets by a rule without parameters.
 
-        config: of a run, in whose folder they are kept. rule: a key of `baselines.rules`.
+        config: of a run, in whose folder they are kept under the name.
         """
 
         def make() -> dict[str, np.ndarray]:
             session = self.session(config)
             return _columns(
                 rule_ranks(
-                    baselines.rules(config.layout.recent)[rule],
+                    rule(session),
                     baselines.Popularity(session.prepared.counts),
                     session.history,
                     self.ranks(config, config.layout.mode),
@@ -255,7 +261,7 @@ class Lab:
                 )
             )
 
-        return Ranks(**self.kept(config, f"rule {rule}", make), lists=None)
+        return Ranks(**self.kept(config, f"rule {name}", make), lists=None)
 
     def kept(
         self, config: Config, what: str, make: Callable[[], dict[str, np.ndarray]]

@@ -173,6 +173,13 @@ def reading(rows: Sequence[Json]) -> str:
     if "compressed, returns" in by_name:
         answer = lower(verdict(rows, METRIC, ", returns").sentence)
         sentences.append(f"Of planted returns alone, by {METRICS[METRIC]}: {answer}.")
+    if "oracle, returns" in by_name:
+        names = ("oracle, returns", "full, returns")
+        best, full = (Estimate.of(by_name[name], METRIC) for name in names)
+        sentences.append(
+            f"The oracle has {METRICS[METRIC]} {best} of the returns, full history {full}: what "
+            "lies between even full history has not learned."
+        )
     if "compressed + counters" in by_name:
         sentences.append(_with_counters(rows))
     sentences.append("`gap` is full - recent, `without gap` the share of resamples that have none.")

@@ -201,3 +201,16 @@ def test_files_of_different_kinds_are_refused(tmp_path):
     moments.write_parquet(tmp_path / "b.parquet")
     with pytest.raises(DataError, match=r"b\.parquet: column types "):
         frames(configured(tmp_path / "*.parquet"))
+
+
+@given(
+    events=st.integers(1, 60),
+    gap=st.integers(1, 20),
+    spread=st.integers(0, 12),
+    reach=st.integers(20, 50),
+)
+def test_chance_of_return_counts_the_delays_that_have_passed(events, gap, spread, reach):
+    config = PlantedConfig(gap=gap, spread=spread, reach=reach)
+    due = [gap + more <= events <= reach for more in range(spread + 1)]
+    [chance] = planted.chance_of_return(np.array([events]), config)
+    assert chance == pytest.approx(np.mean(due))

@@ -181,3 +181,24 @@ def test_read_uses_the_data_seed(tmp_path):
     events, texts = source.read(config, tmp_path)
     assert np.array_equal(events.item, synthetic.generate(CONFIG, 5).item)
     assert texts is None
+
+
+def test_chance_of_return_is_that_of_the_waits_that_are_left():
+    config = SyntheticConfig(users=400, items=60, events=200, favourites=2, gap=24, interests=12)
+    waits = np.arange(config.gap, config.gap + 13)  # spread 12, each as likely
+    since = np.arange(0, 40)
+    left = [(waits >= events).sum() for events in since]
+    expected = [0.0 if e < 24 else 1 / max(n, 1) for e, n in zip(since, left, strict=True)]
+    np.testing.assert_allclose(synthetic.chance_of_return(since, config), expected)
+    # of generated histories: of favourites that came back, this share did so at each distance
+    table = synthetic.generate(config, seed=0)
+    counts = np.zeros(64, int)
+    for items, _, returning in by_user(table):
+        everyday = np.cumsum(synthetic.is_everyday(items, config))
+        for place in np.flatnonzero(returning):
+            last = np.flatnonzero(items[:place] == items[place])[-1]
+            counts[everyday[place] - everyday[last]] += 1
+    assert counts[:24].sum() == 0
+    assert counts[38:].sum() == 0  # the first wait of each begins one later
+    share = counts[25:37] / counts[24:38].sum()
+    assert np.abs(share - 1 / 13).max() < 0.03

@@ -6,8 +6,8 @@ import pytest
 from jaxrec.config import PlantedConfig
 from jaxrec.errors import ConfigError, DataError
 from jaxrec.experiments import __main__ as command
-from jaxrec.experiments import baselines, gap, registry, settings, statistics
-from jaxrec.experiments.runs import Lab
+from jaxrec.experiments import baselines, gap, measures, oracle, registry, settings, statistics
+from jaxrec.experiments.runs import Lab, known_rule
 from tests.experiments import tiny
 
 ROWS = ["recent", "compressed without its tokens", "compressed", "full"]
@@ -15,6 +15,10 @@ ROWS = ["recent", "compressed without its tokens", "compressed", "full"]
 
 def lab(folder, **experiments):
     return Lab(tiny.config(seeds=(0,), **experiments), folder, [].append)
+
+
+def rule_ranks(some, name):
+    return some.rule_ranks(gap.base_of(some), name, known_rule(name))
 
 
 def cells(some):
@@ -63,7 +67,8 @@ def test_generated_returns_have_a_part(tmp_path):
     config.data.synthetic.returns = 0.9
     some = Lab(settings.validate(config), tmp_path, [].append)
     made = cells(some)
-    assert list(made)[-4:] == [f"{n}, returns" for n in ("popularity", *gap.modes_of(some.base))]
+    names = ("popularity", *gap.modes_of(some.base), "oracle")
+    assert list(made)[-5:] == [f"{name}, returns" for name in names]
     assert made["popularity, returns"].make()["targets"] == made["full, returns"].make()["targets"]
     row = made["compressed, returns"].make()
     assert 0 < row["targets"] < made["compressed"].make()["targets"]
@@ -94,9 +99,9 @@ def test_ranks_with_and_without_seen_items_are_kept_apart(tmp_path):
     assert (fewer.rank <= every.rank).all()
     assert (fewer.rank < every.rank).any()
     # a rule ranks the same targets, and the filter leaves it popularity
-    rules = [one.rule_ranks(gap.base_of(one), "frequency-all") for one in (plain, filtered)]
+    rules = [rule_ranks(one, "frequency-all") for one in (plain, filtered)]
     np.testing.assert_array_equal(rules[0].item, every.item)
-    popularity = filtered.rule_ranks(gap.base_of(filtered), "popularity")
+    popularity = rule_ranks(filtered, "popularity")
     np.testing.assert_array_equal(rules[1].rank, popularity.rank)
     assert (rules[0].rank != popularity.rank).any()
 
@@ -162,7 +167,7 @@ def test_planted_returns_have_a_part_of_their_own(tmp_path):
     assert list(made) == [
         f"{name}, {suffix}"
         for suffix in suffixes
-        for name in ("popularity", "recent", "compressed", "full")
+        for name in ("popularity", "recent", "compressed", "full", "oracle")
     ]
     assert list(dict.fromkeys(row["part"] for row in made.values())) == [
         "planted returns",
@@ -181,6 +186,15 @@ def test_planted_returns_have_a_part_of_their_own(tmp_path):
         for user, position in zip(every.user, every.position, strict=True)
     )
     assert made["full, returns"]["targets"] == returns
+    # the oracle is asked for the same targets, and ranks them where its lists have them
+    best = made["oracle, returns"]
+    assert best["targets"] == returns
+    assert best["ndcg@10"] > max(made[f"{name}, returns"]["ndcg@10"] for name in ("recent", "full"))
+    ranked = some.rule_ranks(gap.base_of(some), oracle.NAME, oracle.rule)
+    rule = oracle.rule(session)
+    for user, position, item, rank in zip(*measures.returns(some, [ranked])[0][:4], strict=True):
+        listed = rule.personal_items(session.history(int(user))[:position])
+        assert rank == listed.tolist().index(item)
 
     config.data.planted.returns = 0.0
     none = Lab(settings.validate(config), tmp_path, [].append)

@@ -138,3 +138,14 @@ def test_returns_are_compared_with_popularity_on_returns():
     low = {key: value / 10 if isinstance(value, float) else value for key, value in known.items()}
     text = verdict.reading([*rows, low | {"name": "popularity, returns"}, *returns])
     assert "Of planted returns alone, by NDCG@10: tokens close 9" in text
+
+
+def test_reading_says_what_full_history_lacks_of_the_oracle():
+    returns = ", returns"
+    rows = [*made_up.gap_rows(), *made_up.gap_rows(suffix=returns)]
+    assert "oracle" not in verdict.reading(rows)
+    best = {"name": f"oracle{returns}", "ndcg@10": 0.7, "ndcg@10_low": 0.68, "ndcg@10_high": 0.72}
+    said = verdict.reading([*rows, best])
+    assert (
+        "The oracle has NDCG@10 0.7000 [0.6800, 0.7200] of the returns, full history 0.2000" in said
+    )

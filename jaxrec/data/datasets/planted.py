@@ -85,6 +85,13 @@ def plant(
     return source, place, returning
 
 
+def chance_of_return(events: np.ndarray, config: PlantedConfig) -> np.ndarray:
+    """Probability that a durable item is due, last seen so many events before a position."""
+    delays = config.spread + 1  # as likely each
+    chance = np.clip((events - config.gap + 1) / delays, 0.0, 1.0)
+    return np.where(events <= config.reach, chance, 0.0)
+
+
 def _history(
     items: np.ndarray, durable: np.ndarray, config: PlantedConfig, seed: list[int], first: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

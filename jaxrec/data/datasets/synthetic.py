@@ -75,6 +75,25 @@ def durable_items(config: SyntheticConfig) -> np.ndarray:
     return np.arange(OCCASION + 1, OCCASION + 1 + (config.items - 1) // 2)
 
 
+def is_everyday(items: np.ndarray, config: SyntheticConfig) -> np.ndarray:
+    """Which raw ids are everyday items, bool [N]."""
+    return items > durable_items(config)[-1]
+
+
+def chance_of_return(everyday: np.ndarray, config: SyntheticConfig) -> np.ndarray:
+    """Probability that a favourite returns now if it did not before.
+
+    everyday: everyday events since it was last seen.
+    """
+    left = config.gap + _spread(config) - everyday + 1
+    return np.where(everyday < config.gap, 0.0, 1 / np.maximum(left, 1))
+
+
+def _spread(config: SyntheticConfig) -> int:
+    """A favourite returns after `gap` to `gap` + this many everyday events, each as likely."""
+    return max(config.gap // 3, 12)
+
+
 def generate(config: SyntheticConfig, seed: int) -> Interactions:
     """`users` histories of `events` / 2 to 3/2 `events` events, users 1..users, items 1..items."""
     _check(config)
@@ -177,7 +196,7 @@ def _planted(
     early = rng.integers(0, stretch, (users, number, REPEATS))
     # later: a renewal process per favourite, gap to 4/3 gap everyday events between appearances
     cycles = int(lengths.max()) // max(config.gap, 12) + 1 if config.returns else 0
-    wait = config.gap + rng.integers(0, max(config.gap // 3, 12) + 1, (users, number, cycles))
+    wait = config.gap + rng.integers(0, _spread(config) + 1, (users, number, cycles))
     later = early.max(-1)[..., None] + 1 + np.cumsum(wait, -1)
     slots = np.concatenate([early, later], -1)
     user, favourite, turn = (a.ravel() for a in np.indices(slots.shape))
