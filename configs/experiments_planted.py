@@ -26,7 +26,15 @@ from jaxrec.experiments.settings import ExperimentsConfig, ExperimentsSettings
 
 LLAMA = ("llama", "hllm")
 ARGUMENTS = (*ml1m.BACKBONES, *LLAMA)
-STEPS = {"sasrec": 24_000, "hstu": 16_000, "llama": 12_000, "hllm": 8_000}
+ABLATIONS = (  # of sasrec: what holds full history back, in short trainings
+    "full history: layout.mode=full; layout.tokens=1; model.token_input=learned; "
+    "model.token_distance=False; train.steps=4000; train.learning_rate=0.004",
+    "dropout of item vectors: model.embed_dropout=0.2",
+    "both: model.dropout=0.2; model.embed_dropout=0.2",
+    "twice the rate: train.learning_rate=0.008",
+    "four heads: model.heads=4",
+)
+STEPS = {"sasrec": 12_000, "hstu": 12_000, "llama": 12_000, "hllm": 8_000}
 
 
 def get_config(argument: str = "sasrec") -> ExperimentsConfig:
@@ -48,6 +56,10 @@ def get_config(argument: str = "sasrec") -> ExperimentsConfig:
     config.loss.kind = "sampled_softmax"
     config.loss.negatives = 512
     config.train.length_buckets = 4
+    if backbone not in LLAMA:  # with dropout returns are learned far more slowly
+        config.model.dropout = config.model.embed_dropout = 0.0
+    if backbone == "sasrec":
+        config.train.learning_rate = 8e-3
     config.train.steps = STEPS[backbone]
     config.train.eval_every = config.train.checkpoint_every = 1000
     if backbone == "hstu":
@@ -70,5 +82,7 @@ def get_config(argument: str = "sasrec") -> ExperimentsConfig:
         config.model.texts.pooling = "mean"
         config.model.texts.cache_dir = "runs/item_vectors"
     config.train.validation_users = 1000
-    config.experiments = ExperimentsSettings(seeds=(0, 1, 2), users=2000, min_events=128, last=20)
+    config.experiments = ExperimentsSettings(
+        seeds=(0, 1, 2), users=2000, min_events=128, last=20, ablations=ABLATIONS
+    )
     return config
