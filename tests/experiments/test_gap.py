@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from jaxrec.config import PlantedConfig
 from jaxrec.errors import ConfigError, DataError
 from jaxrec.experiments import __main__ as command
 from jaxrec.experiments import baselines, gap, measures, oracle, registry, settings, statistics
@@ -150,17 +149,7 @@ def test_no_gap_has_no_share():
 
 
 def test_planted_returns_have_a_part_of_their_own(tmp_path):
-    rng = np.random.default_rng(0)
-    users, events = 24, 60
-    file = tmp_path / "events.csv"
-    rows = zip(np.repeat(range(users), events), rng.integers(0, 40, users * events), strict=True)
-    lines = [f"{user},{item},{row}\n" for row, (user, item) in enumerate(rows)]
-    file.write_text("user_id,item_id,timestamp\n" + "".join(lines))
-    config = tiny.config(seeds=(0,), returns=True)
-    config.data.dataset, config.data.path = "planted", str(file)
-    config.data.planted = PlantedConfig(
-        durable=0.5, rate=0.9, returns=1.0, gap=12, spread=6, reach=40
-    )
+    config = tiny.planted(tmp_path)
     some = Lab(settings.validate(config), tmp_path, [].append)
     made = {name: cell.make() for name, cell in cells(some).items() if ", " in name}
     suffixes = ("returns", "after 12", "after 18")  # the gap, and a segment later

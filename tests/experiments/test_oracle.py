@@ -2,28 +2,13 @@
 
 import numpy as np
 
-from jaxrec.config import PlantedConfig
 from jaxrec.experiments import gap, oracle, settings
 from jaxrec.experiments.runs import Lab
 from tests.experiments import tiny
 
 
 def planted_lab(folder, **values):
-    """A table of random events with returns as likely as can be, and its lab."""
-    rng = np.random.default_rng(0)
-    users, events = 24, 80
-    file = folder / "events.csv"
-    rows = zip(np.repeat(range(users), events), rng.integers(0, 40, users * events), strict=True)
-    lines = [f"{user},{item},{row}\n" for row, (user, item) in enumerate(rows)]
-    file.write_text("user_id,item_id,timestamp\n" + "".join(lines))
-    config = tiny.config(seeds=(0,), returns=True)
-    config.data.dataset, config.data.path = "planted", str(file)
-    config.data.holdout = 30
-    config.data.planted = PlantedConfig(
-        **{"durable": 0.5, "rate": 0.9, "returns": 1.0, "gap": 12, "spread": 6, "reach": 40}
-        | values
-    )
-    return Lab(settings.validate(config), folder, [].append)
+    return Lab(settings.validate(tiny.planted(folder, events=80, **values)), folder, [].append)
 
 
 def returns_of(session):

@@ -2,8 +2,10 @@
 
 import dataclasses
 
+import numpy as np
+
 from configs import synthetic
-from jaxrec.config import SyntheticConfig
+from jaxrec.config import PlantedConfig, SyntheticConfig
 from jaxrec.experiments import settings
 from jaxrec.experiments.settings import (
     ExperimentsConfig,
@@ -53,3 +55,17 @@ def config(**experiments):
     )
     made.experiments = dataclasses.replace(chosen, **experiments)
     return settings.validate(made)
+
+
+def planted(folder, *, events=60, **values):
+    """The same on returns planted into a table of random events; values: of `data.planted`."""
+    rng, users = np.random.default_rng(0), 24
+    file = folder / "events.csv"
+    rows = zip(np.repeat(range(users), events), rng.integers(0, 40, users * events), strict=True)
+    lines = [f"{user},{item},{row}\n" for row, (user, item) in enumerate(rows)]
+    file.write_text("user_id,item_id,timestamp\n" + "".join(lines))
+    made = config(seeds=(0,), returns=True)
+    made.data.dataset, made.data.path = "planted", str(file)
+    chosen = {"durable": 0.5, "rate": 0.9, "returns": 1.0, "gap": 12, "spread": 6, "reach": 40}
+    made.data.planted = PlantedConfig(**chosen | values)
+    return made
