@@ -134,21 +134,40 @@ def test_the_documents_quote_what_tokens_add_to_counters():
     assert f"{kept['users']:,} households" in page
 
 
-@pytest.mark.parametrize("backbone", ["sasrec", "hstu", "llama", "hllm"])
-def test_the_documents_quote_planted_returns(backbone):
-    result = load(f"experiments_planted/{backbone}/gap.json")
-    rows = {row["name"]: row for row in result["rows"]}
+SHOWN = ("recent", "compressed without its tokens", "compressed", "full")
+RULES = ("popularity", "personal frequency", "oracle")  # the same for every encoder
+PLANTED = ("sasrec", "hstu", "llama", "hllm")
+
+
+def planted(name):
+    """Rows of a table of planted returns by name."""
+    return {row["name"]: row for row in load(f"experiments_planted/{name}/gap.json")["rows"]}
+
+
+def levels_of_returns(encoder, rows, name):
+    """A line of docs/tokens.md: a row's levels of all targets and of the returns."""
+    cells = ["" if name in RULES else encoder, name]
+    both = [rows.get(name), rows.get(f"{name}, returns")]
+    for row in both:
+        for metric in ("recall@10", "ndcg@10"):
+            cells.append("" if row is None else with_interval(row, metric, 4))
+    row = both[0] or both[1]
+    cells.append(f"{row['flops_of_full']:.1%}" if "flops_of_full" in row else "")
+    return f"| {' | '.join(cells)} |\n"
+
+
+@pytest.mark.parametrize("encoder", PLANTED)
+def test_the_documents_quote_planted_returns(encoder):
+    rows = planted(encoder)
     page, readme = PAGE.read_text(), README.read_text()
     recipe = (ROOT / "configs" / "experiments_planted.py").read_text()
-    for name, row in rows.items():
-        cells = [name, *(with_interval(row, m, 4) for m in ("recall@10", "ndcg@10", "mrr"))]
-        cells.append(f"{row['flops_of_full']:.1%}" if "flops_of_full" in row else "")
-        assert f"| {' | '.join(cells)} |\n" in page
+    for name in (*SHOWN, *(RULES if encoder == "sasrec" else ())):
+        assert levels_of_returns(encoder, rows, name) in page
     shown = {"full": "full history of 127", "recent": "recent window of 31"}
     parts = {"": "all", ", returns": "returns", ", after 32": "returns after 32 to 47 events"}
     parts[", after 48"] = "returns after 48 events and more"
     for name in ("full", "compressed", "recent"):
-        cells = [backbone, shown.get(name, name)]
+        cells = [encoder, shown.get(name, name)]
         cells += [with_interval(rows[name + part], "ndcg@10", 4) for part in ("", ", returns")]
         cells.append(f"{rows[name]['flops_of_full']:.1%}")
         assert f"| {' | '.join(cells)} |\n" in readme
@@ -156,10 +175,13 @@ def test_the_documents_quote_planted_returns(backbone):
         assert f"{level} ({name})" in recipe.replace("\n", " ")
     for part, targets in parts.items():
         closed = [share(rows["compressed" + part], m) for m in ("recall@10", "ndcg@10", "mrr")]
-        assert f"| {backbone} | {targets} | {' | '.join(closed)} |\n" in page
+        assert f"| {encoder} | {targets} | {' | '.join(closed)} |\n" in page
     for part in ("", ", returns"):
         assert with_interval(rows["compressed" + part], "ndcg@10_gap", 4) in page
     assert all(not row.get("still_rising") for row in rows.values())
+    # "shown only its window, a compressed model is below", and what tokens carry is returns
+    assert rows["compressed without its tokens"]["ndcg@10"] < rows["recent"]["ndcg@10"]
+    assert rows["compressed, returns"]["ndcg@10_low"] > rows["recent, returns"]["ndcg@10_high"]
 
 
 def test_the_documents_quote_what_a_trained_model_is_worth_at_the_start():
@@ -173,114 +195,146 @@ def test_the_documents_quote_what_a_trained_model_is_worth_at_the_start():
     assert rows[1]["ndcg_of_base_high"] < 1  # "most of it"
 
 
-def test_the_documents_say_that_it_is_the_parts():
-    """Pooled tokens, another seed and as many means, beside tokens of parts."""
-    hstu, hstu_pooled, other, other_pooled, small = (
-        {row["name"]: row for row in load(f"experiments_planted/{name}/gap.json")["rows"]}
-        for name in ("hstu", "hstu_pooled", "llama_seed_1", "llama_pooled_seed_1", "llama_pooled")
+def test_the_documents_say_what_dropout_costs():
+    """Short trainings of full history, the whole ones with dropout, and one from compressed."""
+    page = PAGE.read_text()
+    words = " ".join(page.split())
+    for folder in ("sasrec_full", "sasrec_init_from"):
+        rows = load(f"experiments_planted/{folder}/ablations.json")["rows"]
+        for row in rows:
+            cells = [row["name"], *(with_interval(row, m, 4) for m in ("recall@10", "ndcg@10"))]
+            cells.append(with_interval(row, "ndcg_of_base", 3))
+            assert f"| {' | '.join(cells)} |\n" in page
+    begun = {row["name"]: row for row in rows}
+    # "does not get further"
+    later = begun["full history that begins with compressed"]
+    assert later["ndcg@10_high"] < begun["full history"]["ndcg@10_low"]
+    short = {
+        row["name"]: row for row in load("experiments_planted/sasrec_full/ablations.json")["rows"]
+    }
+    assert 0.78 < short["dropout of item vectors"]["ndcg_of_base"] < 0.82  # "a fifth"
+    assert short["both"]["ndcg_of_base"] > 0.95 * short["dropout of item vectors"]["ndcg_of_base"]
+    rate = short["twice the rate"]  # "makes no difference here"
+    assert rate["ndcg_of_base_low"] < 1 < rate["ndcg_of_base_high"]
+    levels = [
+        with_interval(planted(n)["full, returns"], "ndcg@10", 4)
+        for n in ("sasrec_dropout", "sasrec")
+    ]
+    sentence = (
+        "full history had {} on the returns after 24,000 steps, without it has {} after 12,000."
     )
+    assert sentence.format(*levels) in words
+    levels = [
+        with_interval(planted(n)["full, returns"], "ndcg@10", 4) for n in ("hstu_dropout", "hstu")
+    ]
+    sentence = "HSTU's had {} after 16,000 steps with dropout, and has {} after 12,000 without"
+    assert sentence.format(*levels) in words
+    assert load("experiments_planted/sasrec_dropout/gap.json")["protocol"]["training"].startswith(
+        "24000 steps"
+    )
+
+
+def test_the_documents_say_what_parts_are_worth():
+    """Pooled tokens, another seed and as many means, beside tokens of parts: with dropout."""
+    names = ("hstu_dropout", "hstu_pooled", "llama_seed_1", "llama_pooled_seed_1", "llama_pooled")
+    hstu, hstu_pooled, other, other_pooled, small = map(planted, names)
     readme, page = (" ".join(path.read_text().split()) for path in (README, PAGE))
-    parts, name = ("", ", returns"), "compressed, returns"
+    name = "compressed, returns"
 
     def closed(rows, row="compressed"):
-        return [share(rows[row + part], "ndcg@10") for part in parts]
+        return [share(rows[row + part], "ndcg@10") for part in ("", ", returns")]
 
-    levels = [with_interval(rows[name], "ndcg@10", 4) for rows in (hstu_pooled, hstu)]
-    sentence = "an NDCG@10 of {} on the returns, and has {} with tokens of parts"
-    assert sentence.format(*levels) in page
+    for rows, text in ((hstu_pooled, "[with pooled tokens]"), (hstu, "[with tokens of parts]")):
+        assert f"{with_interval(rows[name], 'ndcg@10', 4)} {text}" in page.replace(
+            "on the returns [with pooled", "[with pooled"
+        )
     assert hstu_pooled[name]["ndcg@10_high"] < hstu[name]["ndcg@10_low"]
-    sentence = "tokens closed {} of the gap of all targets and {} of that of the returns"
-    assert sentence.format(*closed(hstu_pooled)) in page
-    levels = [rows["full, returns"]["ndcg@10"] for rows in (hstu_pooled, hstu)]
-    assert "had {:.4f} on the returns then and {:.4f} now".format(*levels) in page
-    assert "Llama's tokens close {} and {}".format(*closed(other)) in page
-    assert "known: they close {} and {}".format(*closed(other, "mean-pooled-parts")) in page
+    full = [rows["full, returns"]["ndcg@10"] for rows in (hstu_pooled, hstu)]
+    assert "full history had {:.4f} then and {:.4f} later".format(*full) in page
+    sentence = "pooled tokens close {} of the gap of all targets and {} of that of the returns"
+    assert sentence.format(*closed(other_pooled)) in page
+    assert "tokens of parts {} and {}".format(*closed(other)) in page
     assert (
-        "With that seed](../results/experiments_planted/llama_pooled_seed_1/gap.md) it is" in page
+        "whose distance is known, close {} and {}".format(*closed(other, "mean-pooled-parts"))
+        in page
     )
-    assert "it is {} and {}".format(*closed(other_pooled)) in page
-    assert "it was {} and {} with the first seed".format(*closed(small)) in page
-    # "not the scale at the start"
+    assert "the first seed) it is {} and {}".format(*closed(small)) in page
+    # "makes no difference"
     assert other_pooled[name]["ndcg@10_closed_low"] < small[name]["ndcg@10_closed"]
     assert other_pooled[name]["ndcg@10_closed_high"] > small[name]["ndcg@10_closed"]
     assert other_pooled[name]["ndcg@10_closed_high"] < other[name]["ndcg@10_closed_low"]
     assert f"(with another seed {closed(other)[1]})" in readme
     assert f"(with another seed {closed(other)[0]})" in readme
     means = closed(other, "mean-pooled-parts")
-    assert f"in place of Llama's tokens, closes {means[1]} and {means[0]}" in readme
+    assert "in place of Llama's tokens, closes {} and {}".format(*means) in readme
     assert all(not row.get("still_rising") for row in (*hstu.values(), *other.values()))
 
 
 def test_what_the_documents_say_of_planted_returns():
     """The sentences beside the tables."""
-    sasrec, hstu, llama = (
-        {row["name"]: row for row in load(f"experiments_planted/{name}/gap.json")["rows"]}
-        for name in ("sasrec", "hstu", "llama")
-    )
+    sasrec, hstu, llama, hllm = map(planted, PLANTED)
     readme, page = (" ".join(path.read_text().split()) for path in (README, PAGE))
-    returns = ", returns"
-    assert verdict.verdict(list(hstu.values()), suffix=returns).told
-    for part in ("", returns):
-        assert verdict.verdict(list(llama.values()), suffix=part).told
-        assert not verdict.verdict(list(sasrec.values()), suffix=part).told
-        # "compressed history is above full history"
-        assert sasrec["compressed" + part]["ndcg@10"] > sasrec["full" + part]["ndcg@10"]
-    # "where compressed history is above full history no share can be told"
-    assert not verdict.verdict(list(hstu.values())).told
-    assert hstu["compressed"]["ndcg@10"] > hstu["full"]["ndcg@10"]
+    parts = ("", ", returns")
     closed = {
-        name: [share(rows["compressed" + part], "ndcg@10") for part in ("", returns)]
-        for name, rows in (("hstu", hstu), ("llama", llama))
+        name: [share(rows["compressed" + part], "ndcg@10") for part in parts]
+        for name, rows in (("hstu", hstu), ("llama", llama), ("hllm", hllm))
     }
-    sentence = "Of the gap of the returns HSTU's tokens close {}, Llama's {}"
-    assert sentence.format(closed["hstu"][1], closed["llama"][1]) in readme
-    assert f"of that of all targets Llama's {closed['llama'][0]}, whose mean" in readme
-    by = [share(hstu["compressed, returns"], m) for m in ("ndcg@10", "recall@10", "mrr")]
-    sentence = "close {} of the gap of the returns by NDCG@10, {} by Recall@10 and {} by MRR"
-    assert sentence.format(*by) in page
-    near = hstu["compressed, after 32"]
-    missed = f"of those after 32 to 47 events {share(near, 'ndcg@10')} by NDCG@10, which misses"
-    assert missed in page
-    assert near["ndcg@10_closed"] < 0.9
-    assert hstu["compressed, returns"]["ndcg@10_closed_low"] > 0.9
-    sentence = "its tokens close {} of the gap of all targets and {} of that of the returns"
-    assert sentence.format(*closed["llama"]) in page
+    for part in parts:
+        for rows in (hstu, llama, hllm):
+            assert verdict.verdict(list(rows.values()), suffix=part).told
+        # "compressed history is above full history"
+        assert not verdict.verdict(list(sasrec.values()), suffix=part).told
+        assert sasrec["compressed" + part]["ndcg@10"] > sasrec["full" + part]["ndcg@10"]
+        # HLLM "misses"
+        assert hllm["compressed" + part]["ndcg@10_closed_high"] < 0.9
     assert (
-        llama["compressed, returns"]["ndcg@10_closed"]
-        >= 0.9
-        > llama["compressed"]["ndcg@10_closed"]
+        f"Of the gap of all targets HSTU's tokens close {closed['hstu'][0]} and Llama's" in readme
     )
-    assert f"the mean, {llama['compressed']['ndcg@10_closed']:.3f}, is just below it" in page
-    assert f"mean, {llama['compressed']['ndcg@10_closed']:.3f}, is just below the target" in readme
-    texts = {row["name"]: row for row in load("experiments_planted/hllm/gap.json")["rows"]}
-    assert verdict.verdict(list(texts.values())).told
-    closed = [share(texts["compressed" + part], "ndcg@10") for part in ("", ", returns")]
-    assert sentence.format(*closed) in page
-    sentence = "misses the target of 90 %: {} of all targets and {} of the returns"
-    assert sentence.format(*closed) in readme
-    assert all(texts["compressed" + p]["ndcg@10_closed_high"] < 0.9 for p in ("", ", returns"))
+    near = [share(hstu["compressed, returns"], m) for m in ("ndcg@10", "recall@10", "mrr")]
+    sentence = (
+        "returns HSTU's {}, which misses the target of 90 % ({} by Recall@10), and Llama's {} ("
+    )
+    assert sentence.format(*near[:2], closed["llama"][1]) in readme
+    assert "of the returns {} by NDCG@10, {} by Recall@10 and {} by MRR".format(*near) in page
+    assert hstu["compressed, returns"]["ndcg@10_closed"] < 0.9
+    before = planted("hstu_dropout")
+    gains = [
+        (before[f"{mode}, returns"]["ndcg@10"], hstu[f"{mode}, returns"]["ndcg@10"])
+        for mode in ("full", "compressed")
+    ]
+    assert (
+        "full history by more ({:.4f} to {:.4f}, compressed {:.4f} to {:.4f})".format(
+            *gains[0], *gains[1]
+        )
+        in page
+    )
+    sentence = "its tokens close {} of the gap of all targets and {} of that of the returns"
+    for name in ("llama", "hllm"):
+        assert sentence.format(*closed[name]) in page
+    mean = llama["compressed"]["ndcg@10_closed"]
+    assert llama["compressed, returns"]["ndcg@10_closed"] >= 0.9 > mean
+    assert f"of all targets the mean, {mean:.3f}, is just below it" in page
+    sentence = "misses the target: {} and {}. All are"
+    assert sentence.format(*closed["hllm"]) in readme
     found = load("experiments_planted/hllm_and_llama.json")
     ratio = found["metrics"]["ndcg@10"]["ratio"]
     times = f"{ratio['mean']:.3f} [{ratio['low']:.3f}, {ratio['high']:.3f}] times as good"
-    hllm = " ".join((ROOT / "docs" / "hllm.md").read_text().split())
-    assert f"closes {closed[0]} of the gap" in hllm
+    text = " ".join((ROOT / "docs" / "hllm.md").read_text().split())
+    assert f"closes {closed['hllm'][0]} of the gap" in text
     assert times in page
-    assert times in hllm
+    assert times in text
     assert f"over the same {found['users']:,} users" in page
-    for rows in (sasrec, hstu, llama):
-        assert rows["compressed, returns"]["ndcg@10_low"] > rows["recent, returns"]["ndcg@10_high"]
-        # "shown only its window, a compressed model is below"
-        without = rows["compressed without its tokens"]
-        assert without["ndcg@10"] < rows["recent"]["ndcg@10"]
-    # "level with SASRec's", and "compressed"
-    assert 0.97 < hstu["full"]["ndcg@10"] / sasrec["full"]["ndcg@10"] < 1.03
     for mode in ("full", "compressed"):
         assert f"{hstu[mode]['ndcg@10']:.4f} against {sasrec[mode]['ndcg@10']:.4f}" in page
-    # "above the full history of both others"
-    others = [rows["full"]["ndcg@10"] for rows in (hstu, llama)]
-    level = sasrec["compressed"]["ndcg@10"]
-    assert level > max(others)
-    assert f"({level:.4f} against {others[0]:.4f} and {others[1]:.4f})" in page
+        assert 0.97 < hstu[mode]["ndcg@10"] / sasrec[mode]["ndcg@10"] < 1.03  # "within 3 %"
+    # "far from the oracle", "the best full history of the returns is HSTU's"
+    best = sasrec["oracle, returns"]
+    full = [rows["full, returns"]["ndcg@10"] for rows in map(planted, PLANTED)]
+    assert max(full) < 0.6 * best["ndcg@10_low"]
+    assert f"NDCG@10 of {with_interval(best, 'ndcg@10', 4)} on the returns" in page
+    assert with_interval(best, "ndcg@10", 4) in readme
+    assert max(full) == hstu["full, returns"]["ndcg@10"]
+    assert f"is HSTU's, {max(full):.4f}" in page
     for name in ("hstu_batch", "hstu_batch_and_rate"):
         found = load(f"experiments_planted/{name}.json")
         ratio = found["metrics"]["ndcg@10"]["ratio"]
