@@ -3,7 +3,8 @@
 The oracle is told what models must learn: which items return, and how long after the user last had
 them (`chance_of_return` of `data.datasets.planted` and `synthetic`). It ranks the items that the
 user had by their chance to return now. What it cannot know is which of those that are due comes
-next. So what full history lacks of the oracle it has not learned, and compression is not to blame.
+next. What full history lacks of the oracle is lost before any compression: it has not learned it,
+or its layout does not reach so far.
 """
 
 import numpy as np
@@ -15,19 +16,21 @@ from jaxrec.session import Session
 NAME = "oracle"
 SENTENCE = (
     f" `{NAME}` is no model: it is told which items return and how long after the user last had "
-    "them, and ranks those by their chance to return now. What full history lacks of it, full "
-    "history has not learned."
+    "them, and ranks those by their chance to return now. What full history lacks of it is lost "
+    "before any compression."
 )
 
 
 def rule(session: Session) -> Rule:
     """The oracle of a session's data, in which returns are known (`datasets.PLANTED`).
 
-    Items that could return and never did are not among its own: nobody asks for them.
+    Items that could return and never did are not among its own: nobody asks for them. Raises
+    ValueError for data that do not say which events are returns.
     """
     config, prepared = session.config.data, session.prepared
     durable = np.zeros(prepared.num_items + 1, bool)
-    durable[prepared.histories.items[prepared.histories.returning]] = True
+    returning = np.concatenate([session.returning(user) for user in range(prepared.num_users)])
+    durable[prepared.histories.items[returning]] = True
     everyday = np.zeros_like(durable)
     if config.dataset == "synthetic":
         everyday[1:] = synthetic.is_everyday(prepared.vocabulary.ids, config.synthetic)

@@ -178,7 +178,7 @@ def reading(rows: Sequence[Json]) -> str:
         best, full = (Estimate.of(by_name[name], METRIC) for name in names)
         sentences.append(
             f"The oracle has {METRICS[METRIC]} {best} of the returns, full history {full}: what "
-            "lies between even full history has not learned."
+            "lies between is lost before any compression."
         )
     if "compressed + counters" in by_name:
         sentences.append(_with_counters(rows))
